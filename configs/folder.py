@@ -1,0 +1,46 @@
+"""Your own images and captions.
+
+python scripts/prepare_data.py folder --source DIR_OR_ZIP --name my_photos
+python -m xmcgan.train --config folder:name=my_photos,128
+"""
+
+from ml_collections import ConfigDict
+
+from xmcgan.config import apply_ablation, default_config, parse_variant
+from xmcgan.errors import ConfigError
+
+SIZES = (32, 64, 128, 256)
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config of a variant: `name=...`, a size, `tiny`, `ablation=...`."""
+    parsed = parse_variant(variant, sizes=SIZES, names=("tiny",), options=("name",))
+    if not parsed.name:
+        raise ConfigError(
+            "name the data set that scripts/prepare_data.py made: --config folder:name=my_photos"
+        )
+    config = default_config()
+    config.data.name = f"folder/{parsed.name}"
+    config.image_size = parsed.size or 128
+    config.num_epochs = 200
+    config.region_size = min(16, config.image_size // 4)
+    # No download needed, unlike the paper's network; see losses.image_pretrained.weights.
+    config.losses.image_pretrained.network = "efficientnet_lite0"
+    config.losses.image_pretrained.feature = "pooled"
+    if "tiny" in parsed.names:
+        _tiny(config)
+    apply_ablation(config, parsed.ablation)
+    return config
+
+
+def _tiny(config: ConfigDict) -> None:
+    """Shrink the networks to what two CPU cores can train."""
+    config.dtype = "float32"  # a CPU is slower in bfloat16
+    config.batch_size = 32
+    config.generator.width = 16
+    config.generator.z_dim = 64
+    config.discriminator.width = 16
+    config.losses.image_pretrained.enabled = False
+    config.log_every_steps = 20
+    config.sample_every_steps = 100
+    config.checkpoint_every_steps = 100

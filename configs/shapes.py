@@ -1,0 +1,57 @@
+"""The embedded data set: drawn scenes of one to three objects, which need no download.
+
+python -m xmcgan.train --config shapes               64 px, one GPU
+python -m xmcgan.train --config shapes:quickstart    32 px, a laptop's CPU, minutes
+python -m xmcgan.train --config shapes:64,ablation=sentence+word
+"""
+
+from ml_collections import ConfigDict
+
+from xmcgan.config import apply_ablation, default_config, parse_variant
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config of a variant: a size, `small`, `quickstart`, `ablation=...`."""
+    parsed = parse_variant(variant, sizes=(32, 64, 128), names=("quickstart", "small"))
+    config = default_config()
+    config.data.name = "shapes"
+    config.data.flip = False  # the captions speak of left and right
+    config.image_size = parsed.size or 64
+    config.batch_size = 64
+    config.num_epochs = 100
+    config.generator.width = 32
+    config.discriminator.width = 32
+    config.region_size = min(16, config.image_size // 4)
+    # Photographs taught the frozen image network; it says little of drawn shapes.
+    config.losses.image_pretrained.enabled = False
+    if "small" in parsed.names:
+        _small(config)
+    if "quickstart" in parsed.names:
+        _quickstart(config)
+    apply_ablation(config, parsed.ablation)
+    return config
+
+
+def _small(config: ConfigDict) -> None:
+    """Shrink the networks to what two CPU cores can train, at learning rates that suit them."""
+    config.dtype = "float32"  # a CPU is slower in bfloat16
+    config.batch_size = 32
+    config.d_steps = 1
+    config.region_size = 8
+    config.generator.width = 12
+    config.generator.z_dim = 64
+    config.generator.learning_rate = 4e-4
+    config.discriminator.width = 12
+    config.discriminator.learning_rate = 1e-3
+
+
+def _quickstart(config: ConfigDict) -> None:
+    """Shrink the run to minutes on two CPU cores."""
+    _small(config)
+    config.image_size = 32
+    config.generator.width = 8
+    config.discriminator.width = 8
+    config.num_train_steps = 600
+    config.log_every_steps = 20
+    config.sample_every_steps = 100
+    config.checkpoint_every_steps = 200

@@ -1,0 +1,104 @@
+"""Draw images from your own captions with a trained model.
+
+python scripts/generate.py --workdir runs/quickstart --caption "a red circle" --out images/
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from xmcgan.errors import DataError, UserError, run_cli
+from xmcgan.grid import sample_grid
+from xmcgan.sampling import TrainedModel, draw_noise, write_manifest
+
+MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Draw images from your own captions: PNG files, a grid and a manifest."
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="of a training run")
+    parser.add_argument("--caption", action="append", default=[], help="repeatable")
+    parser.add_argument("--captions-file", type=Path, help="a text file, one caption a line")
+    parser.add_argument("--num", type=int, default=4, help="images a caption (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the images")
+    parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    parser.add_argument(
+        "--raw", action="store_true", help="the weights of that step, not their moving average"
+    )
+    return parser.parse_args()
+
+
+def read_captions(given: list[str], file: Path | None) -> list[str]:
+    """Join the captions of the flags and of the file, in this order.
+
+    Raises:
+        DataError: there are none, or one is empty, far too long, or not text.
+    """
+    named = [(f"--caption {index}", text) for index, text in enumerate(given, start=1)]
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{file} is not a UTF-8 text file") from None
+        numbered = enumerate(lines, start=1)
+        named += [(f"{file} line {index}", text) for index, text in numbered if text.strip()]
+    for place, text in named:
+        if not text.strip():
+            raise DataError(f"{place} is empty")
+        if "\0" in text or len(text) > MAX_CAPTION_CHARACTERS:
+            raise DataError(
+                f"{place} is not a caption: it has {len(text):,} characters (at most "
+                f"{MAX_CAPTION_CHARACTERS:,}) or a NUL among them"
+            )
+    if not named:
+        raise DataError("no captions: give --caption or --captions-file")
+    return [text.strip() for _, text in named]
+
+
+def main() -> None:
+    args = parse_args()
+    captions = read_captions(args.caption, args.captions_file)
+    if args.num < 1 or args.seed < 0:
+        raise UserError("--num must be at least 1 and --seed at least 0")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {args.out}: {error.strerror}") from None
+
+    model = TrainedModel(args.workdir, args.step, raw=args.raw)
+    repeated = [caption for caption in captions for _ in range(args.num)]
+    # One row of noise an image of a caption, shared by all captions: columns of the grid differ
+    # in noise, rows in caption.
+    z = np.tile(draw_noise(args.seed, args.num, model.config.generator.z_dim), (len(captions), 1))
+    images = model(repeated, z)
+
+    files = [f"{i // args.num:04d}_{i % args.num:02d}.png" for i in range(len(images))]
+    for name, image in zip(files, images, strict=True):
+        Image.fromarray(image).save(args.out / name)
+    columns = args.num if len(captions) > 1 else min(args.num, 4)
+    sample_grid(images, repeated, columns=columns).save(args.out / "grid.png")
+    write_manifest(
+        args.out / "manifest.json",
+        {
+            "workdir": str(args.workdir),
+            "step": model.step,
+            "weights": "raw" if args.raw else "ema",
+            "seed": args.seed,
+            "images": [
+                {"file": name, "caption": caption, "noise": i % args.num}
+                for i, (name, caption) in enumerate(zip(files, repeated, strict=True))
+            ],
+        },
+    )
+    print(f"{len(images)} images, grid.png and manifest.json in {args.out}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,104 @@
+"""From a config to its networks, encoders and tokenizer."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from xmcgan.data.tokenizer import Tokenizer
+from xmcgan.errors import ConfigError
+from xmcgan.models.discriminator import Discriminator
+from xmcgan.models.generator import Generator
+from xmcgan.pretrained.encoders import (
+    ImageEncoder,
+    TextEncoder,
+    load_image_encoder,
+    load_text_encoder,
+)
+from xmcgan.pretrained.weights import resolve
+from xmcgan.training.state import Networks
+
+
+def build_generator(config: ConfigDict) -> Generator:
+    """Return the generator of a config."""
+    return Generator(
+        image_size=config.image_size,
+        width=config.generator.width,
+        z_dim=config.generator.z_dim,
+        condition_size=config.region_size,
+        attention_gamma=config.generator.attention_gamma,
+        batch_norm_group_size=config.batch_norm_group_size,
+        dtype=_dtype(config),
+    )
+
+
+def build_networks(config: ConfigDict, word_dim: int) -> Networks:
+    """Return both networks of a config and their optimisers.
+
+    Args:
+        config: a validated config.
+        word_dim: size of a word's feature; the regions' features share its space.
+    """
+    discriminator = Discriminator(
+        image_size=config.image_size,
+        width=config.discriminator.width,
+        region_dim=word_dim,
+        region_size=config.region_size,
+        dtype=_dtype(config),
+    )
+    return Networks(
+        build_generator(config),
+        discriminator,
+        g_optimizer=optax.adam(config.generator.learning_rate, **config.adam),
+        d_optimizer=optax.adam(config.discriminator.learning_rate, **config.adam),
+    )
+
+
+def build_text_encoder(config: ConfigDict) -> tuple[TextEncoder, Tokenizer]:
+    """Load the text encoder of a config and its tokenizer.
+
+    Raises:
+        WeightsError: the weights are missing or damaged.
+        ConfigError: captions longer than the encoder can read.
+    """
+    text = load_text_encoder(
+        resolve(config.text.weights),
+        sentence_pooling=config.text.sentence_pooling,
+        dtype=_dtype(config),
+    )
+    if config.text.max_tokens > text.max_tokens:
+        raise ConfigError(
+            f"text.max_tokens = {config.text.max_tokens} is more than the {text.max_tokens} "
+            f"that {config.text.weights} can read"
+        )
+    return text, Tokenizer(text.vocab_file, config.text.max_tokens)
+
+
+def build_image_encoder(config: ConfigDict) -> ImageEncoder | None:
+    """Load the frozen image network of a config, or return None where its loss is off.
+
+    Raises:
+        WeightsError: the weights are missing or damaged.
+        ConfigError: a network that has no download of its own and no path.
+    """
+    loss = config.losses.image_pretrained
+    if not loss.enabled:
+        return None
+    if not loss.weights and loss.network != "efficientnet_lite0":
+        raise ConfigError(
+            f"losses.image_pretrained.weights is empty, and {loss.network} has no download: give "
+            "the path of its weights, set losses.image_pretrained.network=efficientnet_lite0, or "
+            "switch the loss off with --config.losses.image_pretrained.enabled=false"
+        )
+    return load_image_encoder(
+        loss.network,
+        resolve(loss.weights or loss.network),
+        input_size=loss.input_size,
+        feature=loss.feature,
+        dtype=_dtype(config),
+    )
+
+
+def _dtype(config: ConfigDict) -> Any:
+    return jnp.dtype(config.dtype)

@@ -1,0 +1,396 @@
+"""Configurations: what can be set, how `--config NAME[:variant]` finds it, and what cannot work."""
+
+import difflib
+import importlib.util
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from xmcgan.errors import ConfigError
+from xmcgan.models.generator import WIDTH_MULTIPLIERS
+
+LOSSES = ("hinge", "sentence", "word", "image_discriminator", "image_pretrained")
+# The names of the paper's ablation table.
+ABLATION_NAMES = {
+    "sentence": "sentence",
+    "word": "word",
+    "image": "image_discriminator",
+    "pretrained": "image_pretrained",
+}
+
+
+def default_config() -> ConfigDict:
+    """Return every setting at the paper's (or, where the paper is silent, the official) value."""
+    config = ConfigDict()
+    config.seed = 0
+    config.image_size = 128
+    # Images of one generator update; contrast and batch norm see all of them, on every mesh.
+    config.batch_size = 56
+    # Discriminator updates a step, each on a batch of its own.
+    config.d_steps = 2
+    # Length: `num_train_steps`, or where that is 0 so many passes over the data.
+    config.num_train_steps = 0
+    config.num_epochs = 1000
+    config.dtype = "bfloat16"  # of the networks' arithmetic; losses and statistics are float32
+    config.region_size = 16  # side of the feature maps where regions meet words
+    config.batch_norm_group_size = 0  # 0: the whole batch; else images that share statistics
+    config.contrastive_group_size = 0  # 0: the whole batch; else pairs that see each other
+    config.ema_decay = 0.999
+    config.ema_warmup = True
+
+    config.data = ConfigDict()
+    config.data.name = "shapes"
+    config.data.data_dir = "data"
+    config.data.train_split = "train"
+    config.data.sample_split = ""  # of the sample grids; empty: held-out images, if there are any
+    config.data.resize = "crop"  # or squash
+    config.data.flip = True
+    config.data.num_workers = 0  # processes that decode; 0 uses threads
+
+    config.text = ConfigDict()
+    config.text.weights = "minilm"  # a name of scripts/fetch_weights.py, or a folder
+    config.text.max_tokens = 17  # special tokens included
+    config.text.sentence_pooling = "masked_mean"  # or padded_mean, the official code's
+
+    config.generator = ConfigDict()
+    config.generator.width = 96
+    config.generator.z_dim = 128
+    config.generator.attention_gamma = 15.0
+    config.generator.learning_rate = 1e-4
+
+    config.discriminator = ConfigDict()
+    config.discriminator.width = 96
+    config.discriminator.learning_rate = 4e-4
+
+    config.adam = ConfigDict({"b1": 0.5, "b2": 0.999, "eps": 1e-8})
+    config.losses = _default_losses()
+
+    config.log_every_steps = 50
+    config.sample_every_steps = 1000
+    config.checkpoint_every_steps = 1000
+    config.keep_checkpoints = 3
+    config.num_samples = 16  # images of the grid
+    config.restore_step = 0  # resume from this checkpoint; 0: the newest
+    config.allow_mismatch = False  # resume although data or config differ from the checkpoint's
+    return config
+
+
+def _default_losses() -> ConfigDict:
+    losses = ConfigDict()
+    losses.hinge = {"enabled": True, "weight": 1.0}
+    losses.sentence = {"enabled": True, "weight": 1.0, "temperature": 0.1}
+    losses.word = {
+        "enabled": True,
+        "weight": 1.0,
+        "temperature": 0.02,  # of the cross entropy: the official code's factor 50
+        "region_gamma": 5.0,  # sharpness of a word's attention over regions
+        "word_gamma": 5.0,  # sharpness of the pooling of a caption's words
+    }
+    losses.image_discriminator = {"enabled": True, "weight": 1.0, "temperature": 0.1}
+    losses.image_pretrained = {
+        "enabled": True,
+        "weight": 1.0,
+        "temperature": 0.1,
+        "network": "resnet50",  # or efficientnet_lite0
+        "weights": "",  # a path; empty takes the network's own download, where it has one
+        "feature": "logits",  # or pooled
+        "input_size": 224,  # pixels; images are resized to it
+    }
+    return losses
+
+
+def find_config_file(name: str) -> Path:
+    """Find configs/NAME.py in the current directory or beside the package.
+
+    Args:
+        name: of a config file, or a path that ends in .py.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: there is none; a near miss is named.
+    """
+    folders = [Path.cwd() / "configs", Path(__file__).resolve().parents[1] / "configs"]
+    candidates = [Path(name)] if name.endswith(".py") else [f / f"{name}.py" for f in folders]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = sorted({p.stem for f in folders for p in f.glob("*.py") if not p.stem.startswith("_")})
+    raise ConfigError(f"unknown config {name!r}.{_near(name, known)} {_known(known)}")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _known(names: Iterable[str]) -> str:
+    return f"Known: {', '.join(names)}."
+
+
+def load_config(spec: str) -> ConfigDict:
+    """Load `NAME[:variant]`.
+
+    Args:
+        spec: the name of a file in configs/ (or a path to one), and after a colon its variant.
+
+    Returns:
+        The config, locked: fields can be changed, none can be added.
+
+    Raises:
+        ConfigError: no such file, or a variant that it does not know.
+    """
+    name, _, variant = spec.partition(":")
+    path = find_config_file(name)
+    module_spec = importlib.util.spec_from_file_location(f"xmcgan_config_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module.get_config(variant).lock()
+
+
+def parse_variant(
+    variant: str,
+    *,
+    sizes: tuple[int, ...],
+    names: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
+) -> ConfigDict:
+    """Read a variant such as `64`, `quickstart` or `64,ablation=sentence+word`.
+
+    Args:
+        variant: items separated by commas; may be empty.
+        sizes: image sizes that the config knows.
+        names: plain items that it knows.
+        options: items `NAME=VALUE` that it knows beside `ablation`.
+
+    Returns:
+        `size` (int or None), `names` (those given), `ablation` (losses to keep beside the hinge,
+        or None for all that the config switches on), and each option (a string, maybe empty).
+
+    Raises:
+        ConfigError: an item that is none of these.
+    """
+    parsed = ConfigDict({"size": None, "names": [], "ablation": None})
+    parsed.update(dict.fromkeys(options, ""))
+    for item in filter(None, variant.split(",")):
+        key, equals, value = item.partition("=")
+        if item.isdigit() and int(item) in sizes:
+            parsed.size = int(item)
+        elif item in names:
+            parsed.names = [*parsed.names, item]
+        elif key == "ablation" and equals:
+            parsed.ablation = _parse_ablation(value)
+        elif key in options and value:
+            parsed[key] = value
+        else:
+            known = [*map(str, sizes), *names, "ablation=LOSS+LOSS", *(f"{o}=..." for o in options)]
+            raise ConfigError(f"unknown variant {item!r}.{_near(item, known)} {_known(known)}")
+    return parsed
+
+
+def _parse_ablation(text: str) -> list[str]:
+    if text == "none":
+        return []
+    parts = text.split("+")
+    for part in parts:
+        if part not in ABLATION_NAMES:
+            known = [*ABLATION_NAMES, "none"]
+            raise ConfigError(
+                f"unknown loss {part!r} in ablation={text}.{_near(part, known)} {_known(known)}"
+            )
+    return [ABLATION_NAMES[part] for part in parts]
+
+
+def apply_ablation(config: ConfigDict, keep: list[str] | None) -> None:
+    """Switch on the contrastive losses in `keep` and off all others; None changes nothing."""
+    if keep is not None:
+        for name in set(LOSSES) - {"hinge"}:
+            config.losses[name].enabled = name in keep
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuse what cannot work, before anything is loaded.
+
+    Args:
+        config: a complete config.
+
+    Raises:
+        ConfigError: names the field, its value and what would do.
+    """
+    _check_choice("image_size", config.image_size, tuple(WIDTH_MULTIPLIERS))
+    _check_choice("dtype", config.dtype, ("float32", "bfloat16"))
+    _check_choice("data.resize", config.data.resize, ("crop", "squash"))
+    _check_choice(
+        "text.sentence_pooling", config.text.sentence_pooling, ("masked_mean", "padded_mean")
+    )
+    pretrained = config.losses.image_pretrained
+    _check_choice(
+        "losses.image_pretrained.network", pretrained.network, ("resnet50", "efficientnet_lite0")
+    )
+    _check_choice("losses.image_pretrained.feature", pretrained.feature, ("logits", "pooled"))
+    # The generator needs a block after the attention, the discriminator one before its regions.
+    sizes = tuple(s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2)
+    _check_choice("region_size", config.region_size, sizes)
+    for field in (
+        "batch_size", "d_steps", "text.max_tokens", "generator.width", "generator.z_dim",
+        "discriminator.width", "log_every_steps", "sample_every_steps",
+        "checkpoint_every_steps", "keep_checkpoints", "num_samples",
+    ):  # fmt: skip
+        _check_positive(config, field)
+    _check_groups(config)
+    _check_losses(config)
+    if config.num_train_steps <= 0 and config.num_epochs <= 0:
+        raise ConfigError("set num_train_steps or num_epochs to more than 0")
+    if not 0 <= config.ema_decay < 1:
+        raise ConfigError(f"ema_decay = {config.ema_decay} is not in [0, 1)")
+    if config.text.max_tokens < 3:
+        raise ConfigError("text.max_tokens must be at least 3: [CLS], one word and [SEP]")
+
+
+def _check_choice(field: str, value: Any, known: tuple[Any, ...]) -> None:
+    if value not in known:
+        names = ", ".join(map(str, known))
+        raise ConfigError(f"{field} = {value} cannot work. It can be: {names}.")
+
+
+def _check_positive(config: ConfigDict, field: str) -> None:
+    value = config
+    for part in field.split("."):
+        value = value[part]
+    if not isinstance(value, int) or value <= 0:
+        raise ConfigError(f"{field} = {value} must be a whole number above 0")
+
+
+def _check_groups(config: ConfigDict) -> None:
+    for field in ("batch_norm_group_size", "contrastive_group_size"):
+        group = config[field]
+        if group < 0 or (group and config.batch_size % group):
+            raise ConfigError(
+                f"{field} = {group} must be 0 (the whole batch) or divide "
+                f"batch_size = {config.batch_size}"
+            )
+
+
+def _check_losses(config: ConfigDict) -> None:
+    enabled = [name for name in LOSSES if config.losses[name].enabled]
+    if not enabled:
+        raise ConfigError("all losses are off: set losses.NAME.enabled=true for one at least")
+    for name in enabled:
+        loss = config.losses[name]
+        if not math.isfinite(loss.weight) or loss.weight < 0:
+            raise ConfigError(f"losses.{name}.weight = {loss.weight} must be 0 or more")
+        if name != "hinge" and not loss.temperature > 0:
+            raise ConfigError(f"losses.{name}.temperature = {loss.temperature} must be above 0")
+    if config.batch_size < 2 and enabled != ["hinge"]:
+        raise ConfigError("contrastive losses need batch_size 2 or more (negatives are other rows)")
+
+
+def check_devices(config: ConfigDict, num_devices: int) -> None:
+    """Refuse a batch that the devices cannot share.
+
+    Raises:
+        ConfigError: names both numbers and the nearest batches that would do.
+    """
+    if config.batch_size % num_devices:
+        lower = config.batch_size // num_devices * num_devices
+        nearest = [str(size) for size in (lower, lower + num_devices) if size]
+        raise ConfigError(
+            f"batch_size = {config.batch_size} does not divide over {num_devices} devices; "
+            f"try {' or '.join(nearest)}"
+        )
+
+
+def apply_override(config: ConfigDict, override: str) -> None:
+    """Set one field from `field.subfield=value`, converted to the type that it has.
+
+    Args:
+        config: changed in place.
+        override: as on the command line, without `--config.`.
+
+    Raises:
+        ConfigError: no such field (a near miss is named), or a value of another type.
+    """
+    field, equals, text = override.partition("=")
+    known = {".".join(path): value for path, value in _leaves(config)}
+    if field not in known:
+        groups = sorted({name.rpartition(".")[0] for name in known} - {""})
+        near = _near(field, [*known, *groups]) or _near_leaf(field, known)
+        inside = [name for name in known if name.startswith(f"{field}.")]
+        near = f" It holds {', '.join(inside)}." if inside else near
+        raise ConfigError(f"unknown field --config.{field}.{near}")
+    if not equals:
+        raise ConfigError(f"--config.{field} needs a value: --config.{field}=...")
+    parent, _, leaf = field.rpartition(".")
+    target = config
+    for part in filter(None, parent.split(".")):
+        target = target[part]
+    target[leaf] = _convert(field, text, known[field])
+
+
+def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _near_leaf(field: str, known: Iterable[str]) -> str:
+    """Find fields of another group whose last name is like that of `field`."""
+    last = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(field.rpartition(".")[2], list(last), n=1)
+    return f" Did you mean {last[near[0]]!r}?" if near else ""
+
+
+def _convert(field: str, text: str, old: Any) -> Any:
+    kind = type(old)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"--config.{field}={text}: must be true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        words = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        raise ConfigError(f"--config.{field}={text}: must be {words}") from None
+
+
+def save_config(config: ConfigDict, path: Path) -> None:
+    """Write a config as JSON."""
+    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def read_config(path: Path) -> ConfigDict:
+    """Read a config that `save_config` wrote.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    try:
+        return ConfigDict(json.loads(path.read_text())).lock()
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing: is {path.parent} a workdir of a run?") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from None
+
+
+# Fields that may change between the runs of one workdir without changing what is computed.
+_FREE_FIELDS = (
+    "num_train_steps", "num_epochs", "data.data_dir", "data.num_workers", "data.sample_split",
+    "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
+    "num_samples", "restore_step", "allow_mismatch", "text.weights",
+    "losses.image_pretrained.weights",
+)  # fmt: skip
+
+
+def fingerprint(config: ConfigDict) -> dict[str, Any]:
+    """Return the fields that a resumed run must share with its start, by dotted name."""
+    leaves = {".".join(path): value for path, value in _leaves(config)}
+    return {name: value for name, value in leaves.items() if name not in _FREE_FIELDS}

@@ -1,0 +1,86 @@
+"""Encoded image bytes to RGB pixels, with one defined result for every kind of file."""
+
+import io
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from xmcgan.errors import DataError
+
+Resize = Literal["crop", "squash"]
+RESIZE_MODES = ("crop", "squash")
+# A 64-megapixel photograph; what is larger is taken for a decompression bomb.
+MAX_PIXELS = 64_000_000
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert any mode: 16 bits keep the high byte, transparency is laid over white."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise DataError(f"image {name}: integer pixels outside 0..65535 cannot be shown")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise DataError(f"image {name}: floating-point pixels have no defined range; save 8 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Decode a whole image to upright RGB.
+
+    Grayscale and CMYK are converted, palettes looked up, transparency is laid over white, 16-bit
+    values keep their high byte, EXIF orientation is applied, of an animation the first frame is
+    taken.
+
+    Args:
+        data: the bytes of an image file in any format Pillow reads.
+        name: what to call the image in errors.
+
+    Returns:
+        The image in mode "RGB".
+
+    Raises:
+        DataError: the bytes are empty, truncated, no image, or decode to more than `MAX_PIXELS`.
+    """
+    if not data:
+        raise DataError(f"image {name} is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(
+                f"image {name} is {image.width} x {image.height}, more than the {MAX_PIXELS:,} "
+                "pixels allowed"
+            )
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), name)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image {name} is a decompression bomb: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise many types on damaged files
+        raise DataError(f"image {name} cannot be decoded: {error}") from error
+
+
+def resize_image(image: Image.Image, size: int, resize: Resize) -> UInt8[np.ndarray, "h w 3"]:
+    """Resize to a square with Pillow's antialiased bicubic filter.
+
+    Args:
+        image: an RGB image.
+        size: side of the result in pixels.
+        resize: "crop" keeps proportions and the central square, "squash" scales both sides.
+
+    Returns:
+        Pixels of shape (size, size, 3).
+    """
+    box = None
+    if resize == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))

@@ -1,0 +1,66 @@
+"""Captions to token ids: the uncased WordPiece tokenizer of BERT."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+from tokenizers import BertWordPieceTokenizer
+
+from xmcgan.errors import DataError
+
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+class Tokenizer:
+    """Turn captions into padded token ids and their mask.
+
+    Lower case, accents stripped, [CLS] first and [SEP] last as in Devlin et al., NAACL 2019.
+    Instances can be pickled and used from several threads.
+
+    Args:
+        vocab_file: one token a line, the line number being the id (BERT's `vocab.txt`).
+        max_tokens: length of every row, special tokens included; at least 3.
+
+    Raises:
+        DataError: the file is missing or is no BERT vocabulary, or `max_tokens` is too small.
+    """
+
+    def __init__(self, vocab_file: Path | str, max_tokens: int):
+        path = Path(vocab_file)
+        if max_tokens < 3:
+            raise DataError(f"max_tokens is {max_tokens}: [CLS], one word and [SEP] need 3")
+        if not path.is_file():
+            raise DataError(f"no vocabulary file at {path}")
+        try:
+            self._tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"{path} is not a BERT vocabulary: {error}") from error
+        missing = [t for t in _SPECIAL_TOKENS if self._tokenizer.token_to_id(t) is None]
+        if missing or self._tokenizer.token_to_id("[PAD]") != 0:
+            detail = f"it lacks {', '.join(missing)}" if missing else "[PAD] is not its first line"
+            raise DataError(f"{path} is not a BERT vocabulary: {detail}")
+        # A caption that spells out "[SEP]" must not end its own sentence.
+        self._tokenizer._tokenizer.encode_special_tokens = True
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_padding(length=max_tokens)
+        self.max_tokens = max_tokens
+        self.vocab_size = self._tokenizer.get_vocab_size()
+
+    def __call__(
+        self, captions: Sequence[str]
+    ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """Tokenize captions.
+
+        Args:
+            captions: b captions; one that is too long is cut and keeps [SEP] as its last token.
+
+        Returns:
+            token_ids: int32, [PAD] = 0 after the sentence.
+            word_mask: True where a real token stands, [CLS] and [SEP] included.
+        """
+        encoded = self._tokenizer.encode_batch(list(captions))
+        shape = (len(encoded), self.max_tokens)
+        token_ids = np.array([e.ids for e in encoded], dtype=np.int32).reshape(shape)
+        word_mask = np.array([e.attention_mask for e in encoded], dtype=bool).reshape(shape)
+        return token_ids, word_mask

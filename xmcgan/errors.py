@@ -1,0 +1,49 @@
+"""Errors that a user can mend, and how a command line shows them."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Report a mistake that the user can mend; the message says what and how."""
+
+
+class ConfigError(UserError):
+    """Report a configuration that is unknown, mistyped or cannot work."""
+
+
+class DataError(UserError):
+    """Report a data set, image or caption that cannot be used."""
+
+
+class WeightsError(UserError):
+    """Report pretrained weights that are missing, damaged or of the wrong shape."""
+
+
+class CheckpointError(UserError):
+    """Report a checkpoint or workdir that is damaged or belongs to another run."""
+
+
+class TrainingError(UserError):
+    """Report a run that cannot go on, such as one whose losses are no longer finite."""
+
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a command line's `main` and exit, without a traceback for a user's mistake.
+
+    Args:
+        main: parses flags and does the work; its return value is the exit status (None is 0).
+    """
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = EXIT_INTERRUPTED
+    sys.exit(status)

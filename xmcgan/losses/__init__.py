@@ -1,0 +1,1 @@
+"""The adversarial and the contrastive losses."""

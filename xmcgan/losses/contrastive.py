@@ -1,0 +1,164 @@
+"""The contrastive losses: image with sentence, image with image, image region with word.
+
+All are the same cross entropy over a (b, b) matrix of similarities (paper, section 3); they differ
+in how two sides become similar.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from xmcgan.models.attention import MASKED_LOGIT, l2_normalize
+
+# Elements of the largest temporary of the word loss, (b, captions, t, r), before captions are
+# taken in turns: 2**26 float32 are 256 MB.
+MAX_TEMPORARY = 2**26
+
+
+class Contrast(NamedTuple):
+    """Hold a contrastive loss and what it says of training.
+
+    Attributes:
+        loss: cross entropy of both retrieval directions, summed.
+        accuracy: share of pairs that are retrieved first, mean of both directions, in [0, 1].
+        entropy: of the retrieval distributions in nats, mean of both directions.
+    """
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    entropy: Float[Array, ""]
+
+
+def cross_entropy_both_ways(logits: Float[Array, "b b"]) -> Contrast:
+    """Ask each row for its own column and each column for its own row (paper, equation 3).
+
+    Args:
+        logits: similarity of every pair; matching pairs stand on the diagonal.
+
+    Returns:
+        The summed loss, accuracy and entropy.
+    """
+    targets = jnp.arange(logits.shape[0])
+    losses, accuracies, entropies = [], [], []
+    for direction in (logits, logits.T):
+        log_probs = jax.nn.log_softmax(direction, axis=-1)
+        losses.append(-jnp.mean(jnp.diagonal(log_probs)))
+        accuracies.append(jnp.mean(jnp.argmax(direction, axis=-1) == targets))
+        entropies.append(-jnp.mean(jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)))
+    return Contrast(
+        loss=losses[0] + losses[1],
+        accuracy=(accuracies[0] + accuracies[1]) / 2,
+        entropy=(entropies[0] + entropies[1]) / 2,
+    )
+
+
+def feature_contrast(
+    a: Float[Array, "b d"], b: Float[Array, "b d"], temperature: float
+) -> Contrast:
+    """Contrast two sets of global features: the sentence and image losses (paper, equations 4, 7).
+
+    Args:
+        a: features of one side.
+        b: features of the other, row by row the match of `a`.
+        temperature: divides the cosine similarities, > 0.
+
+    Returns:
+        Loss, accuracy and entropy.
+    """
+    return cross_entropy_both_ways(l2_normalize(a) @ l2_normalize(b).T / temperature)
+
+
+def word_region_contrast(
+    regions: Float[Array, "b r d"],
+    words: Float[Array, "b t d"],
+    word_mask: Bool[Array, "b t"],
+    *,
+    region_gamma: float,
+    word_gamma: float,
+    score_gamma: float,
+) -> Contrast:
+    """Contrast images and captions through their regions and words (paper, equations 5 and 6).
+
+    Args:
+        regions: features of each image's regions.
+        words: features of each caption's words.
+        word_mask: true where a word stands, false on padding.
+        region_gamma: sharpness of a word's attention over regions.
+        word_gamma: sharpness of the pooling of a caption's words: large takes the best word.
+        score_gamma: inverse temperature of the cross entropy.
+
+    Returns:
+        Loss, accuracy and entropy.
+    """
+    scores = word_region_scores(
+        regions, words, word_mask, region_gamma=region_gamma, word_gamma=word_gamma
+    )
+    return cross_entropy_both_ways(score_gamma * scores)
+
+
+def word_region_scores(
+    regions: Float[Array, "b r d"],
+    words: Float[Array, "n t d"],
+    word_mask: Bool[Array, "n t"],
+    *,
+    region_gamma: float,
+    word_gamma: float,
+) -> Float[Array, "b n"]:
+    """Score every image against every caption (paper, equation 5).
+
+    A word's context is c = sum_r a_r R_r. Its cosine with the word w needs <w, c> = sum_r a_r
+    <w, R_r> and |c|^2 = a' G a, with G the Gram matrix of the image's regions: no context, which
+    would be (b, n, t, d), is ever made. Captions are taken in turns where even (b, n, t, r) is
+    large, and recomputed in the backward pass.
+
+    Args:
+        regions: features of each image's regions.
+        words: features of each caption's words.
+        word_mask: true where a word stands, false on padding.
+        region_gamma: sharpness of a word's attention over regions.
+        word_gamma: sharpness of the pooling of a caption's words.
+
+    Returns:
+        The scores, images by captions, float32.
+    """
+    regions, words = l2_normalize(regions), l2_normalize(words)
+    gram = jnp.einsum("brd,bsd->brs", regions, regions)
+
+    @jax.checkpoint
+    def score_caption(caption: tuple[Array, Array]) -> Float[Array, "b"]:
+        words, mask = caption
+        similarity = jnp.einsum("brd,td->btr", regions, words)
+        attention = jax.nn.softmax(region_gamma * similarity, axis=-1)
+        inner = jnp.sum(attention * similarity, axis=-1)
+        norm_squared = jnp.sum(attention * jnp.einsum("btr,brs->bts", attention, gram), axis=-1)
+        cosine = inner * jax.lax.rsqrt(jnp.maximum(norm_squared, 1e-12))
+        cosine = jnp.where(mask, word_gamma * cosine, MASKED_LOGIT)
+        return jax.nn.logsumexp(cosine, axis=-1) / word_gamma
+
+    per_caption = regions.shape[0] * words.shape[1] * regions.shape[1]
+    at_once = max(1, MAX_TEMPORARY // per_caption)
+    if at_once >= words.shape[0]:
+        return jax.vmap(score_caption, out_axes=1)((words, word_mask))
+    return jax.lax.map(score_caption, (words, word_mask), batch_size=at_once).T
+
+
+def in_groups(
+    contrast_fn: Callable[..., Contrast], group_size: int, *sides: Float[Array, "b ..."]
+) -> Contrast:
+    """Contrast within groups of the batch instead of over the whole of it.
+
+    Args:
+        contrast_fn: a contrastive loss of arrays with a leading batch axis.
+        group_size: pairs that see each other as negatives; 0 is the whole batch.
+        *sides: the loss's arrays.
+
+    Returns:
+        Loss, accuracy and entropy, mean over the groups.
+    """
+    if group_size == 0:
+        return contrast_fn(*sides)
+    grouped = [side.reshape(-1, group_size, *side.shape[1:]) for side in sides]
+    return Contrast(*(jnp.mean(value) for value in jax.vmap(contrast_fn)(*grouped)))

@@ -1,0 +1,46 @@
+"""Word-region attention, used by the generator (over words) and by the word loss (over regions)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+MASKED_LOGIT = -1e9  # the official code's value; exp of it is exactly 0 in float32
+
+
+def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """Scale vectors to unit length over their last axis.
+
+    Args:
+        x: vectors; a zero vector stays zero.
+
+    Returns:
+        Float32 vectors of length 1.
+    """
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
+def attend_to_words(
+    query: Float[Array, "b r d"],
+    words: Float[Array, "b t d"],
+    word_mask: Bool[Array, "b t"],
+    gamma: float,
+) -> Float[Array, "b r d"]:
+    """Gather for each region the words that it looks like (paper, section 4.1, equation 8).
+
+    Deviation: the context is a mixture of the L2-normalised words, as in the official code; the
+    paper mixes the plain word vectors.
+
+    Args:
+        query: one query a region of the generator's feature map.
+        words: word features of the same image's caption.
+        word_mask: true where a word stands, false on padding.
+        gamma: sharpness of the attention (inverse temperature), > 0.
+
+    Returns:
+        The context of each region, float32.
+    """
+    query, words = l2_normalize(query), l2_normalize(words)
+    logits = gamma * jnp.einsum("brd,btd->brt", query, words)
+    logits = jnp.where(word_mask[:, None, :], logits, MASKED_LOGIT)
+    return jnp.einsum("brt,btd->brd", jax.nn.softmax(logits, axis=-1), words)

@@ -1,0 +1,96 @@
+"""The discriminator, which is an image encoder as well (paper, section 4.2 and figure 3)."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from xmcgan.models.blocks import Conv1x1, Dense, DiscriminatorBlock
+
+# Width of each block, the stem first, in multiples of the base width. All blocks but the last
+# halve the size. 128 and 256 are the paper's; smaller networks are the one for 128 without its
+# first blocks, so that both networks have the same width at the same size.
+WIDTH_MULTIPLIERS = {
+    32: (4, 8, 16, 16),
+    64: (2, 4, 8, 16, 16),
+    128: (1, 2, 4, 8, 16, 16),
+    256: (1, 2, 4, 8, 8, 16, 16),
+    512: (1, 1, 2, 4, 8, 8, 16, 16),
+}
+
+
+class ImageEncoding(NamedTuple):
+    """Hold what the discriminator says of a batch of images and their captions.
+
+    Attributes:
+        logits: how real, and how well matched to its caption, each image looks.
+        feature: one feature vector an image: the image's side of the sentence and image losses.
+        regions: one feature vector a region: the image's side of the word loss.
+        sentence: the projected sentences: the captions' side of the sentence loss.
+    """
+
+    logits: Float[Array, "b"]
+    feature: Float[Array, "b c"]
+    regions: Float[Array, "b r d"]
+    sentence: Float[Array, "b c"]
+
+
+class Discriminator(nn.Module):
+    """Judge images against captions, and encode them globally and by region.
+
+    It contains no normalisation: apply it to parameters that went through
+    `spectral_norm.spectral_normalize`, once a step for any number of calls.
+
+    Attributes:
+        image_size: height and width of the images in pixels, a key of `WIDTH_MULTIPLIERS`.
+        width: base number of channels (the paper's and official value is 96).
+        multipliers: width of each block in multiples of `width`; empty takes those of
+            `WIDTH_MULTIPLIERS`.
+        region_dim: size of a region's feature, equal to that of the word features.
+        region_size: height and width of the feature map that gives the regions.
+        dtype: of the arithmetic; what it returns is float32.
+    """
+
+    image_size: int
+    width: int = 96
+    region_dim: int = 768
+    region_size: int = 16
+    dtype: Any = jnp.float32
+    multipliers: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"], sentence: Float[Array, "b e"]
+    ) -> ImageEncoding:
+        """Encode images and score them against their captions.
+
+        Args:
+            images: in [0, 1].
+            sentence: one feature vector a caption.
+
+        Returns:
+            Logits, features and projected sentences, all float32.
+        """
+        multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
+        x, regions = images.astype(self.dtype), None
+        for index, multiplier in enumerate(multipliers):
+            x = DiscriminatorBlock(
+                multiplier * self.width,
+                downsample=index < len(multipliers) - 1,
+                first=index == 0,
+                dtype=self.dtype,
+                name=f"block_{index}",
+            )(x)
+            if x.shape[1] == self.region_size and regions is None:
+                regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(x)
+        if regions is None:
+            raise ValueError(f"no block of the discriminator has size {self.region_size}")
+        regions = regions.reshape(regions.shape[0], -1, self.region_dim)
+
+        feature = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
+        # The logit is a difference of large numbers: float32, whatever the blocks use.
+        sentence = Dense(feature.shape[-1], dtype=jnp.float32, name="sentence")(sentence)
+        logits = Dense(1, dtype=jnp.float32, name="logit")(feature)[:, 0]
+        logits = logits + jnp.sum(feature * sentence, axis=-1)
+        return ImageEncoding(logits, feature, regions.astype(jnp.float32), sentence)

@@ -1,0 +1,104 @@
+"""The single-stage generator (paper, section 4.1 and figure 2)."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from xmcgan.models.attention import attend_to_words
+from xmcgan.models.blocks import Conv1x1, Conv3x3, Dense, GeneratorBlock
+from xmcgan.models.modulation import Condition, ConditionalBatchNorm
+
+# Width of each block, in multiples of the base width. 128 and 256 are the paper's; smaller
+# networks are the one for 128 without its last blocks.
+WIDTH_MULTIPLIERS = {
+    32: (16, 8, 4),
+    64: (16, 8, 4, 2),
+    128: (16, 8, 4, 2, 1),
+    256: (16, 8, 8, 4, 2, 1),
+    512: (16, 8, 8, 4, 2, 1, 1),
+}
+
+
+class Generator(nn.Module):
+    """Draw an image from a caption's words and sentence and from noise.
+
+    Attributes:
+        image_size: height and width of the image in pixels, a key of `WIDTH_MULTIPLIERS`.
+        width: base number of channels (the paper's and official value is 96).
+        multipliers: width of each block in multiples of `width`; empty takes those of
+            `WIDTH_MULTIPLIERS`.
+        z_dim: size of the noise, and of the projected sentence.
+        condition_size: height and width of the feature map that attends to the words.
+        attention_gamma: sharpness of the attention over words.
+        batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
+        dtype: of the arithmetic; parameters, statistics and the image stay float32.
+    """
+
+    image_size: int
+    width: int = 96
+    z_dim: int = 128
+    condition_size: int = 16
+    attention_gamma: float = 15.0
+    batch_norm_group_size: int = 0
+    dtype: Any = jnp.float32
+    multipliers: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(
+        self,
+        words: Float[Array, "b t d"],
+        word_mask: Bool[Array, "b t"],
+        sentence: Float[Array, "b e"],
+        z: Float[Array, "b z"],
+        *,
+        train: bool,
+    ) -> Float[Array, "b h w 3"]:
+        """Generate images.
+
+        Args:
+            words: word features of the captions, special tokens included.
+            word_mask: true where a word stands, false on padding.
+            sentence: one feature vector a caption.
+            z: standard normal noise.
+            train: use the batch's own statistics and update the running ones.
+
+        Returns:
+            Images in [0, 1], float32.
+        """
+        block = partial(
+            GeneratorBlock, batch_norm_group_size=self.batch_norm_group_size, dtype=self.dtype
+        )
+        projected = Dense(self.z_dim, dtype=self.dtype, name="sentence")(sentence)
+        condition = Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
+
+        # Deviation: the first map sees the noise alone, as in the official code; the paper
+        # feeds it noise and sentence.
+        x = Dense(16 * self.width * 4 * 4, dtype=self.dtype, name="first_map")(z)
+        x = x.reshape(z.shape[0], 4, 4, 16 * self.width)
+        multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
+        for index, multiplier in enumerate(multipliers):
+            if x.shape[1] == self.condition_size:
+                condition = self._attend(x, words, word_mask, condition)
+            x = block(multiplier * self.width, name=f"block_{index}")(x, condition, train=train)
+
+        last_norm = ConditionalBatchNorm(self.batch_norm_group_size, self.dtype, name="last_norm")
+        x = nn.relu(last_norm(x, condition, train=train))
+        x = Conv3x3(3, dtype=self.dtype, name="to_rgb")(x).astype(jnp.float32)
+        return (jnp.tanh(x) + 1) / 2
+
+    def _attend(
+        self,
+        x: Float[Array, "b s s c"],
+        words: Float[Array, "b t d"],
+        word_mask: Bool[Array, "b t"],
+        condition: Condition,
+    ) -> Condition:
+        """Add to the global condition the words that each region attends to."""
+        batch, size, _, _ = x.shape
+        dim = words.shape[-1]
+        query = Conv1x1(dim, dtype=self.dtype, name="query")(x).reshape(batch, size * size, dim)
+        context = attend_to_words(query, words, word_mask, self.attention_gamma)
+        return condition._replace(context=context.reshape(batch, size, size, dim))

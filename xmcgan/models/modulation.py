@@ -1,0 +1,115 @@
+"""Conditional batch norm: the captions' way into the generator (paper, section 4.1)."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Condition(NamedTuple):
+    """Hold what a generator block is conditioned on.
+
+    Attributes:
+        vector: the global condition: projected sentence and noise.
+        context: the attended words of each region, or None in the blocks before the attention.
+    """
+
+    vector: Float[Array, "b k"]
+    context: Float[Array, "b s s d"] | None = None
+
+
+class BatchNorm(nn.Module):
+    """Normalise over batch and space, without scale or offset, in float32.
+
+    Attributes:
+        momentum: of the running statistics, used when `train` is false.
+        epsilon: added to the variance.
+        group_size: images that share statistics; 0 is the whole (global) batch. Smaller groups
+            give the per-device statistics of older set-ups. The running statistics are the
+            mean over the groups.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    group_size: int = 0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        features = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        x = x.astype(jnp.float32)
+        if not train:
+            inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
+            return (x - running_mean.value) * inverse
+
+        groups = 1 if self.group_size == 0 else x.shape[0] // self.group_size
+        grouped = x.reshape(groups, -1, *x.shape[1:])
+        mean = jnp.mean(grouped, axis=(1, 2, 3), keepdims=True)
+        # The two-pass variance: subtracting squared means cancels badly in float32.
+        var = jnp.mean(jnp.square(grouped - mean), axis=(1, 2, 3), keepdims=True)
+        if not self.is_initializing():
+            for running, value in ((running_mean, mean), (running_var, var)):
+                value = jnp.mean(value, axis=0).reshape(features)
+                running.value = self.momentum * running.value + (1 - self.momentum) * value
+        normalized = (grouped - mean) * jax.lax.rsqrt(var + self.epsilon)
+        return normalized.reshape(x.shape)
+
+
+class ModulationMap(nn.Module):
+    """Predict one modulation value a channel from the condition: a Dense layer, or a conv1x1.
+
+    The condition map is the context with the global vector copied to every region. The vector's
+    share of the product is therefore the same everywhere and is computed once, not a region.
+
+    Attributes:
+        features: channels to modulate.
+        dtype: of the matrix products.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> Float[Array, "b s s c"]:
+        vector, context = condition
+        context_dim = 0 if context is None else context.shape[-1]
+        shape = (context_dim + vector.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.glorot_normal(), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        result = vector.astype(self.dtype) @ kernel[context_dim:] + bias
+        result = result[:, None, None, :]
+        if context is not None:
+            result = result + context.astype(self.dtype) @ kernel[:context_dim]
+        return result
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Normalise, then scale and shift each region by what its condition says.
+
+    The modulation is computed at the condition's own size (1x1 for a sentence, 16x16 for words)
+    and applied to blocks of pixels: the same as upsampling the condition map by nearest
+    neighbour to the size of `x` first, since a conv1x1 commutes with nearest upsampling.
+
+    Attributes:
+        group_size: images that share batch statistics, see `BatchNorm`.
+        dtype: of the result and of the matrix products.
+    """
+
+    group_size: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        batch, height, width, channels = x.shape
+        gamma = ModulationMap(channels, self.dtype, name="gamma")(condition)
+        beta = ModulationMap(channels, self.dtype, name="beta")(condition)
+        x = BatchNorm(group_size=self.group_size, name="norm")(x, train=train).astype(self.dtype)
+        rows, columns = gamma.shape[1:3]
+        blocks = x.reshape(batch, rows, height // rows, columns, width // columns, channels)
+        gamma, beta = gamma[:, :, None, :, None], beta[:, :, None, :, None]
+        return (blocks * (gamma + 1) + beta).reshape(x.shape)

@@ -1,0 +1,74 @@
+"""Spectral normalisation of a network's parameters (Miyato et al., ICLR 2018, algorithm 1).
+
+Written as a function of the parameters, not as a layer: `params` stays untouched, the vectors of
+the power iteration live in a tree of their own, and each weight is normalised once a step however
+many times the network is applied.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, PRNGKeyArray
+
+EPSILON = 1e-10  # the official code's
+
+
+def init_spectral_vectors(rng: PRNGKeyArray, params: dict[str, Any]) -> dict[str, Any]:
+    """Draw the first vector of the power iteration for every kernel.
+
+    Args:
+        rng: random key.
+        params: a Flax parameter tree.
+
+    Returns:
+        A tree with `u` (1, out) wherever `params` has `kernel` (..., out).
+    """
+    kernels = [path for path in flatten_dict(params) if path[-1] == "kernel"]
+    keys = jax.random.split(rng, len(kernels))
+    flat = flatten_dict(params)
+    vectors = {
+        (*path[:-1], "u"): jax.random.normal(key, (1, flat[path].shape[-1]))
+        for path, key in zip(kernels, keys, strict=True)
+    }
+    return unflatten_dict(vectors)
+
+
+def spectral_normalize(
+    params: dict[str, Any], vectors: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide every kernel by its largest singular value, after one power iteration.
+
+    Gradients flow through the singular value but not through the vectors.
+
+    Args:
+        params: a Flax parameter tree; biases pass through unchanged.
+        vectors: of `init_spectral_vectors`, or those that this function returned a step ago.
+
+    Returns:
+        The normalised parameters, and the new vectors.
+    """
+    normalized, new_vectors = flatten_dict(params), flatten_dict(vectors)
+    for path in new_vectors:
+        kernel_path = (*path[:-1], "kernel")
+        normalized[kernel_path], new_vectors[path] = _normalize_kernel(
+            normalized[kernel_path], new_vectors[path]
+        )
+    return unflatten_dict(normalized), unflatten_dict(new_vectors)
+
+
+def _normalize_kernel(
+    kernel: Float[Array, "... out"], u: Float[Array, "1 out"]
+) -> tuple[Float[Array, "... out"], Float[Array, "1 out"]]:
+    """Normalise one kernel, seen as a matrix (-1, out), and advance its vector."""
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    fixed = jax.lax.stop_gradient(matrix)
+    v = _unit(u @ fixed.T)
+    u = _unit(v @ fixed)
+    sigma = (v @ matrix @ u.T)[0, 0]
+    return kernel / (sigma + EPSILON), u
+
+
+def _unit(x: Float[Array, "1 n"]) -> Float[Array, "1 n"]:
+    return x / jnp.sqrt(jnp.sum(x * x) + EPSILON)

@@ -1,0 +1,134 @@
+"""From captions and noise to images, the same way in training, on the command line and later."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from xmcgan import build
+from xmcgan.config import read_config
+from xmcgan.data.tokenizer import Tokenizer
+from xmcgan.errors import CheckpointError
+from xmcgan.mesh import make_mesh, put, replicated, sample_sharding
+from xmcgan.models.generator import Generator
+from xmcgan.pretrained.encoders import TextEncoder
+from xmcgan.training.checkpoint import committed_steps, restore_subtree
+
+
+def to_uint8(images: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
+    """Round images in [0, 1] to the nearest of 256 levels."""
+    return jnp.floor(jnp.clip(images, 0, 1) * 255 + 0.5).astype(jnp.uint8)
+
+
+def draw_noise(seed: int, num: int, z_dim: int) -> Float[np.ndarray, "n z"]:
+    """Draw noise, each row from its own key: row i is the same however many are drawn.
+
+    Args:
+        seed: any whole number from 0.
+        num: rows.
+        z_dim: size of a row.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(num))
+    return np.asarray(jax.vmap(lambda key: jax.random.normal(key, (z_dim,)))(keys))
+
+
+class Sampler:
+    """Draw images from captions with a generator in evaluation mode.
+
+    Args:
+        generator: the network.
+        text: the text encoder that it was trained with.
+        tokenizer: the text encoder's.
+        mesh: devices that share the work.
+        batch_size: images drawn at once, rounded up to a multiple of the devices.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        text: TextEncoder,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        batch_size: int = 16,
+    ) -> None:
+        self._tokenizer, self._mesh = tokenizer, mesh
+        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._text_params = put(text.params, replicated(mesh))
+
+        @jax.jit
+        def sample(variables: Any, text_params: Any, token_ids: Array, mask: Array, z: Array):
+            words, sentence = text.apply(text_params, token_ids, mask)
+            images: Any = generator.apply(variables, words, mask, sentence, z, train=False)
+            return to_uint8(images)
+
+        self._sample = sample
+
+    def __call__(
+        self, variables: Any, captions: Sequence[str], z: Float[np.ndarray, "n z"]
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """Draw one image a caption; the last batch is padded, so any number will do.
+
+        Args:
+            variables: `params` and `batch_stats` of the generator.
+            captions: n of them.
+            z: noise, one row a caption.
+
+        Returns:
+            The images.
+        """
+        token_ids, mask = self._tokenizer(captions)
+        images = []
+        for start in range(0, len(captions), self._batch_size):
+            parts = [x[start : start + self._batch_size] for x in (token_ids, mask, z)]
+            missing = self._batch_size - len(parts[0])
+            padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for x in parts]
+            inputs = put(padded, sample_sharding(self._mesh))
+            images.append(np.asarray(self._sample(variables, self._text_params, *inputs)))
+        return np.concatenate(images)[: len(captions)]
+
+
+class TrainedModel:
+    """Draw images with the generator of a workdir.
+
+    Args:
+        workdir: of a training run.
+        step: checkpoint to load; None is the newest.
+        raw: the weights of that step instead of their moving average.
+
+    Attributes:
+        config: the run's.
+        step: of the checkpoint.
+    """
+
+    def __init__(self, workdir: Path, step: int | None = None, *, raw: bool = False) -> None:
+        self.config: ConfigDict = read_config(workdir / "config.json")
+        checkpoints = workdir / "checkpoints"
+        steps = committed_steps(checkpoints)
+        if not steps:
+            raise CheckpointError(f"{checkpoints} has no checkpoint yet: train first")
+        self.step = steps[-1] if step is None else step
+        keys = ("g_params", "g_batch_stats") if raw else ("ema_params", "ema_batch_stats")
+        stored = restore_subtree(checkpoints, self.step, keys)
+        mesh = make_mesh()
+        variables = {"params": stored[keys[0]], "batch_stats": stored[keys[1]]}
+        self._variables = put(variables, replicated(mesh))
+        text, tokenizer = build.build_text_encoder(self.config)
+        self._sampler = Sampler(build.build_generator(self.config), text, tokenizer, mesh)
+
+    def __call__(
+        self, captions: Sequence[str], z: Float[np.ndarray, "n z"]
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """Draw one image a caption, from one row of noise each."""
+        return self._sampler(self._variables, captions, z)
+
+
+def write_manifest(path: Path, entries: dict[str, Any]) -> None:
+    """Write as JSON how samples were made."""
+    path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n")

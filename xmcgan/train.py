@@ -1,0 +1,95 @@
+"""Train XMC-GAN.
+
+    python -m xmcgan.train --config NAME[:variant] [--workdir DIR] [--config.field=value ...]
+
+The same command resumes a run that was stopped.
+"""
+
+import argparse
+import difflib
+import os
+import re
+from pathlib import Path
+
+import jax
+
+from xmcgan.config import apply_override, load_config
+from xmcgan.errors import ConfigError, run_cli
+
+
+def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line.
+
+    Args:
+        arguments: of the command line; those of this process by default.
+
+    Returns:
+        The flags, and the overrides `field=value` in their order.
+
+    Raises:
+        ConfigError: an unknown flag.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m xmcgan.train",
+        description="Train XMC-GAN. The same command resumes a run that was stopped.",
+        epilog="exit status: 0 finished, 2 a mistake (named), 130 stopped by Ctrl-C and saved, "
+        "143 stopped by SIGTERM and saved",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="NAME[:VARIANT]",
+        help="a file of configs/, such as shapes, shapes:quickstart or folder:name=my_photos,64",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        metavar="DIR",
+        help="takes checkpoints, logs and samples (default: runs/ and the config's name)",
+    )
+    parser.add_argument(
+        "--config.FIELD",
+        metavar="VALUE",
+        dest="ignored",
+        help="set a field of the config, such as --config.batch_size=8; repeatable",
+    )
+    args, rest = parser.parse_known_args(arguments)
+    overrides = []
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--config."):
+            known = ("--config", "--workdir", "--help")
+            near = difflib.get_close_matches(flag, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"unknown argument {flag!r}.{hint}")
+        override = flag.removeprefix("--config.")
+        if "=" not in override and rest and not rest[0].startswith("--"):
+            override += f"={rest.pop(0)}"
+        overrides.append(override)
+    if args.workdir is None:
+        args.workdir = Path("runs") / re.sub(r"[^A-Za-z0-9.+_-]+", "_", args.config)
+    return args, overrides
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, unless JAX's own variable says where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(root / "xmcgan" / "jax"))
+
+
+def main() -> int:
+    args, overrides = parse_args()
+    config = load_config(args.config)
+    for override in overrides:
+        apply_override(config, override)
+    use_compilation_cache()
+    # After the flags: a mistake in them should not wait for these imports.
+    from xmcgan.training.loop import train
+
+    return train(config, args.workdir)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,338 @@
+"""The training loop: from a config to a trained workdir."""
+
+import contextlib
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from xmcgan import build
+from xmcgan import config as configs
+from xmcgan.data import pipeline, prepare, sources
+from xmcgan.grid import sample_grid
+from xmcgan.mesh import batch_sharding, make_mesh, put, replicated
+from xmcgan.sampling import Sampler, draw_noise
+from xmcgan.training.checkpoint import Checkpointer, lock_workdir
+from xmcgan.training.clock import StepClock
+from xmcgan.training.metrics import MetricAverages
+from xmcgan.training.signals import StopSignal
+from xmcgan.training.state import TrainState, create_state
+from xmcgan.training.step import FrozenNetworks, make_train_step
+from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
+
+# Names that held-out images go by, in order of preference.
+HELD_OUT_SPLITS = ("validation", "val", "dev", "test")
+GRID_COLUMNS = 4
+
+
+def train(config: ConfigDict, workdir: Path) -> int:
+    """Train until the last step, or until a signal says stop; resume where a run stands.
+
+    Args:
+        config: see `xmcgan.config.default_config`.
+        workdir: takes checkpoints, logs and samples; one process at a time.
+
+    Returns:
+        Exit status: 0 finished, 130 stopped by Ctrl-C, 143 by SIGTERM, both after saving.
+
+    Raises:
+        UserError: a mistake in config, data, weights or workdir, named.
+    """
+    configs.validate(config)
+    mesh = make_mesh()
+    configs.check_devices(config, mesh.size)
+    with lock_workdir(workdir), StopSignal() as stop:
+        return Run(config, workdir, mesh).train(stop)
+
+
+class Run:
+    """Hold the parts of one training run.
+
+    Args:
+        config: a validated config.
+        workdir: of this run alone.
+        mesh: devices that share every batch.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> None:
+        self.config, self.workdir, self.mesh = config, workdir, mesh
+        self.console = Console(highlight=False, soft_wrap=True)
+        # Data.
+        self.train_source, self.sample_source, self.sample_split = open_data(config)
+        self.num_steps = config.num_train_steps or pipeline.num_steps(
+            config.num_epochs, len(self.train_source), config.batch_size, config.d_steps
+        )
+        # Frozen networks.
+        self.text, self.tokenizer = build.build_text_encoder(config)
+        image = build.build_image_encoder(config)
+        frozen_params = {"text": self.text.params, "image": image.params if image else None}
+        self.frozen_params = put(frozen_params, replicated(mesh))
+        # Trained networks.
+        self.networks = build.build_networks(config, self.text.width)
+        frozen = FrozenNetworks(self.text.apply, image.apply if image else None)
+        self.step_fn = jax.jit(
+            make_train_step(self.networks, frozen, config),
+            in_shardings=(replicated(mesh), replicated(mesh), batch_sharding(mesh)),
+            out_shardings=replicated(mesh),
+            donate_argnums=0,
+        )
+        self.fixed = FixedSamples(self)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what a resumed run must share with its start."""
+        data = sources.fingerprint(self.config.data.name, self.config.data.data_dir)
+        return configs.fingerprint(self.config) | {"data": data}
+
+    def new_state(self) -> TrainState:
+        """Draw the state before step 0, on every device."""
+        config, width = self.config, self.text.width
+        create = jax.jit(
+            lambda rng: create_state(
+                self.networks,
+                rng,
+                max_tokens=config.text.max_tokens,
+                word_dim=width,
+                sentence_dim=width,
+            ),
+            out_shardings=replicated(self.mesh),
+        )
+        return create(jax.random.key(config.seed))
+
+    def train(self, stop: StopSignal) -> int:
+        """Restore, train and save; see `train`."""
+        fingerprint = self.fingerprint()
+        checkpoints = self.workdir / "checkpoints"
+        with Checkpointer(
+            checkpoints, keep=self.config.keep_checkpoints, fingerprint=fingerprint
+        ) as checkpointer:
+            state, extra = self._restore(checkpointer)
+            first_step = int(state.step)
+            configs.save_config(self.config, self.workdir / "config.json")
+            self._print_summary(state, first_step)
+            if first_step >= self.num_steps:
+                self.console.print(
+                    f"This run is finished: {first_step} of {self.num_steps} steps. Train it "
+                    "longer with --config.num_train_steps=N, or give another --workdir."
+                )
+                return 0
+            with open_writers(self.workdir, first_step) as writer:
+                last_step = self._loop(state, first_step, extra, checkpointer, writer, stop)
+        self._print_end(last_step, stop)
+        return stop.exit_status
+
+    def _restore(self, checkpointer: Checkpointer) -> tuple[TrainState, dict[str, Any]]:
+        state = self.new_state()
+        step = self.config.restore_step or checkpointer.latest_step()
+        if step is None:
+            return state, {}
+        return checkpointer.restore(step, state, allow_mismatch=self.config.allow_mismatch)
+
+    def _loop(
+        self,
+        state: TrainState,
+        first_step: int,
+        extra: dict[str, Any],
+        checkpointer: Checkpointer,
+        writer: MultiWriter,
+        stop: StopSignal,
+    ) -> int:
+        """Run steps from `first_step`; return how many are done."""
+        config, step = self.config, first_step
+        if step == 0:
+            self.fixed.draw_real(writer)
+        batches = self._batches(first_step)
+        averages = MetricAverages(extra.get("metrics"))
+        step_fn = self._compile(state, next_batch := next(batches))
+        clock = StepClock(first_step, config.batch_size)
+        previous = None
+        with self._progress() as progress:
+            task = progress.add_task("training", total=self.num_steps, completed=first_step)
+            while step < self.num_steps and stop.received is None:
+                state, metrics = step_fn(state, self.frozen_params, next_batch)
+                step += 1
+                averages.add(metrics)
+                next_batch = next(batches)
+                # One step in flight: enough to keep the devices busy, and Ctrl-C is quick.
+                jax.block_until_ready(previous)
+                previous = metrics["g_loss"]
+                progress.update(task, completed=step)
+                last = step == self.num_steps or stop.received is not None
+                if step % config.log_every_steps == 0:
+                    self._log(step, averages.take(step) | clock.lap(step), writer)
+                if step % config.sample_every_steps == 0 or step == self.num_steps:
+                    with clock.paused():
+                        self.fixed.draw(state, step, writer)
+                if step % config.checkpoint_every_steps == 0 or last:
+                    with clock.paused():
+                        examples_seen = step * config.batch_size * config.d_steps
+                        stored = {"examples_seen": examples_seen, "metrics": averages.state()}
+                        checkpointer.save(step, state, stored)
+        batches.close()
+        return step
+
+    def _batches(self, first_step: int) -> Generator[dict[str, jax.Array]]:
+        """Yield batches on the devices, from that of step `first_step` on."""
+        config, sharding = self.config, batch_sharding(self.mesh)
+        batches = pipeline.train_batches(
+            self.train_source,
+            self.tokenizer,
+            batch_size=config.batch_size,
+            d_steps=config.d_steps,
+            image_size=config.image_size,
+            resize=config.data.resize,
+            flip=config.data.flip,
+            seed=config.seed,
+            start_step=first_step,
+            num_workers=config.data.num_workers,
+        )
+        with contextlib.closing(batches):  # ends its threads and worker processes
+            for batch in batches:
+                yield put(batch, sharding)
+
+    def _compile(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+        start = time.monotonic()
+        self.console.print("compiling the training step ...")
+        compiled = self.step_fn.lower(state, self.frozen_params, batch).compile()
+        self.console.print(f"compiled in {time.monotonic() - start:.0f} s")
+        return compiled
+
+    def _log(self, step: int, scalars: dict[str, float], writer: MultiWriter) -> None:
+        writer.write_scalars(step, scalars)
+        shown = {
+            "d_loss": "d_loss",
+            "g_loss": "g_loss",
+            "margin": "d_margin",
+            "sentence": "real_sentence_accuracy",
+            "word": "real_word_accuracy",
+        }
+        values = [f"{k} {scalars[v]:.3f}" for k, v in shown.items() if v in scalars]
+        rate = f"{scalars['images_per_second']:.1f} images/s"
+        self.console.print(f"step {step:>6}  {'  '.join(values)}  {rate}")
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("steps, left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def _print_summary(self, state: TrainState, first_step: int) -> None:
+        config = self.config
+        count = lambda tree: sum(x.size for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
+        losses = [name for name in configs.LOSSES if config.losses[name].enabled]
+        kind = self.mesh.devices.flat[0].device_kind
+        per_epoch = pipeline.steps_per_epoch(
+            len(self.train_source), config.batch_size, config.d_steps
+        )
+        lines = {
+            "generator": f"{count(state.g_params):.2f} M parameters, {config.image_size} px",
+            "discriminator": f"{count(state.d_params):.2f} M parameters",
+            "text encoder": f"{config.text.weights}, {count(self.frozen_params['text']):.1f} M",
+            "losses": ", ".join(losses),
+            "devices": f"{self.mesh.size} x {kind}, {config.dtype}",
+            "data": f"{config.data.name}, {len(self.train_source):,} training images; samples "
+            f"from {self.sample_split!r}",
+            "batch": f"{config.batch_size} images, {config.d_steps} discriminator updates a step",
+            "steps": f"{self.num_steps:,} ({self.num_steps / per_epoch:.1f} epochs)"
+            + (f", resumed at {first_step:,}" if first_step else ""),
+            "workdir": str(self.workdir),
+        }
+        for name, text in lines.items():
+            self.console.print(f"{name:>14}  {text}", markup=False)
+
+    def _print_end(self, step: int, stop: StopSignal) -> None:
+        if stop.received is None:
+            self.console.print(f"finished: {step:,} steps")
+        else:
+            self.console.print(
+                f"stopped by {stop.received.name} and saved at step {step:,} of "
+                f"{self.num_steps:,}; the same command goes on from there"
+            )
+        self.console.print(f"   samples  {self.workdir / 'samples'}", markup=False)
+        self.console.print(f"checkpoint  {self.workdir / 'checkpoints' / str(step)}", markup=False)
+        self.console.print(f"      logs  tensorboard --logdir {self.workdir}", markup=False)
+
+
+class FixedSamples:
+    """Draw the same captions with the same noise again and again, to watch a run learn.
+
+    Args:
+        run: whose sample split, text encoder and generator are used.
+    """
+
+    def __init__(self, run: Run) -> None:
+        config = run.config
+        num = min(config.num_samples, len(run.sample_source))
+        self._real, self._captions = pipeline.fixed_examples(
+            run.sample_source,
+            num,
+            seed=config.seed,
+            image_size=config.image_size,
+            resize=config.data.resize,
+        )
+        self._z = draw_noise(config.seed, num, config.generator.z_dim)
+        self._sampler = Sampler(
+            run.networks.generator, run.text, run.tokenizer, run.mesh, batch_size=num
+        )
+        self._folder = run.workdir / "samples"
+
+    def draw(self, state: TrainState, step: int, writer: MultiWriter) -> None:
+        """Write the grid of the averaged generator."""
+        variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
+        images = self._sampler(variables, self._captions, self._z)
+        self._write("samples", f"step_{step:08d}.png", f"step {step:,}", images, step, writer)
+
+    def draw_real(self, writer: MultiWriter) -> None:
+        """Write the real images of the same captions, to compare."""
+        self._write("real", "real.png", "real images", self._real, 0, writer)
+
+    def _write(
+        self, name: str, file: str, title: str, images: np.ndarray, step: int, writer: MultiWriter
+    ) -> None:
+        grid = sample_grid(images, self._captions, GRID_COLUMNS, title=title)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        grid.save(self._folder / file)
+        writer.write_images(step, {name: np.asarray(grid)[None]})
+
+
+def open_data(config: ConfigDict) -> tuple[sources.TfdsSource, sources.TfdsSource, str]:
+    """Open the training split, and the split that sample grids take their captions from.
+
+    `shapes` is drawn where it is not there yet; other data sets have a script that prepares them.
+
+    Returns:
+        Both splits, and the name of the second.
+
+    Raises:
+        DataError: the data are not prepared, damaged, or lack a split that was asked for.
+    """
+    data = config.data
+    prepare.ensure_prepared(data.name, data.data_dir, progress=True)
+    splits = sources.list_splits(data.name, data.data_dir)
+    sample_split = data.sample_split
+    if not sample_split:
+        held_out = [name for name in HELD_OUT_SPLITS if name in splits]
+        sample_split = held_out[0] if held_out else data.train_split
+    return (
+        sources.load_source(data.name, data.data_dir, data.train_split),
+        sources.load_source(data.name, data.data_dir, sample_split),
+        sample_split,
+    )
+
+
+def open_writers(workdir: Path, first_step: int) -> MultiWriter:
+    """Open the logs of a workdir, without what was logged after `first_step`."""
+    json_lines = JsonLinesWriter(workdir / "metrics.jsonl")
+    json_lines.truncate_after(first_step)
+    tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)
+    return MultiWriter([json_lines, tensorboard])
