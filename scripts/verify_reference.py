@@ -109,7 +109,8 @@ def load_state(arrays: dict[str, np.ndarray]) -> TrainState:
     }
     # What a golden file has nothing of, no gradient looks at.
     unused = ("step", "rng", "g_opt_state", "d_opt_state", "ema_params", "ema_batch_stats")
-    state = TrainState(**fields, **dict.fromkeys(unused))
+    fields |= dict.fromkeys(unused)
+    state = TrainState(**fields)
     return jax.tree.map(jnp.asarray, state)
 
 

@@ -9,6 +9,10 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 import jax
 import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from xmcgan.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("XMCGAN_SHARED_DIR", ROOT.parent / "shared"))
@@ -23,3 +27,26 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no reference data at {SHARED} (set XMCGAN_SHARED_DIR)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny text encoder and a tiny data set."""
+    root = tmp_path_factory.mktemp("tiny")
+    tiny.write_bert(root / "bert")
+    tiny.write_shapes(root / "data")
+    return root
+
+
+@pytest.fixture
+def tiny_config(tiny_root: Path) -> ConfigDict:
+    """Return a config that trains in seconds on the data of `tiny_root`."""
+    return tiny.tiny_config(tiny_root)
+
+
+@pytest.fixture(scope="session")
+def tiny_workdir(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the workdir of a finished tiny run; tests only read it."""
+    workdir = tmp_path_factory.mktemp("run") / "workdir"
+    assert loop.train(tiny.tiny_config(tiny_root), workdir) == 0
+    return workdir

@@ -193,6 +193,8 @@ def every_file(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file())
 
 
+# Orbax leaves threads of a failed read behind, which complain when its event loop is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
 def test_damage_to_any_file_is_an_error_or_harmless_but_never_silent(tmp_path, damage):
     save_steps(tmp_path, 1, 2)
@@ -295,7 +297,7 @@ def test_a_full_disk_is_loud_and_leaves_the_older_step_newest(tmp_path):
         from xmcgan.training.checkpoint import Checkpointer
 
         noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
-        with Checkpointer(Path(sys.argv[1]), keep=3, fingerprint={}) as checkpointer:
+        with Checkpointer(Path(sys.argv[1]), keep=2, fingerprint={}) as checkpointer:
             checkpointer.save(1, {"w": jnp.asarray(noise)}, {})
             checkpointer.wait()
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

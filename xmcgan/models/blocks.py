@@ -1,4 +1,4 @@
-"""Residual blocks of both networks, and the two ways to change a feature map's size."""
+"""The residual blocks of both networks."""
 
 from functools import partial
 from typing import Any
@@ -7,24 +7,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xmcgan.models.convolution import (
+    Conv1x1,
+    Conv3x3,
+    average_pool,
+    conv3x3,
+    conv3x3_pool,
+    upsample_conv3x3,
+    upsample_nearest,
+)
 from xmcgan.models.modulation import Condition, ConditionalBatchNorm
-
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), kernel_init=nn.initializers.glorot_normal())
-Conv1x1 = partial(nn.Conv, kernel_size=(1, 1), kernel_init=nn.initializers.glorot_normal())
-Dense = partial(nn.Dense, kernel_init=nn.initializers.glorot_normal())
-
-
-def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Double height and width by repeating pixels."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
-
-
-def average_pool(x: Float[Array, "b 2*h 2*w c"]) -> Float[Array, "b h w c"]:
-    """Halve height and width by averaging blocks of 2x2 pixels."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 class GeneratorBlock(nn.Module):
@@ -51,10 +43,9 @@ class GeneratorBlock(nn.Module):
         # A conv1x1 commutes with nearest upsampling: a quarter of the work at the small size.
         shortcut = upsample_nearest(Conv1x1(self.features, dtype=self.dtype, name="shortcut")(x))
         x = nn.relu(norm(name="norm_1")(x, condition, train=train))
-        x = Conv3x3(self.features, dtype=self.dtype, name="conv_1")(upsample_nearest(x))
+        x = Conv3x3(self.features, self.dtype, upsample_conv3x3, name="conv_1")(x)
         x = nn.relu(norm(name="norm_2")(x, condition, train=train))
-        x = Conv3x3(self.features, dtype=self.dtype, name="conv_2")(x)
-        return x + shortcut
+        return Conv3x3(self.features, self.dtype, name="conv_2")(x) + shortcut
 
 
 class DiscriminatorBlock(nn.Module):
@@ -84,6 +75,6 @@ class DiscriminatorBlock(nn.Module):
             shortcut = Conv1x1(self.features, dtype=self.dtype, name="shortcut")(shortcut)
         if not self.first:
             x = nn.relu(x)
-        x = nn.relu(Conv3x3(self.features, dtype=self.dtype, name="conv_1")(x))
-        x = Conv3x3(self.features, dtype=self.dtype, name="conv_2")(x)
-        return (average_pool(x) if self.downsample else x) + shortcut
+        x = nn.relu(Conv3x3(self.features, self.dtype, name="conv_1")(x))
+        conv_fn = conv3x3_pool if self.downsample else conv3x3
+        return Conv3x3(self.features, self.dtype, conv_fn, name="conv_2")(x) + shortcut

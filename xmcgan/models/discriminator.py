@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xmcgan.models.blocks import Conv1x1, Dense, DiscriminatorBlock
+from xmcgan.models.blocks import DiscriminatorBlock
+from xmcgan.models.convolution import Conv1x1, Dense
 
 # Width of each block, the stem first, in multiples of the base width. All blocks but the last
 # halve the size. 128 and 256 are the paper's; smaller networks are the one for 128 without its

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from xmcgan.models.attention import attend_to_words
-from xmcgan.models.blocks import Conv1x1, Conv3x3, Dense, GeneratorBlock
+from xmcgan.models.blocks import GeneratorBlock
+from xmcgan.models.convolution import Conv1x1, Conv3x3, Dense
 from xmcgan.models.modulation import Condition, ConditionalBatchNorm
 
 # Width of each block, in multiples of the base width. 128 and 256 are the paper's; smaller
@@ -86,7 +87,7 @@ class Generator(nn.Module):
 
         last_norm = ConditionalBatchNorm(self.batch_norm_group_size, self.dtype, name="last_norm")
         x = nn.relu(last_norm(x, condition, train=train))
-        x = Conv3x3(3, dtype=self.dtype, name="to_rgb")(x).astype(jnp.float32)
+        x = Conv3x3(3, self.dtype, name="to_rgb")(x).astype(jnp.float32)
         return (jnp.tanh(x) + 1) / 2
 
     def _attend(

@@ -25,9 +25,9 @@ def init_spectral_vectors(rng: PRNGKeyArray, params: dict[str, Any]) -> dict[str
     Returns:
         A tree with `u` (1, out) wherever `params` has `kernel` (..., out).
     """
-    kernels = [path for path in flatten_dict(params) if path[-1] == "kernel"]
+    flat: dict[tuple[str, ...], Any] = flatten_dict(params)
+    kernels = [path for path in flat if path[-1] == "kernel"]
     keys = jax.random.split(rng, len(kernels))
-    flat = flatten_dict(params)
     vectors = {
         (*path[:-1], "u"): jax.random.normal(key, (1, flat[path].shape[-1]))
         for path, key in zip(kernels, keys, strict=True)
@@ -49,7 +49,8 @@ def spectral_normalize(
     Returns:
         The normalised parameters, and the new vectors.
     """
-    normalized, new_vectors = flatten_dict(params), flatten_dict(vectors)
+    normalized: dict[tuple[str, ...], Any] = flatten_dict(params)
+    new_vectors: dict[tuple[str, ...], Any] = flatten_dict(vectors)
     for path in new_vectors:
         kernel_path = (*path[:-1], "kernel")
         normalized[kernel_path], new_vectors[path] = _normalize_kernel(

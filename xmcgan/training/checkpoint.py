@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from xmcgan.errors import CheckpointError
 from xmcgan.training import record as records
@@ -254,15 +255,16 @@ def restore_subtree(directory: Path, step: int, keys: Sequence[str]) -> dict[str
             f"step {step} in {directory} has no {', '.join(missing)}; "
             f"it has {', '.join(sorted(present))}"
         )
-    with _named_damage(directory, step), ocp.PyTreeCheckpointer() as reader:
-        path = directory / str(step) / _STATE
-        stored = reader.metadata(path).item_metadata.tree
+    with (
+        _named_damage(directory, step),
+        contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader,
+    ):
+        path = epath.Path(directory / str(step) / _STATE)
+        stored = reader.metadata(path).tree
         wanted = {key: stored[key] for key in keys}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        subtree = reader.restore(
-            path,
-            args=ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True),
-        )
+        request = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+        subtree = reader.restore(path, args=request)
         _verify(record, subtree)
     return subtree
 
@@ -303,6 +305,7 @@ def _named_damage(directory: Path, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        logging.getLogger("asyncio").addFilter(_is_no_abandoned_read)
         older = [other for other in committed_steps(directory) if other < step]
         way_out = (
             f"Older steps: {', '.join(map(str, older))}. To go back to one of them, pass "
@@ -316,7 +319,12 @@ def _named_damage(directory: Path, step: int) -> Iterator[None]:
         ) from error
 
 
+def _is_no_abandoned_read(log: logging.LogRecord) -> bool:
+    """Drop what Orbax's other reads of a failed restore would print, a page for each array."""
+    return "exception was never retrieved" not in log.getMessage()
+
+
 def _brief(error: BaseException) -> str:
     """Return an error's message without the pages that some libraries append to it."""
-    text = str(error).strip() or type(error).__name__
+    text = str(error).split(" [tensorstore_spec")[0].strip() or type(error).__name__
     return text if len(text) <= 500 else f"{text[:500]} ..."

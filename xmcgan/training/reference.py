@@ -6,7 +6,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from xmcgan.errors import DataError
 
@@ -43,10 +42,17 @@ def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def tree(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
     """Return the nested tree that stands under `prefix/` in a golden file."""
     start = prefix + "/"
-    flat = {tuple(n[len(start) :].split("/")): a for n, a in arrays.items() if n.startswith(start)}
-    if not flat:
+    nested: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if name.startswith(start):
+            *parents, leaf = name.removeprefix(start).split("/")
+            branch = nested
+            for parent in parents:
+                branch = branch.setdefault(parent, {})
+            branch[leaf] = array
+    if not nested:
         raise DataError(f"the golden file has nothing under {prefix}/")
-    return unflatten_dict(flat)
+    return nested
 
 
 def generator_multipliers(golden: dict[str, Any], width: int) -> tuple[int, ...]:

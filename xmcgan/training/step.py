@@ -134,8 +134,8 @@ def joint_step(
     d_grads, g_grads, batch_stats, vectors, metrics = joint_gradients(
         state, real, captions, z, networks, config, encode_image
     )
-    metrics["d_grad_norm"] = optax.global_norm(d_grads)
-    metrics["g_grad_norm"] = optax.global_norm(g_grads)
+    metrics["d_grad_norm"] = optax.tree.norm(d_grads)
+    metrics["g_grad_norm"] = optax.tree.norm(g_grads)
     state = update_discriminator(state, d_grads, vectors, networks)
     return update_generator(state, g_grads, batch_stats, networks, config), metrics
 

@@ -1,0 +1,108 @@
+"""Convolutions, and the two that are merged with the change of size beside them.
+
+A conv3x3 of an upsampled map sees each small pixel several times, and one before an average pool
+computes each sum several times. Adding up the kernel's taps first gives the same function for 16
+of 36 multiplications. On two CPU cores this took half the time, forward and backward; a single
+transposed convolution for the upsampled case was slower than four small ones.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+glorot_normal = nn.initializers.glorot_normal()
+Conv1x1 = partial(nn.Conv, kernel_size=(1, 1), kernel_init=glorot_normal)
+Dense = partial(nn.Dense, kernel_init=glorot_normal)
+
+
+def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[Array, "b h w f"]:
+    """Convolve with zero padding to the same size."""
+    return _convolve(x, kernel, padding=((1, 1), (1, 1)))
+
+
+def upsample_conv3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c f"]
+) -> Float[Array, "b 2*h 2*w f"]:
+    """Compute `conv3x3(upsample_nearest(x), kernel)` as four 2x2 convolutions of `x`.
+
+    Of two large rows that one small row became, the upper one sees the small row above and its own
+    row twice, the lower one its own row twice and the small row below; columns likewise.
+    """
+    batch, height, width, _ = x.shape
+    phases = []
+    for row in (0, 1):
+        for column in (0, 1):
+            taps = _merge_taps(_merge_taps(kernel, row, axis=0), column, axis=1)
+            padding = ((1 - row, row), (1 - column, column))
+            phases.append(_convolve(x, taps, padding=padding))
+    pixels = jnp.stack(phases).reshape(2, 2, batch, height, width, -1)
+    return pixels.transpose(2, 3, 0, 4, 1, 5).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def conv3x3_pool(
+    x: Float[Array, "b 2*h 2*w c"], kernel: Float[Array, "3 3 c f"]
+) -> Float[Array, "b h w f"]:
+    """Compute `average_pool(conv3x3(x, kernel))` as one 4x4 convolution of stride 2."""
+    shifts = [(i, j) for i in (0, 1) for j in (0, 1)]
+    padded = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in shifts]
+    taps = (padded[0] + padded[1] + padded[2] + padded[3]) / 4
+    return _convolve(x, taps, padding=((1, 1), (1, 1)), stride=2)
+
+
+class Conv3x3(nn.Module):
+    """Convolve with a learned 3x3 kernel, then add a bias.
+
+    Attributes:
+        features: channels of the result.
+        dtype: of the arithmetic.
+        conv_fn: `conv3x3`, `upsample_conv3x3` or `conv3x3_pool`; the parameters are the same.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+    conv_fn: Callable[[Array, Array], Array] = conv3x3
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", glorot_normal, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return self.conv_fn(x.astype(self.dtype), kernel) + bias.astype(self.dtype)
+
+
+def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Double height and width by repeating pixels."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def average_pool(x: Float[Array, "b 2*h 2*w c"]) -> Float[Array, "b h w c"]:
+    """Halve height and width by averaging blocks of 2x2 pixels."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def _merge_taps(kernel: Array, phase: int, axis: int) -> Array:
+    """Turn three taps on large pixels into two taps on small ones."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    taps = [first, middle + last] if phase == 0 else [first + middle, last]
+    return jnp.concatenate(taps, axis)
+
+
+def _convolve(
+    x: Array, kernel: Array, padding: tuple[tuple[int, int], tuple[int, int]], stride: int = 1
+) -> Array:
+    # Merged taps are added up in float32 and rounded once, here.
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        window_strides=(stride, stride),
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
