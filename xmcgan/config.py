@@ -246,6 +246,8 @@ def validate(config: ConfigDict) -> None:
         _check_positive(config, field)
     _check_groups(config)
     _check_losses(config)
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed = {config.seed} is not in [0, 2**32)")
     if config.num_train_steps <= 0 and config.num_epochs <= 0:
         raise ConfigError("set num_train_steps or num_epochs to more than 0")
     if not 0 <= config.ema_decay < 1:

@@ -276,7 +276,10 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     Raises:
         CheckpointError: another process holds it, named by its process id.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to workdir {workdir}: {error.strerror}") from None
     with (workdir / ".lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -89,20 +90,15 @@ class Run:
         data = sources.fingerprint(self.config.data.name, self.config.data.data_dir)
         return configs.fingerprint(self.config) | {"data": data}
 
-    def new_state(self) -> TrainState:
-        """Draw the state before step 0, on every device."""
-        config, width = self.config, self.text.width
-        create = jax.jit(
-            lambda rng: create_state(
-                self.networks,
-                rng,
-                max_tokens=config.text.max_tokens,
-                word_dim=width,
-                sentence_dim=width,
-            ),
-            out_shardings=replicated(self.mesh),
+    def create_state(self, rng: PRNGKeyArray) -> TrainState:
+        """Draw the state before step 0."""
+        return create_state(
+            self.networks,
+            rng,
+            max_tokens=self.config.text.max_tokens,
+            word_dim=self.text.width,
+            sentence_dim=self.text.width,
         )
-        return create(jax.random.key(config.seed))
 
     def train(self, stop: StopSignal) -> int:
         """Restore, train and save; see `train`."""
@@ -127,11 +123,15 @@ class Run:
         return stop.exit_status
 
     def _restore(self, checkpointer: Checkpointer) -> tuple[TrainState, dict[str, Any]]:
-        state = self.new_state()
+        rng, everywhere = jax.random.key(self.config.seed), replicated(self.mesh)
         step = self.config.restore_step or checkpointer.latest_step()
         if step is None:
-            return state, {}
-        return checkpointer.restore(step, state, allow_mismatch=self.config.allow_mismatch)
+            return jax.jit(self.create_state, out_shardings=everywhere)(rng), {}
+        shapes = jax.eval_shape(self.create_state, rng)
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
+        )
+        return checkpointer.restore(step, placed, allow_mismatch=self.config.allow_mismatch)
 
     def _loop(
         self,
@@ -143,15 +143,14 @@ class Run:
         stop: StopSignal,
     ) -> int:
         """Run steps from `first_step`; return how many are done."""
-        config, step = self.config, first_step
+        config, step, saved_step = self.config, first_step, first_step
         if step == 0:
             self.fixed.draw_real(writer)
-        batches = self._batches(first_step)
         averages = MetricAverages(extra.get("metrics"))
-        step_fn = self._compile(state, next_batch := next(batches))
-        clock = StepClock(first_step, config.batch_size)
         previous = None
-        with self._progress() as progress:
+        with contextlib.closing(self._batches(first_step)) as batches, self._progress() as progress:
+            step_fn = self._compile(state, next_batch := next(batches))
+            clock = StepClock(first_step, config.batch_size)
             task = progress.add_task("training", total=self.num_steps, completed=first_step)
             while step < self.num_steps and stop.received is None:
                 state, metrics = step_fn(state, self.frozen_params, next_batch)
@@ -162,19 +161,24 @@ class Run:
                 jax.block_until_ready(previous)
                 previous = metrics["g_loss"]
                 progress.update(task, completed=step)
-                last = step == self.num_steps or stop.received is not None
                 if step % config.log_every_steps == 0:
                     self._log(step, averages.take(step) | clock.lap(step), writer)
-                if step % config.sample_every_steps == 0 or step == self.num_steps:
-                    with clock.paused():
+                with clock.paused():
+                    if step % config.sample_every_steps == 0 or step == self.num_steps:
                         self.fixed.draw(state, step, writer)
-                if step % config.checkpoint_every_steps == 0 or last:
-                    with clock.paused():
-                        examples_seen = step * config.batch_size * config.d_steps
-                        stored = {"examples_seen": examples_seen, "metrics": averages.state()}
-                        checkpointer.save(step, state, stored)
-        batches.close()
+                    if step % config.checkpoint_every_steps == 0:
+                        self._save(step, state, averages, checkpointer)
+                        saved_step = step
+        if saved_step != step:
+            self._save(step, state, averages, checkpointer)
         return step
+
+    def _save(
+        self, step: int, state: TrainState, averages: MetricAverages, checkpointer: Checkpointer
+    ) -> None:
+        examples_seen = step * self.config.batch_size * self.config.d_steps
+        extra = {"examples_seen": examples_seen, "metrics": averages.state(step)}
+        checkpointer.save(step, state, extra)
 
     def _batches(self, first_step: int) -> Generator[dict[str, jax.Array]]:
         """Yield batches on the devices, from that of step `first_step` on."""
@@ -253,6 +257,9 @@ class Run:
     def _print_end(self, step: int, stop: StopSignal) -> None:
         if stop.received is None:
             self.console.print(f"finished: {step:,} steps")
+        elif step == 0:
+            self.console.print(f"stopped by {stop.received.name} before the first step")
+            return
         else:
             self.console.print(
                 f"stopped by {stop.received.name} and saved at step {step:,} of "

@@ -1,0 +1,120 @@
+"""Command lines: their results, and that a user's mistake is one line and no traceback."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return a function that runs a program and gives its status, output and errors."""
+
+    def run_command(program: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+        output, errors = capsys.readouterr()
+        status = stopped.value.code
+        return status if isinstance(status, int) else 0, output, errors
+
+    return run_command
+
+
+GENERATE = "scripts/generate.py"
+
+
+def test_generate_writes_images_a_grid_and_a_manifest(run, tiny_workdir, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a blue star\n\nthe green square\n")
+    out = tmp_path / "out"
+    flags = ("--workdir", tiny_workdir, "--caption", "a red circle", "--captions-file", captions)
+    status, output, _ = run(GENERATE, *flags, "--num", 3, "--seed", 5, "--out", out)
+    assert status == 0
+    assert "9 images" in output
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["step"] == 6
+    assert manifest["weights"] == "ema"
+    shown = [entry["caption"] for entry in manifest["images"]][::3]
+    assert shown == ["a red circle", "a blue star", "the green square"]
+    for entry in manifest["images"]:
+        assert Image.open(out / entry["file"]).size == (32, 32)
+    assert Image.open(out / "grid.png").width > 3 * 32
+
+
+def test_generated_images_follow_the_seed_and_not_their_number(run, tiny_workdir, tmp_path):
+    def draw(name: str, *flags: object) -> list[np.ndarray]:
+        out = tmp_path / name
+        command = ("--workdir", tiny_workdir, "--caption", "a red circle", "--out", out)
+        assert run(GENERATE, *command, *flags)[0] == 0
+        return [np.asarray(Image.open(path)) for path in sorted(out.glob("0*.png"))]
+
+    two, five, other = draw("a", "--num", 2), draw("b", "--num", 5), draw("c", "--seed", 1)
+    np.testing.assert_array_equal(two, five[:2])
+    assert np.any(two[0] != other[0])
+    assert np.any(two[0] != draw("d", "--raw")[0])
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["--caption", "x"], "config.json is missing"),
+        (["--workdir", "WORKDIR"], "no captions"),
+        (["--workdir", "WORKDIR", "--caption", " "], "--caption 1 is empty"),
+        (["--workdir", "WORKDIR", "--caption", "x" * 2001], "2,001 characters"),
+        (["--workdir", "WORKDIR", "--captions-file", "none.txt"], "none.txt"),
+        (["--workdir", "WORKDIR", "--caption", "x", "--num", "0"], "--num"),
+        (["--workdir", "WORKDIR", "--caption", "x", "--step", "5"], "no checkpoint of step 5"),
+        (["--workdir", "WORKDIR", "--caption", "x", "--out", "/dev/null/x"], "/dev/null/x"),
+    ],
+)
+def test_mistakes_in_generate_are_named(run, tiny_workdir, tmp_path, flags, hint):
+    flags = [str(tiny_workdir) if flag == "WORKDIR" else flag for flag in flags]
+    if "--workdir" not in flags:
+        flags += ["--workdir", str(tmp_path)]
+    if "--out" not in flags:
+        flags += ["--out", str(tmp_path / "out")]
+    status, _, errors = run(GENERATE, *flags)
+    assert status == 2
+    assert errors.startswith("error: ")
+    assert hint in errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["--config", "shape"], "'shapes'"),
+        (["--config", "shapes", "--confg.batch_size=8"], "unknown argument '--confg.batch_size=8'"),
+        (["--config", "shapes", "--config.batch_sise=8"], "'batch_size'"),
+        (["--config", "shapes", "--config.image_size", "100"], "image_size = 100"),
+        (["--config", "folder:name=absent"], "prepare_data.py folder"),
+        (["--config", "shapes", "--workdir", "/dev/null/x"], "/dev/null/x"),
+    ],
+)
+def test_mistakes_in_train_are_named(run, monkeypatch, tmp_path, flags, hint):
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run("xmcgan/train.py", *flags)
+    assert status == 2
+    assert errors.startswith("error: ")
+    assert hint in errors
+
+
+def test_verify_reference_passes_on_the_golden_file(run, shared_dir):
+    status, output, _ = run("scripts/verify_reference.py", shared_dir / "golden" / "base_128.npz")
+    assert status == 0, output
+    assert "192 of 192 quantities agree" in output
+
+
+def test_verify_reference_names_what_is_no_golden_file(run, tmp_path):
+    for name, content in (("absent.npz", None), ("text.npz", b"text")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        status, _, errors = run("scripts/verify_reference.py", tmp_path / name)
+        assert status == 2
+        assert name in errors
