@@ -44,7 +44,7 @@ def _small(config: ConfigDict) -> None:
     config.generator.learning_rate = 4e-4
     config.discriminator.width = 8
     config.discriminator.learning_rate = 1e-3
-    config.num_train_steps = 6000
+    config.num_train_steps = 5000
     config.sample_every_steps = 500
     config.checkpoint_every_steps = 500
 
@@ -52,7 +52,7 @@ def _small(config: ConfigDict) -> None:
 def _quickstart(config: ConfigDict) -> None:
     """Cut the small run to minutes."""
     _small(config)
-    config.num_train_steps = 600
+    config.num_train_steps = 500
     config.log_every_steps = 20
     config.sample_every_steps = 100
     config.checkpoint_every_steps = 200

@@ -28,15 +28,16 @@ python scripts/generate.py --workdir "$workdir" --out "$own" \
 
 say "Done. What was left where:"
 cat <<EOF
-  $workdir/samples/       fixed captions as training went on (samples.png is the newest),
-                               real.png shows what the same captions describe
-  $own/  images for the captions above; grid.png shows them all
-  $workdir/checkpoints/   the state; this script again resumes from it
-  $workdir/metrics.jsonl  every loss, and the same for TensorBoard:
+  $workdir/samples/         fixed captions as training went on (the highest step is the newest);
+                                 real.png has the real images of the same captions
+  $own/    images for the captions above; grid.png shows them all
+  $workdir/checkpoints/     the state; the same command resumes from it
+  $workdir/metrics.jsonl    every loss, and the same for TensorBoard:
       pip install tensorboard && tensorboard --logdir $workdir/tensorboard
 
 What to try next, after: source .venv/bin/activate
   python scripts/generate.py --workdir $workdir --caption "a purple star" --out runs/mine
+  python -m xmcgan.train --config shapes:small     the same for longer: objects find their places
   python -m xmcgan.train --config shapes      larger networks and images; wants a GPU
   python scripts/prepare_data.py folder --help      your own images and captions
 EOF

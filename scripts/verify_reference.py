@@ -7,6 +7,7 @@ tolerance (1e-4; gradients 1e-3).
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from xmcgan.training.step import Captions, encode_pair, generate, joint_gradient
 
 VALUE_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 # A bias right before a batch norm has a gradient of zero, and both sides hold rounding there
-# (2e-9 of the gradient's norm). Leaves below this share of the tree's norm are measured
-# against that share.
-NOISE_FLOOR = 1e-5
+# (up to 4e-9 of the gradient's norm). Leaves below this share of the tree's norm are measured
+# against that share; leaves with a true gradient are above it, even in narrow networks.
+NOISE_FLOOR = 1e-4
 # Names of our metrics for each contrastive loss of the file.
 CONTRASTS = {
     "real_word": ("d_word_loss", "real_word"),
@@ -161,8 +162,9 @@ def verify_networks(
 
     config = default_config()
     config.losses.image_pretrained.enabled = False
-    gradients = jax.jit(lambda s: joint_gradients(s, real, captions, z, networks, config, None))
-    d_grads, g_grads, _, _, metrics = gradients(state)
+    # Arguments, not constants of the program: the compiler would fold what follows from them.
+    gradients = jax.jit(lambda *given: joint_gradients(*given, networks, config, None))
+    d_grads, g_grads, _, _, metrics = gradients(state, real, captions, z)
     verify_losses(report, arrays, metrics)
     golden_grads = reference.tree(arrays, "expect/step/d_grad")
     report.compare(
@@ -194,7 +196,7 @@ def verify_losses(report: Report, arrays: dict[str, np.ndarray], metrics: dict[s
 def verify_small_losses(report: Report, arrays: dict[str, np.ndarray]) -> None:
     """Compare the two contrastive losses on small arrays, with gradients of the word loss."""
     a, b = arrays["loss/contrastive/a"], arrays["loss/contrastive/b"]
-    contrast = feature_contrast(jnp.asarray(a), jnp.asarray(b), 0.1)
+    contrast = jax.jit(partial(feature_contrast, temperature=0.1))(jnp.asarray(a), jnp.asarray(b))
     for field, value in contrast._asdict().items():
         report.compare(
             f"contrastive/{field}", value, arrays[f"loss/contrastive/{field}"], VALUE_TOLERANCE
@@ -210,7 +212,7 @@ def verify_small_losses(report: Report, arrays: dict[str, np.ndarray]) -> None:
         return contrast.loss, contrast
 
     regions = jnp.asarray(arrays["loss/word/regions"])
-    grads, contrast = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)(regions, words)
+    grads, contrast = jax.jit(jax.grad(loss_fn, argnums=(0, 1), has_aux=True))(regions, words)
     for field, value in contrast._asdict().items():
         report.compare(f"word/{field}", value, arrays[f"loss/word/{field}"], VALUE_TOLERANCE)
     for side, grad in zip(("regions", "words"), grads, strict=True):
@@ -227,12 +229,9 @@ def main() -> int:
     path = parser.parse_args().file
     meta, arrays = reference.read_golden(path)
     report = Report()
-    try:
-        with jax.default_matmul_precision("highest"):
-            verify_networks(report, meta, arrays, load_state(arrays))
-            verify_small_losses(report, arrays)
-    except KeyError as error:
-        raise DataError(f"{path} lacks {error}") from None
+    with jax.default_matmul_precision("highest"):
+        verify_networks(report, meta, arrays, load_state(arrays))
+        verify_small_losses(report, arrays)
     print(
         f"{report.count - len(report.failed)} of {report.count} quantities agree with {path.name}"
     )

@@ -1,5 +1,6 @@
 """Errors that a user can mend, and how a command line shows them."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -33,7 +34,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a command line's `main` and exit, without a traceback for a user's mistake.
+    """Run a command line's `main` and exit; no traceback for a user's mistake or a full disk.
 
     Args:
         main: parses flags and does the work; its return value is the exit status (None is 0).
@@ -42,6 +43,11 @@ def run_cli(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'the disk is full'}", file=sys.stderr)
         status = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

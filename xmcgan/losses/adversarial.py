@@ -1,4 +1,4 @@
-"""The adversarial hinge loss (paper, section 4.3, after Lim and Ye, 2017)."""
+"""The adversarial hinge loss (Lim and Ye, "Geometric GAN", 2017), as the paper uses it."""
 
 import jax
 import jax.numpy as jnp

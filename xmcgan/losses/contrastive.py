@@ -1,7 +1,7 @@
 """The contrastive losses: image with sentence, image with image, image region with word.
 
-All are the same cross entropy over a (b, b) matrix of similarities (paper, section 3); they differ
-in how two sides become similar.
+All are the same cross entropy over a (b, b) matrix of similarities (paper, "Contrastive losses");
+they differ in how two sides become similar.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,9 @@ class Contrast(NamedTuple):
 
 
 def cross_entropy_both_ways(logits: Float[Array, "b b"]) -> Contrast:
-    """Ask each row for its own column and each column for its own row (paper, equation 3).
+    """Ask each row for its own column and each column for its own row.
+
+    Deviation: both directions are summed, as in the official code; the paper's formulas have one.
 
     Args:
         logits: similarity of every pair; matching pairs stand on the diagonal.
@@ -58,7 +60,10 @@ def cross_entropy_both_ways(logits: Float[Array, "b b"]) -> Contrast:
 def feature_contrast(
     a: Float[Array, "b d"], b: Float[Array, "b d"], temperature: float
 ) -> Contrast:
-    """Contrast two sets of global features: the sentence and image losses (paper, equations 4, 7).
+    """Contrast two sets of global features.
+
+    Paper, "Image-text contrastive loss", and "Contrastive loss between fake and real images with
+    shared description".
 
     Args:
         a: features of one side.
@@ -80,7 +85,10 @@ def word_region_contrast(
     word_gamma: float,
     score_gamma: float,
 ) -> Contrast:
-    """Contrast images and captions through their regions and words (paper, equations 5 and 6).
+    """Contrast images and captions through their regions and words.
+
+    Paper, "Contrastive loss between image regions and words"; its rho_1, rho_2 and 1 / tau are
+    the three gammas.
 
     Args:
         regions: features of each image's regions.
@@ -107,7 +115,7 @@ def word_region_scores(
     region_gamma: float,
     word_gamma: float,
 ) -> Float[Array, "b n"]:
-    """Score every image against every caption (paper, equation 5).
+    """Score every image against every caption: the paper's S_word without its temperature.
 
     A word's context is c = sum_r a_r R_r. Its cosine with the word w needs <w, c> = sum_r a_r
     <w, R_r> and |c|^2 = a' G a, with G the Gram matrix of the image's regions: no context, which

@@ -26,7 +26,9 @@ def attend_to_words(
     word_mask: Bool[Array, "b t"],
     gamma: float,
 ) -> Float[Array, "b r d"]:
-    """Gather for each region the words that it looks like (paper, section 4.1, equation 8).
+    """Gather for each region the words that it looks like.
+
+    Paper, "Attentional self-modulation generator": its c_j, with gamma as its rho_0.
 
     Deviation: the context is a mixture of the L2-normalised words, as in the official code; the
     paper mixes the plain word vectors.

@@ -20,7 +20,7 @@ from xmcgan.models.modulation import Condition, ConditionalBatchNorm
 
 
 class GeneratorBlock(nn.Module):
-    """Double the size of a feature map under a condition (paper, figure 2).
+    """Double the size of a feature map under a condition.
 
     norm -> relu -> up -> conv3x3 -> norm -> relu -> conv3x3, plus up -> conv1x1. With a global
     condition it is the official code's GenBlock, with a spatial one its GenSpatialBlock.

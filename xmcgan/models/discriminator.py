@@ -1,4 +1,4 @@
-"""The discriminator, which is an image encoder as well (paper, section 4.2 and figure 3)."""
+"""The discriminator, which is an image encoder as well (paper, "Contrastive discriminator")."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""The single-stage generator (paper, section 4.1 and figure 2)."""
+"""The single-stage generator (paper, "Attentional self-modulation generator")."""
 
 from functools import partial
 from typing import Any

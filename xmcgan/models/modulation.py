@@ -1,4 +1,4 @@
-"""Conditional batch norm: the captions' way into the generator (paper, section 4.1)."""
+"""Conditional batch norm, the captions' way into the generator (paper, "self-modulation")."""
 
 from typing import Any, NamedTuple
 

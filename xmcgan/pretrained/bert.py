@@ -132,7 +132,7 @@ def encode(
 ) -> tuple[Float[Array, "b t d"], Float[Array, "b d"]]:
     """Return the words and the sentence of captions.
 
-    XMC-GAN, Sec. 4.1: words are BERT's last hidden states, the sentence is their mean.
+    Words are BERT's last hidden states, the sentence is their mean (paper, implementation details).
 
     Args:
         module: the text encoder.
@@ -140,7 +140,8 @@ def encode(
         token_ids: word pieces, [CLS] and [SEP] included.
         word_mask: True where a real token stands, special tokens included.
         sentence_pooling: "masked_mean" averages over real tokens, so that padding changes nothing;
-            "padded_mean" over all t positions, as the official code does.
+            "padded_mean" is the official code's: it adds up padded positions too, and divides by
+            the number of real tokens.
 
     Returns:
         Words and sentence in float32. Words include special tokens and, unspecified, padding.
@@ -157,7 +158,6 @@ def encode(
             f"{module.max_positions} positions; lower the number of tokens per caption"
         )
     words = jnp.asarray(module.apply({"params": params}, token_ids, word_mask))
-    if sentence_pooling == "padded_mean":
-        return words, words.mean(axis=1)
     weight = word_mask[..., None].astype(jnp.float32)
-    return words, (words * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)
+    added = words if sentence_pooling == "padded_mean" else words * weight
+    return words, added.sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from clu import parameter_overview
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from xmcgan import build
 from xmcgan import config as configs
 from xmcgan.data import pipeline, prepare, sources
-from xmcgan.grid import sample_grid
 from xmcgan.mesh import batch_sharding, make_mesh, put, replicated
-from xmcgan.sampling import Sampler, draw_noise
+from xmcgan.sampling import Sampler
 from xmcgan.training.checkpoint import Checkpointer, lock_workdir
 from xmcgan.training.clock import StepClock
+from xmcgan.training.fixed_samples import FixedSamples
 from xmcgan.training.metrics import MetricAverages
 from xmcgan.training.signals import StopSignal
 from xmcgan.training.state import TrainState, create_state
@@ -29,7 +29,6 @@ from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWri
 
 # Names that held-out images go by, in order of preference.
 HELD_OUT_SPLITS = ("validation", "val", "dev", "test")
-GRID_COLUMNS = 4
 
 
 def train(config: ConfigDict, workdir: Path) -> int:
@@ -83,7 +82,12 @@ class Run:
             out_shardings=replicated(mesh),
             donate_argnums=0,
         )
-        self.fixed = FixedSamples(self)
+        self.fixed = FixedSamples(
+            self.sample_source,
+            Sampler(self.networks.generator, self.text, self.tokenizer, mesh),
+            workdir / "samples",
+            config,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a resumed run must share with its start."""
@@ -232,16 +236,15 @@ class Run:
 
     def _print_summary(self, state: TrainState, first_step: int) -> None:
         config = self.config
-        count = lambda tree: sum(x.size for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
         losses = [name for name in configs.LOSSES if config.losses[name].enabled]
         kind = self.mesh.devices.flat[0].device_kind
         per_epoch = pipeline.steps_per_epoch(
             len(self.train_source), config.batch_size, config.d_steps
         )
         lines = {
-            "generator": f"{count(state.g_params):.2f} M parameters, {config.image_size} px",
-            "discriminator": f"{count(state.d_params):.2f} M parameters",
-            "text encoder": f"{config.text.weights}, {count(self.frozen_params['text']):.1f} M",
+            "generator": f"{millions(state.g_params):.2f} M parameters, {config.image_size} px",
+            "discriminator": f"{millions(state.d_params):.2f} M parameters",
+            "text encoder": f"{config.text.weights}, {millions(self.frozen_params['text']):.1f} M",
             "losses": ", ".join(losses),
             "devices": f"{self.mesh.size} x {kind}, {config.dtype}",
             "data": f"{config.data.name}, {len(self.train_source):,} training images; samples "
@@ -267,49 +270,9 @@ class Run:
             )
         self.console.print(f"   samples  {self.workdir / 'samples'}", markup=False)
         self.console.print(f"checkpoint  {self.workdir / 'checkpoints' / str(step)}", markup=False)
-        self.console.print(f"      logs  tensorboard --logdir {self.workdir}", markup=False)
-
-
-class FixedSamples:
-    """Draw the same captions with the same noise again and again, to watch a run learn.
-
-    Args:
-        run: whose sample split, text encoder and generator are used.
-    """
-
-    def __init__(self, run: Run) -> None:
-        config = run.config
-        num = min(config.num_samples, len(run.sample_source))
-        self._real, self._captions = pipeline.fixed_examples(
-            run.sample_source,
-            num,
-            seed=config.seed,
-            image_size=config.image_size,
-            resize=config.data.resize,
+        self.console.print(
+            f"      logs  tensorboard --logdir {self.workdir / 'tensorboard'}", markup=False
         )
-        self._z = draw_noise(config.seed, num, config.generator.z_dim)
-        self._sampler = Sampler(
-            run.networks.generator, run.text, run.tokenizer, run.mesh, batch_size=num
-        )
-        self._folder = run.workdir / "samples"
-
-    def draw(self, state: TrainState, step: int, writer: MultiWriter) -> None:
-        """Write the grid of the averaged generator."""
-        variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
-        images = self._sampler(variables, self._captions, self._z)
-        self._write("samples", f"step_{step:08d}.png", f"step {step:,}", images, step, writer)
-
-    def draw_real(self, writer: MultiWriter) -> None:
-        """Write the real images of the same captions, to compare."""
-        self._write("real", "real.png", "real images", self._real, 0, writer)
-
-    def _write(
-        self, name: str, file: str, title: str, images: np.ndarray, step: int, writer: MultiWriter
-    ) -> None:
-        grid = sample_grid(images, self._captions, GRID_COLUMNS, title=title)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        grid.save(self._folder / file)
-        writer.write_images(step, {name: np.asarray(grid)[None]})
 
 
 def open_data(config: ConfigDict) -> tuple[sources.TfdsSource, sources.TfdsSource, str]:
@@ -335,6 +298,11 @@ def open_data(config: ConfigDict) -> tuple[sources.TfdsSource, sources.TfdsSourc
         sources.load_source(data.name, data.data_dir, sample_split),
         sample_split,
     )
+
+
+def millions(params: Any) -> float:
+    """Count the parameters of a network, in millions."""
+    return parameter_overview.count_parameters(params) / 1e6
 
 
 def open_writers(workdir: Path, first_step: int) -> MultiWriter:

@@ -8,9 +8,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from xmcgan.errors import DataError
-
-META_FIELDS = ("image_size", "gf_dim", "df_dim", "embedding_dim", "z_dim", "gamma_for_g",
-               "cond_size")  # fmt: skip
+from xmcgan.training.golden_format import check_golden
 
 
 def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -23,7 +21,8 @@ def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         Its `meta` and its arrays by name.
 
     Raises:
-        DataError: no such file, not an .npz, or not of the format.
+        DataError: no such file, not an .npz, or not of the format: an array is missing or of a
+            wrong shape, say.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -33,9 +32,10 @@ def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise DataError(f"no golden file at {path}") from None
     except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise DataError(f"{path} is not a golden file: {error}") from None
-    missing = [field for field in META_FIELDS if field not in meta]
-    if missing:
-        raise DataError(f"{path}: meta lacks {', '.join(missing)}")
+    try:
+        check_golden(meta, arrays)
+    except DataError as error:
+        raise DataError(f"{path} is not a complete golden file: {error}") from None
     return meta, arrays
 
 

@@ -223,7 +223,7 @@ def encode_pair(
 def discriminator_loss(
     real: ImageEncoding, fake: ImageEncoding, captions: Captions, config: ConfigDict
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Add up the discriminator's losses (paper, section 4.3).
+    """Add up the discriminator's losses (paper, training algorithm).
 
     Its contrastive heads learn from real images only.
 
@@ -252,7 +252,7 @@ def generator_loss(
     config: ConfigDict,
     pretrained: tuple[Float[Array, "b f"], Float[Array, "b f"]] | None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Add up the generator's losses (paper, section 4.3).
+    """Add up the generator's losses (paper, training algorithm).
 
     Args:
         real: encoding of the real images.

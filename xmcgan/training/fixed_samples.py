@@ -1,0 +1,56 @@
+"""The same captions with the same noise again and again: a run's progress as pictures."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from xmcgan.data.pipeline import fixed_examples
+from xmcgan.data.sources import Source
+from xmcgan.grid import sample_grid
+from xmcgan.sampling import Sampler, draw_noise
+from xmcgan.training.state import TrainState
+from xmcgan.training.writers import MetricWriter
+
+COLUMNS = 4
+
+
+class FixedSamples:
+    """Draw grids of fixed captions, as PNG and to the logs.
+
+    Args:
+        source: the split that the captions come from.
+        sampler: draws the images.
+        folder: takes the PNG files.
+        config: `num_samples`, `seed`, `image_size`, `data.resize` and `generator.z_dim` are read.
+    """
+
+    def __init__(self, source: Source, sampler: Sampler, folder: Path, config: ConfigDict) -> None:
+        num = min(config.num_samples, len(source))
+        self._real, self._captions = fixed_examples(
+            source,
+            num,
+            seed=config.seed,
+            image_size=config.image_size,
+            resize=config.data.resize,
+        )
+        self._z = draw_noise(config.seed, num, config.generator.z_dim)
+        self._sampler, self._folder = sampler, folder
+
+    def draw(self, state: TrainState, step: int, writer: MetricWriter) -> None:
+        """Write the grid of the averaged generator."""
+        variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
+        images = self._sampler(variables, self._captions, self._z)
+        self._write("samples", f"step_{step:08d}.png", f"step {step:,}", images, step, writer)
+
+    def draw_real(self, writer: MetricWriter) -> None:
+        """Write the real images of the same captions, to compare."""
+        self._write("real", "real.png", "real images", self._real, 0, writer)
+
+    def _write(
+        self, name: str, file: str, title: str, images: np.ndarray, step: int, writer: MetricWriter
+    ) -> None:
+        grid = sample_grid(images, self._captions, COLUMNS, title=title)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        grid.save(self._folder / file)
+        writer.write_images(step, {name: np.asarray(grid)[None]})
