@@ -163,7 +163,7 @@ def verify_networks(
     config = default_config()
     config.losses.image_pretrained.enabled = False
     # Arguments, not constants of the program: the compiler would fold what follows from them.
-    gradients = jax.jit(lambda *given: joint_gradients(*given, networks, config, None))
+    gradients = jax.jit(lambda s, r, c, z: joint_gradients(s, r, c, z, networks, config, None))
     d_grads, g_grads, _, _, metrics = gradients(state, real, captions, z)
     verify_losses(report, arrays, metrics)
     golden_grads = reference.tree(arrays, "expect/step/d_grad")

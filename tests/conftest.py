@@ -1,6 +1,9 @@
 """Shared fixtures: where the reference files are, and how JAX runs in tests."""
 
 import os
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Before the first import of JAX: eight CPU devices stand in for a mesh.
@@ -50,3 +53,20 @@ def tiny_workdir(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     workdir = tmp_path_factory.mktemp("run") / "workdir"
     assert loop.train(tiny.tiny_config(tiny_root), workdir) == 0
     return workdir
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs a program and gives its status, output and errors."""
+
+    def run_command(program: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+        output, errors = capsys.readouterr()
+        status = stopped.value.code
+        return status if isinstance(status, int) else 0, output, errors
+
+    return run_command

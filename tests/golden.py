@@ -94,9 +94,10 @@ def small_losses(rng: np.random.Generator) -> literal.Arrays:
     regions, words = regions.astype(np.float32), words.astype(np.float32)
     length = np.array([[6], [2], [4], [3], [5]])
     with jax.default_matmul_precision("highest"):
-        contrast, word = literal.contrastive(a, b), literal.word_loss(regions, words, length)
+        contrast = jax.jit(literal.contrastive)(a, b)
+        word = jax.jit(literal.word_loss)(regions, words, length)
         grads = jax.grad(lambda r, w: literal.word_loss(r, w, length)["loss"], argnums=(0, 1))
-        grad_regions, grad_words = grads(regions, words)
+        grad_regions, grad_words = jax.jit(grads)(regions, words)
     given = {"contrastive/a": a, "contrastive/b": b}
     given |= {"word/regions": regions, "word/words": words, "word/length": length}
     given |= {"word/grad_regions": grad_regions, "word/grad_words": grad_words}

@@ -1,31 +1,10 @@
 """Command lines: their results, and that a user's mistake is one line and no traceback."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function that runs a program and gives its status, output and errors."""
-
-    def run_command(program: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(str(ROOT / program), run_name="__main__")
-        output, errors = capsys.readouterr()
-        status = stopped.value.code
-        return status if isinstance(status, int) else 0, output, errors
-
-    return run_command
-
 
 GENERATE = "scripts/generate.py"
 

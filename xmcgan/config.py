@@ -24,7 +24,7 @@ ABLATION_NAMES = {
 
 
 def default_config() -> ConfigDict:
-    """Return every setting, at the paper's or the official value but for what docs/paper_map.md says."""
+    """Return every setting: the paper's or official values, but for docs/paper_map.md."""
     config = ConfigDict()
     config.seed = 0
     config.image_size = 128
