@@ -28,8 +28,7 @@ python scripts/generate.py --workdir "$workdir" --out "$own" \
 
 say "Done. What was left where:"
 cat <<EOF
-  $workdir/samples/         fixed captions as training went on (the highest step is the newest);
-                                 real.png has the real images of the same captions
+  $workdir/samples/         fixed captions as training went on, each beside its real image
   $own/    images for the captions above; grid.png shows them all
   $workdir/checkpoints/     the state; the same command resumes from it
   $workdir/metrics.jsonl    every loss, and the same for TensorBoard:

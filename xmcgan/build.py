@@ -28,6 +28,7 @@ def build_generator(config: ConfigDict) -> Generator:
         z_dim=config.generator.z_dim,
         condition_size=config.region_size,
         attention_gamma=config.generator.attention_gamma,
+        sentence_in_first_map=config.generator.sentence_in_first_map,
         batch_norm_group_size=config.batch_norm_group_size,
         dtype=_dtype(config),
     )

@@ -128,3 +128,15 @@ def test_the_logit_pairs_image_and_caption():
     crossed = jnp.sum(encoding.feature * encoding.sentence[::-1], axis=-1)
     np.testing.assert_allclose(encoding.logits - paired, swapped.logits - crossed, rtol=1e-3)
     np.testing.assert_allclose(encoding.regions, swapped.regions, rtol=1e-6)
+
+
+def test_the_first_map_can_see_the_sentence():
+    words, mask, sentence, z = _generator_inputs()
+    for network in (Generator(32, 2, 5, 8), Generator(32, 2, 5, 8, sentence_in_first_map=True)):
+        shapes = jax.eval_shape(
+            lambda network=network: network.init(
+                jax.random.key(0), words, mask, sentence, z, train=False
+            )
+        )
+        seen = z.shape[-1] + network.sentence_in_first_map * sentence.shape[-1]
+        assert shapes["params"]["first_map"]["kernel"].shape == (seen, 16 * 2 * 4 * 4)

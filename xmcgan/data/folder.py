@@ -125,7 +125,10 @@ def check_images(data: FolderData, *, progress: bool = False) -> None:
         DataError: naming the images that cannot be used, all of them counted.
     """
     faults = []
-    for entry in tqdm(data.entries, desc="checking images", unit="img", disable=not progress):
+    # None: a bar on a terminal, nothing in a file of logs.
+    for entry in tqdm(
+        data.entries, desc="checking images", unit="img", disable=None if progress else True
+    ):
         try:
             decode_image(data.store.read(entry.image), entry.image)
         except DataError as error:
@@ -175,7 +178,12 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         data = self.builder_config.data
         entries = [entry for entry in data.entries if entry.split == split]
-        bar = tqdm(entries, desc=f"writing {split}", unit="img", disable=not self.show_progress)
+        bar = tqdm(
+            entries,
+            desc=f"writing {split}",
+            unit="img",
+            disable=None if self.show_progress else True,
+        )
         for entry in bar:
             image = data.store.read(entry.image)
             captions = list(entry.captions)

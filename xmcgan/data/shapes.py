@@ -86,8 +86,12 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, split: str, num: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        # None: a bar on a terminal, nothing in a file of logs.
         indices = tqdm(
-            range(num), desc=f"drawing {split}", unit="img", disable=not self.show_progress
+            range(num),
+            desc=f"drawing {split}",
+            unit="img",
+            disable=None if self.show_progress else True,
         )
         for index in indices:
             image, captions, scene = make_example(self.builder_config.seed, split, index)

@@ -34,6 +34,7 @@ class Generator(nn.Module):
         z_dim: size of the noise, and of the projected sentence.
         condition_size: height and width of the feature map that attends to the words.
         attention_gamma: sharpness of the attention over words.
+        sentence_in_first_map: feed the first feature map sentence and noise, not noise alone.
         batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
         dtype: of the arithmetic; parameters, statistics and the image stay float32.
     """
@@ -43,6 +44,7 @@ class Generator(nn.Module):
     z_dim: int = 128
     condition_size: int = 16
     attention_gamma: float = 15.0
+    sentence_in_first_map: bool = False
     batch_norm_group_size: int = 0
     dtype: Any = jnp.float32
     multipliers: tuple[int, ...] = ()
@@ -75,9 +77,10 @@ class Generator(nn.Module):
         projected = Dense(self.z_dim, dtype=self.dtype, name="sentence")(sentence)
         condition = Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
 
-        # Deviation: the first map sees the noise alone, as in the official code; the paper
-        # feeds it noise and sentence.
-        x = Dense(16 * self.width * 4 * 4, dtype=self.dtype, name="first_map")(z)
+        # Deviation: by default the first map sees the noise alone, as in the official code; the
+        # paper feeds it noise and sentence, which lets a caption say where things are.
+        seed = jnp.concatenate([z, sentence], axis=-1) if self.sentence_in_first_map else z
+        x = Dense(16 * self.width * 4 * 4, dtype=self.dtype, name="first_map")(seed)
         x = x.reshape(z.shape[0], 4, 4, 16 * self.width)
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
         for index, multiplier in enumerate(multipliers):

@@ -38,19 +38,16 @@ class FixedSamples:
         self._sampler, self._folder = sampler, folder
 
     def draw(self, state: TrainState, step: int, writer: MetricWriter) -> None:
-        """Write the grid of the averaged generator."""
+        """Write the grid of the averaged generator, the real image of each caption beside it."""
         variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
         images = self._sampler(variables, self._captions, self._z)
-        self._write("samples", f"step_{step:08d}.png", f"step {step:,}", images, step, writer)
-
-    def draw_real(self, writer: MetricWriter) -> None:
-        """Write the real images of the same captions, to compare."""
-        self._write("real", "real.png", "real images", self._real, 0, writer)
-
-    def _write(
-        self, name: str, file: str, title: str, images: np.ndarray, step: int, writer: MetricWriter
-    ) -> None:
-        grid = sample_grid(images, self._captions, COLUMNS, title=title)
+        grid = sample_grid(
+            images,
+            self._captions,
+            COLUMNS,
+            reference_images=self._real,
+            title=f"step {step:,}",
+        )
         self._folder.mkdir(parents=True, exist_ok=True)
-        grid.save(self._folder / file)
-        writer.write_images(step, {name: np.asarray(grid)[None]})
+        grid.save(self._folder / f"step_{step:08d}.png")
+        writer.write_images(step, {"samples": np.asarray(grid)[None]})

@@ -147,10 +147,8 @@ def _loss_shapes(arrays: Mapping[str, np.ndarray]) -> Shapes:
     shapes: Shapes = {f"loss/contrastive/{side}": (pairs, dim) for side in ("a", "b")}
     pairs, regions, dim = (_length(arrays, "loss/word/regions", axis) for axis in range(3))
     tokens = _length(arrays, "loss/word/words", 1)
-    for name, shape in {
-        "regions": (pairs, regions, dim), "words": (pairs, tokens, dim)
-    }.items():  # fmt: skip
-        shapes[f"loss/word/{name}"] = shapes[f"loss/word/grad_{name}"] = shape
+    for side, count in (("regions", regions), ("words", tokens)):
+        shapes[f"loss/word/{side}"] = shapes[f"loss/word/grad_{side}"] = (pairs, count, dim)
     shapes["loss/word/length"] = (pairs, 1)
     for loss in ("contrastive", "word"):
         shapes |= {f"loss/{loss}/{field}": () for field in ("loss", "accuracy", "entropy")}

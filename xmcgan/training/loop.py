@@ -27,6 +27,7 @@ from xmcgan.training.state import TrainState, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
 
+RESIZE_NAMES = {"crop": "cropped to a square", "squash": "squashed to a square"}
 # Names that held-out images go by, in order of preference.
 HELD_OUT_SPLITS = ("validation", "val", "dev", "test")
 
@@ -122,6 +123,7 @@ class Run:
                 )
                 return 0
             with open_writers(self.workdir, first_step) as writer:
+                writer.write_hparams(fingerprint)
                 last_step = self._loop(state, first_step, extra, checkpointer, writer, stop)
         self._print_end(last_step, stop)
         return stop.exit_status
@@ -148,8 +150,6 @@ class Run:
     ) -> int:
         """Run steps from `first_step`; return how many are done."""
         config, step, saved_step = self.config, first_step, first_step
-        if step == 0:
-            self.fixed.draw_real(writer)
         averages = MetricAverages(extra.get("metrics"))
         previous = None
         with contextlib.closing(self._batches(first_step)) as batches, self._progress() as progress:
@@ -248,7 +248,7 @@ class Run:
             "losses": ", ".join(losses),
             "devices": f"{self.mesh.size} x {kind}, {config.dtype}",
             "data": f"{config.data.name}, {len(self.train_source):,} training images; samples "
-            f"from {self.sample_split!r}",
+            f"from {self.sample_split!r}; {RESIZE_NAMES[config.data.resize]}",
             "batch": f"{config.batch_size} images, {config.d_steps} discriminator updates a step",
             "steps": f"{self.num_steps:,} ({self.num_steps / per_epoch:.1f} epochs)"
             + (f", resumed at {first_step:,}" if first_step else ""),
