@@ -22,8 +22,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.generator.width = 32
     config.discriminator.width = 32
     config.region_size = min(16, config.image_size // 4)
-    # Positions come from the sentence: with noise alone the small run learned colours, not places.
-    config.generator.sentence_in_first_map = True
     # Photographs taught the frozen image network; it says little of drawn shapes.
     config.losses.image_pretrained.enabled = False
     if "small" in parsed.names:

@@ -36,7 +36,7 @@ cat <<EOF
 
 What to try next, after: source .venv/bin/activate
   python scripts/generate.py --workdir $workdir --caption "a purple star" --out runs/mine
-  python -m xmcgan.train --config shapes:small     the same for longer: objects find their places
+  python -m xmcgan.train --config shapes:small     the same for an hour
   python -m xmcgan.train --config shapes      larger networks and images; wants a GPU
   python scripts/prepare_data.py folder --help      your own images and captions
 EOF

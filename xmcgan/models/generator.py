@@ -78,7 +78,7 @@ class Generator(nn.Module):
         condition = Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
 
         # Deviation: by default the first map sees the noise alone, as in the official code; the
-        # paper feeds it noise and sentence, which lets a caption say where things are.
+        # paper feeds it noise and sentence.
         seed = jnp.concatenate([z, sentence], axis=-1) if self.sentence_in_first_map else z
         x = Dense(16 * self.width * 4 * 4, dtype=self.dtype, name="first_map")(seed)
         x = x.reshape(z.shape[0], 4, 4, 16 * self.width)
