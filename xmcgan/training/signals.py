@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: finish the step, save, leave."""
 
 import signal
+import sys
 from types import FrameType, TracebackType
 
 
@@ -38,3 +39,5 @@ class StopSignal:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        again = "; once more stops at once, without saving"
+        print(f"\n{self.received.name}: saving after this step{again}", file=sys.stderr, flush=True)
