@@ -1,5 +1,6 @@
 """Configs: every one loads and can work, and every mistake is named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,10 @@ def test_a_saved_config_reads_back_equal(tmp_path: Path):
     config = load_config("shapes:quickstart")
     configs.save_config(config, tmp_path / "config.json")
     assert configs.read_config(tmp_path / "config.json").to_dict() == config.to_dict()
+    older = config.to_dict()
+    del older["generator"]["sentence_in_first_map"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert configs.read_config(tmp_path / "config.json").generator.sentence_in_first_map is False
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="damaged"):
         configs.read_config(tmp_path / "config.json")

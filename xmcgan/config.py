@@ -330,11 +330,7 @@ def apply_override(config: ConfigDict, override: str) -> None:
         raise ConfigError(f"unknown field --config.{field}.{near}")
     if not equals:
         raise ConfigError(f"--config.{field} needs a value: --config.{field}=...")
-    parent, _, leaf = field.rpartition(".")
-    target = config
-    for part in filter(None, parent.split(".")):
-        target = target[part]
-    target[leaf] = _convert(field, text, known[field])
+    config.update_from_flattened_dict({field: _convert(field, text, known[field])})
 
 
 def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
@@ -371,20 +367,22 @@ def save_config(config: ConfigDict, path: Path) -> None:
 
 
 def read_config(path: Path) -> ConfigDict:
-    """Read a config that `save_config` wrote.
+    """Read a config that `save_config` wrote; fields that are newer than it get their defaults.
 
     Raises:
         ConfigError: there is none, or it is damaged.
     """
+    config = default_config()
     try:
-        return ConfigDict(json.loads(path.read_text())).lock()
+        config.update(json.loads(path.read_text()))
+        return config.lock()
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: is {path.parent} a workdir of a run?") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from None
 
 
-# Fields that may change between the runs of one workdir without changing what is computed.
+# Fields that may change between runs of one workdir.
 _FREE_FIELDS = (
     "num_train_steps", "num_epochs", "data.data_dir", "data.num_workers", "data.sample_split",
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
