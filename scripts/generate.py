@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from xmcgan.compilation import use_compilation_cache
 from xmcgan.errors import DataError, UserError, run_cli
 from xmcgan.grid import sample_grid
 from xmcgan.sampling import TrainedModel, draw_noise, write_manifest
@@ -72,6 +73,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"cannot write to --out {args.out}: {error.strerror}") from None
 
+    use_compilation_cache()
     model = TrainedModel(args.workdir, args.step, raw=args.raw)
     repeated = [caption for caption in captions for _ in range(args.num)]
     # One row of noise an image of a caption, shared by all captions: columns of the grid differ

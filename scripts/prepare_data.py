@@ -1,18 +1,31 @@
-"""Prepare a data set for training; nothing is downloaded.
+"""Prepare a data set for training.
 
     python scripts/prepare_data.py shapes
     python scripts/prepare_data.py folder --source my_photos/ --name my_photos
+    python scripts/prepare_data.py coco --source coco/
+    python scripts/prepare_data.py ln_coco --source narratives/ --source coco/
+    python scripts/prepare_data.py ln_open_images --source open_images/
 
-Running it again is safe: a prepared data set is left as it is.
+`--download` fetches the official files of the last three; nothing else uses the network. Running a
+command again is safe: a prepared data set is left as it is, a download goes on where it ended.
 """
 
 import argparse
 from pathlib import Path
 
-from xmcgan.data.prepare import default_name, prepare_folder, prepare_shapes
+from xmcgan.data.prepare import (
+    OFFICIAL,
+    default_name,
+    download_official,
+    official_summary,
+    prepare_folder,
+    prepare_official,
+    prepare_shapes,
+    read_official,
+)
 from xmcgan.data.shapes import ShapesConfig
 from xmcgan.data.sources import find_version, list_splits
-from xmcgan.errors import run_cli
+from xmcgan.errors import ConfigError, run_cli
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,23 +41,90 @@ def _parser() -> argparse.ArgumentParser:
     shapes.add_argument("--name", default="default", help="to keep several sizes side by side")
     shapes.add_argument("--num-train", type=int, default=defaults.num_train)
     shapes.add_argument("--num-validation", type=int, default=defaults.num_validation)
+    shapes.add_argument("--max-objects", type=int, default=defaults.max_objects)
     shapes.add_argument("--seed", type=int, default=defaults.seed)
 
     folder = commands.add_parser("folder", parents=[common], help="your own captioned images")
     folder.add_argument("--source", type=Path, required=True, help="a directory or a .zip")
     folder.add_argument("--captions", type=Path, help="JSON lines outside the source")
     folder.add_argument("--name", help="default: the source's name")
+    _add_official(commands, common)
     return parser
+
+
+def _add_official(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    official = argparse.ArgumentParser(add_help=False)
+    official.add_argument(
+        "--source",
+        type=Path,
+        action="append",
+        default=[],
+        help="a directory or .zip with captions or images; repeatable",
+    )
+    official.add_argument(
+        "--download", action="store_true", help="fetch the official files to DATA_DIR/downloads"
+    )
+    official.add_argument("--name", help="to keep several side by side (default: default)")
+    official.add_argument(
+        "--num-workers", type=int, default=0, help="processes that write (default: cores, up to 3)"
+    )
+    official.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="leave out images that cannot be decoded, and count them",
+    )
+    parents = [common, official]
+    coco = commands.add_parser("coco", parents=parents, help="COCO's images and captions")
+    coco.add_argument("--year", choices=("2014", "2017"), default="", help="where both are there")
+    coco.add_argument(
+        "--karpathy",
+        type=Path,
+        help="take the splits of this dataset_coco.json; the name is then karpathy",
+    )
+    commands.add_parser("ln_coco", parents=parents, help="Localized Narratives of COCO")
+    commands.add_parser(
+        "ln_open_images", parents=parents, help="Localized Narratives of Open Images"
+    )
+
+
+def _prepare_official(args: argparse.Namespace) -> None:
+    """Prepare one of the paper's data sets and print what it holds."""
+    if not args.source and not args.download:
+        raise ConfigError("give --source DIR, or --download to fetch the official files")
+    if args.num_workers < 0:
+        raise ConfigError(f"--num-workers is {args.num_workers}; it must be 0 or more")
+    karpathy = getattr(args, "karpathy", None)
+    sources = list(args.source)
+    if args.download:
+        folder = download_official(args.dataset, args.data_dir / "downloads", progress=True)
+        sources.append(folder)
+    data = read_official(args.dataset, sources, year=getattr(args, "year", ""), karpathy=karpathy)
+    name = args.name or ("karpathy" if karpathy else "default")
+    built = prepare_official(
+        args.dataset,
+        data,
+        args.data_dir,
+        name=name,
+        num_workers=args.num_workers,
+        skip_damaged=args.skip_damaged,
+        progress=True,
+    )
+    print(f"{args.dataset}/{name} {'is ready' if built else 'was prepared before'}:")
+    print(official_summary(args.dataset, data, name, args.data_dir))
 
 
 def main() -> None:
     """Parse flags, prepare the data set and print what it holds."""
     args = _parser().parse_args()
+    if args.dataset in OFFICIAL:
+        _prepare_official(args)
+        return
     if args.dataset == "shapes":
         config = ShapesConfig(
             name=args.name,
             num_train=args.num_train,
             num_validation=args.num_validation,
+            max_objects=args.max_objects,
             seed=args.seed,
         )
         built, name = prepare_shapes(args.data_dir, config, progress=True), f"shapes/{args.name}"

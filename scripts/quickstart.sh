@@ -3,8 +3,9 @@
 #
 #   scripts/quickstart.sh [--config.FIELD=VALUE ...]
 #
-# Sets up .venv, fetches the text encoder, draws the embedded data set, trains on it and generates
-# images for captions of its own. Running it again resumes or reuses what is there.
+# Sets up .venv, fetches two frozen networks, draws the embedded data set, trains on it, generates
+# images for captions of its own and scores the checkpoints. Running it again resumes or reuses what
+# is there.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
@@ -13,8 +14,8 @@ own="$workdir/own_captions"
 
 setup_env requirements.txt
 
-say "Text encoder"
-python scripts/fetch_weights.py minilm
+say "Frozen networks: text encoder, and image features for the scores"
+python scripts/fetch_weights.py minilm efficientnet_lite0
 
 say "Training"
 python -m xmcgan.train --config shapes:quickstart --workdir "$workdir" "$@"
@@ -26,10 +27,15 @@ python scripts/generate.py --workdir "$workdir" --out "$own" \
   --caption "a green triangle above a yellow circle" \
   --caption "two shapes side by side"
 
+say "Evaluation: how real, and how true to their captions"
+python scripts/eval_fid.py --workdir "$workdir" --num-samples 256 --use ema --bootstrap 10
+python scripts/eval_fid.py report --workdir "$workdir"
+
 say "Done. What was left where:"
 cat <<EOF
   $workdir/samples/         fixed captions as training went on, each beside its real image
   $own/    images for the captions above; grid.png shows them all
+  $workdir/evaluation/      report.md and curves.png: the scores of four checkpoints
   $workdir/checkpoints/     the state; the same command resumes from it
   $workdir/metrics.jsonl    every loss, and the same for TensorBoard:
       pip install tensorboard && tensorboard --logdir $workdir/tensorboard

@@ -43,7 +43,7 @@ def test_every_row_of_the_ablation_table_is_a_variant(ablation, expected):
     ("spec", "hint"),
     [
         ("shape", "'shapes'"),
-        ("nothing_like_it", "Known: folder, shapes"),
+        ("nothing_like_it", "Known: coco, folder, ln_coco, ln_open_images, shapes"),
         ("shapes:48", "Known: 32, 64, 128"),
         ("shapes:quickstrat", "'quickstart'"),
         ("shapes:ablation=sentense", "'sentence'"),

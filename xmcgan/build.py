@@ -29,6 +29,7 @@ def build_generator(config: ConfigDict) -> Generator:
         condition_size=config.region_size,
         attention_gamma=config.generator.attention_gamma,
         sentence_in_first_map=config.generator.sentence_in_first_map,
+        normalize_sentence=config.generator.normalize_sentence,
         batch_norm_group_size=config.batch_norm_group_size,
         dtype=_dtype(config),
     )

@@ -61,6 +61,7 @@ def default_config() -> ConfigDict:
     config.generator.z_dim = 128
     config.generator.attention_gamma = 15.0
     config.generator.sentence_in_first_map = False  # true: the paper; false: the official code
+    config.generator.normalize_sentence = False  # true: each dimension standardised by the batch
     config.generator.learning_rate = 1e-4
 
     config.discriminator = ConfigDict()

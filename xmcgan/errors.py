@@ -29,6 +29,10 @@ class TrainingError(UserError):
     """Report a run that cannot go on, such as one whose losses are no longer finite."""
 
 
+class EvaluationError(UserError):
+    """Report a score that would be wrong, such as one of too few images or of two protocols."""
+
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 

@@ -41,3 +41,12 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
     )
+
+
+def inference_batch_size(mesh: Mesh) -> int:
+    """Return how many images a frozen network takes at once.
+
+    A CPU is fastest where the arrays of a batch stay in its caches, an accelerator where a batch
+    fills it.
+    """
+    return mesh.size * (2 if mesh.devices.flat[0].platform == "cpu" else 64)

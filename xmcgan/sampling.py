@@ -19,7 +19,8 @@ from xmcgan.errors import CheckpointError
 from xmcgan.mesh import make_mesh, put, replicated, sample_sharding
 from xmcgan.models.generator import Generator
 from xmcgan.pretrained.encoders import TextEncoder
-from xmcgan.training.checkpoint import committed_steps, restore_subtree
+from xmcgan.training.checkpoint import restore_subtree
+from xmcgan.training.retention import committed_steps
 
 
 def to_uint8(images: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
@@ -94,6 +95,27 @@ class Sampler:
         return np.concatenate(images)[: len(captions)]
 
 
+def load_generator(checkpoints: Path, step: int, mesh: Mesh, *, raw: bool = False) -> Any:
+    """Read the generator of a checkpoint and place it on a mesh.
+
+    Args:
+        checkpoints: the folder of the step folders.
+        step: which.
+        mesh: devices; each gets a copy.
+        raw: the weights of that step instead of their moving average.
+
+    Returns:
+        `params` and `batch_stats`, the variables that `Sampler` takes.
+
+    Raises:
+        CheckpointError: there is no such step, or it is damaged.
+    """
+    keys = ("g_params", "g_batch_stats") if raw else ("ema_params", "ema_batch_stats")
+    stored = restore_subtree(checkpoints, step, keys)
+    variables = {"params": stored[keys[0]], "batch_stats": stored[keys[1]]}
+    return put(variables, replicated(mesh))
+
+
 class TrainedModel:
     """Draw images with the generator of a workdir.
 
@@ -114,11 +136,8 @@ class TrainedModel:
         if not steps:
             raise CheckpointError(f"{checkpoints} has no checkpoint yet: train first")
         self.step = steps[-1] if step is None else step
-        keys = ("g_params", "g_batch_stats") if raw else ("ema_params", "ema_batch_stats")
-        stored = restore_subtree(checkpoints, self.step, keys)
         mesh = make_mesh()
-        variables = {"params": stored[keys[0]], "batch_stats": stored[keys[1]]}
-        self._variables = put(variables, replicated(mesh))
+        self._variables = load_generator(checkpoints, self.step, mesh, raw=raw)
         text, tokenizer = build.build_text_encoder(self.config)
         self._sampler = Sampler(build.build_generator(self.config), text, tokenizer, mesh)
 

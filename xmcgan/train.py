@@ -7,12 +7,10 @@ The same command resumes a run that was stopped.
 
 import argparse
 import difflib
-import os
 import re
 from pathlib import Path
 
-import jax
-
+from xmcgan.compilation import use_compilation_cache
 from xmcgan.config import apply_override, load_config
 from xmcgan.errors import ConfigError, run_cli
 
@@ -70,13 +68,6 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
     if args.workdir is None:
         args.workdir = Path("runs") / re.sub(r"[^A-Za-z0-9.+_-]+", "_", args.config)
     return args, overrides
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless JAX's own variable says where."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(root / "xmcgan" / "jax"))
 
 
 def main() -> int:

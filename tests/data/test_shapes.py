@@ -195,3 +195,11 @@ def test_stored_example_equals_the_drawn_one(shapes_dir):
         assert example.image == image
         assert example.captions == captions
         assert json.loads(example.scene) == json.loads(scene.to_json())
+
+
+def test_a_scene_has_no_more_objects_than_asked_for():
+    counts = {most: set() for most in (1, 2, 3)}
+    for most, found in counts.items():
+        for index in range(60):
+            found.add(len(make_example(0, "train", index, most)[2].objects))
+    assert counts == {1: {1}, 2: {1, 2}, 3: {1, 2, 3}}

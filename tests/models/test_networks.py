@@ -140,3 +140,25 @@ def test_the_first_map_can_see_the_sentence():
         )
         seen = z.shape[-1] + network.sentence_in_first_map * sentence.shape[-1]
         assert shapes["params"]["first_map"]["kernel"].shape == (seen, 16 * 2 * 4 * 4)
+
+
+def test_a_normalised_sentence_forgets_scale_and_offset_of_each_dimension():
+    words, mask, sentence, z = _generator_inputs()
+    # One block of an 8 px generator: enough to see the sentence, and quick to compile.
+    network = Generator(
+        8, 2, 5, 4, sentence_in_first_map=True, normalize_sentence=True, multipliers=(1,)
+    )
+    scale, offset = jnp.linspace(1, 3, sentence.shape[-1]), jnp.linspace(-2, 9, sentence.shape[-1])
+
+    @jax.jit
+    def draw(sentence):
+        inputs = words, mask, sentence, z
+        variables = network.init(jax.random.key(0), *inputs, train=False)
+        return network.apply(variables, *inputs, train=True, mutable=["batch_stats"])
+
+    images, state = draw(sentence)
+    # Batch norm's epsilon keeps the two from being equal.
+    np.testing.assert_allclose(images, draw(sentence * scale + offset)[0], atol=1e-3)
+    assert float(jnp.abs(images - draw(sentence[::-1])[0]).max()) > 1e-2
+    mean = state["batch_stats"]["sentence_norm"]["mean"]
+    np.testing.assert_allclose(mean, 0.1 * sentence.mean(axis=0), rtol=1e-4, atol=1e-6)

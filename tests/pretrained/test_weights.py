@@ -58,3 +58,31 @@ def test_directory_with_two_candidates_is_refused_with_their_names(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(WeightsError, match=r"a\.safetensors, b\.safetensors"):
         weights.find_file(tmp_path, (".safetensors",))
+
+
+def test_published_file_is_verified_by_either_digest(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"right")
+    sha256, md5 = (hashlib.new(name, b"right").hexdigest() for name in ("sha256", "md5"))
+    identities = [
+        weights.identify_file(path, expected_sha256=sha256, allow_unverified=False),
+        weights.identify_file(path, expected_sha256=None, expected_md5=md5, allow_unverified=False),
+        weights.identify_file(path, expected_sha256=sha256, allow_unverified=True),
+    ]
+    assert identities == [weights.FileIdentity(sha256, verified=True)] * 3
+
+
+@pytest.mark.parametrize("expected", [("0" * 64, None), (None, "0" * 32), (None, None)])
+def test_other_file_needs_the_flag_and_stays_unverified(tmp_path, expected):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"wrong")
+    digests = dict(zip(("expected_sha256", "expected_md5"), expected, strict=True))
+    with pytest.raises(WeightsError, match=r"a\.pth.*--allow-unverified-weights"):
+        weights.identify_file(path, **digests, allow_unverified=False)
+    identity = weights.identify_file(path, **digests, allow_unverified=True)
+    assert identity == weights.FileIdentity(hashlib.sha256(b"wrong").hexdigest(), verified=False)
+
+
+def test_missing_file_is_named_even_where_the_flag_is_given(tmp_path):
+    with pytest.raises(WeightsError, match=r"absent\.pth"):
+        weights.identify_file(tmp_path / "absent.pth", expected_sha256=None, allow_unverified=True)

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from xmcgan.errors import CheckpointError
 from xmcgan.training import checkpoint
 from xmcgan.training.checkpoint import Checkpointer
+from xmcgan.training.retention import pin
 
 FINGERPRINT = {"seed": 1, "data": {"name": "shapes", "size": [32, 32]}}
 
@@ -97,14 +98,19 @@ def test_arrays_donated_right_after_save_are_stored_as_they_were(tmp_path):
     np.testing.assert_array_equal(restored["w"], np.arange(1 << 20, dtype=np.float32))
 
 
-def test_only_the_newest_steps_are_kept(tmp_path):
+def test_only_the_newest_steps_and_pinned_ones_are_kept(tmp_path):
     with open_run(tmp_path, keep=2) as checkpointer:
         assert checkpointer.latest_step() is None
-        for step in (1, 2, 3):
+        for step in (1, 2, 3, 4):
             checkpointer.save(step, make_state(step), {})
+            if step == 1:
+                checkpointer.wait()
+                assert pin(tmp_path, 1, "evaluation")
         checkpointer.wait()
-        assert checkpointer.all_steps() == [2, 3]
-        assert checkpointer.latest_step() == 3
+        assert checkpointer.all_steps() == [1, 3, 4]
+        assert checkpointer.latest_step() == 4
+        restored, _ = checkpointer.restore(1, abstract(make_state(1)))
+        assert_identical(restored, make_state(1))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
@@ -365,7 +371,8 @@ def test_sigkill_while_saving_leaves_a_whole_step_and_no_leftovers(tmp_path):
         assert extra == {"step": latest}
         for i in range(20):
             np.testing.assert_array_equal(state[f"w{i}"], np.float32(latest + i))
-        assert all(path.name.isdigit() for path in tmp_path.iterdir())
+        names = {path.name for path in tmp_path.iterdir()} - {"pins"}
+        assert all(name.isdigit() for name in names)
         reached = latest
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from xmcgan.errors import CheckpointError, ConfigError, DataError, TrainingError, WeightsError
 from xmcgan.training import loop
-from xmcgan.training.checkpoint import committed_steps, restore_subtree
+from xmcgan.training.checkpoint import restore_subtree
 from xmcgan.training.metrics import MetricAverages
+from xmcgan.training.retention import committed_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = (

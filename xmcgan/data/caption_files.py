@@ -26,6 +26,19 @@ class CaptionedImage:
     captions: tuple[str, ...]
 
 
+def caption_fault(text: str, max_chars: int = MAX_CAPTION_CHARS) -> str:
+    """Return why a caption cannot be used, in words after "a caption"; empty for a good one."""
+    if "\0" in text:
+        return f"has a NUL character: {text[:40]!r}"
+    if len(text) > max_chars:
+        return (
+            f"has {len(text):,} characters, more than the {max_chars:,} allowed: {text[:40]!r}..."
+        )
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        return f"is not valid Unicode: {text[:40]!r}"
+    return ""
+
+
 def clean_captions(texts: Sequence[str], where: str) -> tuple[tuple[str, ...], int]:
     """Strip captions and drop the empty ones.
 
@@ -42,15 +55,8 @@ def clean_captions(texts: Sequence[str], where: str) -> tuple[tuple[str, ...], i
     kept = []
     for text in texts:
         stripped = text.strip()
-        if "\0" in stripped:
-            raise DataError(f"{where}: a caption has a NUL character: {stripped[:40]!r}")
-        if len(stripped) > MAX_CAPTION_CHARS:
-            raise DataError(
-                f"{where}: a caption has {len(stripped):,} characters, more than the "
-                f"{MAX_CAPTION_CHARS:,} allowed: {stripped[:40]!r}..."
-            )
-        if any("\ud800" <= char <= "\udfff" for char in stripped):
-            raise DataError(f"{where}: a caption is not valid Unicode: {stripped[:40]!r}")
+        if fault := caption_fault(stripped):
+            raise DataError(f"{where}: a caption {fault}")
         if stripped:
             kept.append(stripped)
     if not kept:

@@ -10,12 +10,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 MAX_FILE_BYTES = 256 * 1024**2  # a zip entry that unpacks to more is taken for a bomb
 
 
-def _is_hidden(path: str) -> bool:
+def is_hidden(path: str) -> bool:
     """Tell the files that archivers and desktops leave behind from the user's own."""
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
 
 
-def _check_entry(archive: Path, entry: zipfile.ZipInfo) -> None:
+def check_entry(archive: Path, entry: zipfile.ZipInfo) -> None:
+    """Refuse a zip member that points outside the archive or is encrypted.
+
+    Raises:
+        DataError: names the archive and the member.
+    """
     parts = PurePosixPath(entry.filename.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in entry.filename.split("/")[0]:
         raise DataError(f"{archive}: entry {entry.filename!r} points outside the archive")
@@ -52,7 +57,7 @@ class ImageStore:
             raise DataError(f"{source} does not exist")
 
     def _add(self, name: str, size: int, place: Path | zipfile.ZipFile) -> None:
-        if _is_hidden(name):
+        if is_hidden(name):
             return
         if name in self._places:
             raise DataError(f"{self.source}: the name {name!r} occurs twice")
@@ -64,7 +69,7 @@ class ImageStore:
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{path} is not a readable zip: {error}") from error
         for entry in archive.infolist():
-            _check_entry(path, entry)
+            check_entry(path, entry)
             if not entry.is_dir():
                 self._add(entry.filename, entry.file_size, archive)
 

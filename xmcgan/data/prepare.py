@@ -1,24 +1,46 @@
 """Preparation of data sets: build once, leave nothing half-written, say what was done."""
 
+import collections
 import contextlib
 import fcntl
 import io
+import json
 import logging
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
+from xmcgan.data import coco, downloads
+from xmcgan.data import localized_narratives as ln
 from xmcgan.data.folder import Folder, FolderConfig, FolderData, check_images, read_folder
-from xmcgan.data.shapes import Shapes, ShapesConfig
-from xmcgan.data.sources import dataset_dir, find_version, is_prepared
+from xmcgan.data.official import (
+    MAX_WORKERS,
+    Coco,
+    LnCoco,
+    LnOpenImages,
+    OfficialBuilder,
+    OfficialConfig,
+    OfficialData,
+)
+from xmcgan.data.shapes import STANDARD, Shapes, ShapesConfig
+from xmcgan.data.shapes_scene import MAX_OBJECTS
+from xmcgan.data.sources import dataset_dir, find_version, is_prepared, list_splits
 from xmcgan.errors import DataError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_OVERHEAD = 1.05  # of a prepared data set over its images, at most
+
+OFFICIAL: dict[str, type[OfficialBuilder]] = {
+    "coco": Coco,
+    "ln_coco": LnCoco,
+    "ln_open_images": LnOpenImages,
+}
 
 
 @contextlib.contextmanager
@@ -49,7 +71,7 @@ def _quiet_tfds() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write(builder: Shapes | Folder) -> None:
+def _write(builder: Shapes | Folder | OfficialBuilder) -> None:
     """Write a data set; TFDS works in a folder `incomplete.*` and renames it at the end."""
     final = Path(builder.data_dir)
     for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
@@ -68,12 +90,13 @@ def _check_name(name: str) -> None:
         raise DataError(f"the name {name!r} is not made of letters, digits, _ and - only")
 
 
-def _check_same(builder: Shapes | Folder, recipe: dict[str, Any]) -> None:
+def _check_same(builder: Shapes | Folder | OfficialBuilder, recipe: dict[str, Any]) -> None:
     """Refuse to take a prepared data set for another one of the same name."""
-    stored = builder.info.metadata or {}
-    if any(stored.get(key) != value for key, value in recipe.items()):
+    metadata = builder.info.metadata or {}
+    stored = {key: metadata.get(key) for key in recipe}
+    if stored != recipe:
         raise DataError(
-            f"{builder.data_dir} was prepared from other data: {dict(stored)}, asked: {recipe}; "
+            f"{builder.data_dir} was prepared from other data: {stored}, asked: {recipe}; "
             "choose another --name, or delete that folder to replace it"
         )
 
@@ -99,6 +122,8 @@ def prepare_shapes(
     _check_name(config.name)
     if min(config.num_train, config.num_validation) < 1 or config.seed < 0:
         raise DataError(f"shapes needs at least 1 image a split and a seed >= 0: {config.recipe()}")
+    if not 1 <= config.max_objects <= MAX_OBJECTS:
+        raise DataError(f"max_objects is {config.max_objects}: it must be from 1 to {MAX_OBJECTS}")
     with _alone(f"shapes/{config.name}", data_dir), _quiet_tfds():
         builder = Shapes(data_dir=str(data_dir), config=config)
         builder.show_progress = progress
@@ -162,17 +187,135 @@ def _summary(data: FolderData) -> str:
     )
 
 
+def read_official(
+    dataset: str, sources: Sequence[Path], *, year: str = "", karpathy: Path | None = None
+) -> OfficialData:
+    """Read captions and find images of one of the paper's data sets.
+
+    Args:
+        dataset: "coco", "ln_coco" or "ln_open_images".
+        sources: directories or zips, in the official layout or another.
+        year: of COCO's captions; see `coco.read_coco`.
+        karpathy: a file of COCO's splits; see `coco.read_coco`.
+
+    Raises:
+        DataError: for every fault of files or captions.
+    """
+    if dataset == "coco":
+        return coco.read_coco(sources, year=year, karpathy=karpathy)
+    return ln.read_narratives(sources, ln.COCO if dataset == "ln_coco" else ln.OPEN_IMAGES)
+
+
+def download_official(dataset: str, directory: Path, *, progress: bool = False) -> Path:
+    """Fetch the official files of one of the paper's data sets.
+
+    Args:
+        dataset: "coco", "ln_coco" or "ln_open_images".
+        directory: where downloads are kept, a folder of it for each data set.
+        progress: show bars.
+
+    Returns:
+        The folder, which can be read as a source.
+
+    Raises:
+        DataError: see `downloads.download`.
+    """
+    folder = directory / dataset
+    if dataset == "coco":
+        downloads.download(coco.ARCHIVES, folder, progress=progress)
+        return folder
+    edition = ln.COCO if dataset == "ln_coco" else ln.OPEN_IMAGES
+    downloads.download((*edition.narratives, *edition.images), folder, progress=progress)
+    if edition is ln.OPEN_IMAGES:
+        for split, images in ln.read_texts([folder], edition, collections.Counter()).items():
+            urls = (f"{ln.OPEN_IMAGES_HOST}/{split}/{i}.jpg" for i in images)
+            downloads.download_images(urls, folder / split, progress=progress)
+    return folder
+
+
+def prepare_official(
+    dataset: str,
+    data: OfficialData,
+    data_dir: Path | str,
+    *,
+    name: str = "default",
+    num_workers: int = 0,
+    skip_damaged: bool = False,
+    progress: bool = False,
+) -> bool:
+    """Store one of the paper's data sets unless it is there already.
+
+    Args:
+        dataset: "coco", "ln_coco" or "ln_open_images".
+        data: what `read_official` found.
+        data_dir: root of all prepared data sets.
+        name: to keep several side by side, as DATASET/NAME.
+        num_workers: processes that write; 0 takes as many as there are cores, at most
+            `MAX_WORKERS`.
+        skip_damaged: leave out images that cannot be decoded, and count them.
+        progress: show a progress bar.
+
+    Returns:
+        True where the data set was written, False where it was there.
+
+    Raises:
+        DataError: no images, damaged ones, too little disk, or other data of that name.
+    """
+    _check_name(name)
+    if not data.splits:
+        raise DataError("no image with captions was found")
+    config = OfficialConfig(
+        name=name,
+        data=data,
+        num_workers=num_workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS),
+        skip_damaged=skip_damaged,
+    )
+    with _alone(f"{dataset}/{name}", data_dir), _quiet_tfds():
+        builder = OFFICIAL[dataset](data_dir=str(data_dir), config=config)
+        builder.show_progress = progress
+        if builder.is_prepared():
+            _check_same(builder, {"digest": data.digest()})
+            return False
+        downloads.check_free(Path(data_dir), int(data.num_bytes * _OVERHEAD))
+        _write(builder)
+    return True
+
+
+def official_summary(dataset: str, data: OfficialData, name: str, data_dir: Path | str) -> str:
+    """Return the counts of a prepared data set beside the published ones, and its size."""
+    full_name = f"{dataset}/{name}"
+    directory = find_version(full_name, data_dir)
+    splits = list_splits(full_name, data_dir)
+    lines = []
+    for split, num in splits.items():
+        entries = data.splits.get(split, ())
+        num_captions = sum(len(entry.captions) for entry in entries)
+        what = f"narratives of {len(entries):,} images"
+        what = what if data.narratives else f"images with {num_captions:,} captions"
+        published = f" (published: {data.published[split]:,})" if split in data.published else ""
+        lines.append(f"  {split:<12}{num:>9,} {what}{published}")
+    if splits == dict(data.published):
+        lines.append("  these are the full published data")
+    else:
+        lines.append("  not the published numbers: a part of the data, or another release")
+    left_out = json.loads((directory / "metadata.json").read_bytes()).get("left_out", {})
+    lines += [f"  left out    {num:>9,} {reason}" for reason, num in sorted(left_out.items())]
+    size = sum(path.stat().st_size for path in directory.iterdir())
+    lines.append(f"  in {directory}, {size / 1e9:,.3f} GB")
+    return "\n".join(lines)
+
+
 def ensure_prepared(name: str, data_dir: Path | str, *, progress: bool = False) -> None:
     """Draw `shapes` on first use; for any other data set, check that it is prepared.
 
     Args:
-        name: "shapes" or "folder/NAME".
+        name: "shapes", "folder/NAME", "coco" and so on.
         data_dir: root of all prepared data sets.
         progress: show a progress bar.
 
     Raises:
         DataError: a data set that needs a source is not prepared; the message gives the command.
     """
-    if name in ("shapes", "shapes/default") and not is_prepared(name, data_dir):
-        prepare_shapes(data_dir, progress=progress)
+    if name in STANDARD and not is_prepared(name, data_dir):
+        prepare_shapes(data_dir, STANDARD[name], progress=progress)
     find_version(name, data_dir)

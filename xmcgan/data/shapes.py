@@ -9,7 +9,14 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from xmcgan.data.shapes_captions import write_captions
-from xmcgan.data.shapes_scene import IMAGE_SIZE, Scene, draw_scene, encode_png, sample_scene
+from xmcgan.data.shapes_scene import (
+    IMAGE_SIZE,
+    MAX_OBJECTS,
+    Scene,
+    draw_scene,
+    encode_png,
+    sample_scene,
+)
 
 # Part of the random seed, so that no scene of one split is a scene of another.
 _SPLIT_SEEDS = {"train": 0, "validation": 1}
@@ -17,11 +24,12 @@ _SPLIT_SEEDS = {"train": 0, "validation": 1}
 
 @dataclasses.dataclass(kw_only=True)
 class ShapesConfig(tfds.core.BuilderConfig):
-    """Hold how many scenes to draw, and from which seed."""
+    """Hold how many scenes to draw, of how many objects, and from which seed."""
 
     name: str = "default"
     num_train: int = 20_000
     num_validation: int = 2_000
+    max_objects: int = MAX_OBJECTS
     seed: int = 0
 
     def recipe(self) -> dict[str, int]:
@@ -29,23 +37,35 @@ class ShapesConfig(tfds.core.BuilderConfig):
         return {
             "num_train": self.num_train,
             "num_validation": self.num_validation,
+            "max_objects": self.max_objects,
             "seed": self.seed,
         }
 
 
-def make_example(seed: int, split: str, index: int) -> tuple[bytes, list[str], Scene]:
+# What is drawn on first use. With one object, its place is most of what tells captions apart.
+STANDARD = {
+    "shapes": ShapesConfig(),
+    "shapes/default": ShapesConfig(),
+    "shapes/single": ShapesConfig(name="single", max_objects=1),
+}
+
+
+def make_example(
+    seed: int, split: str, index: int, max_objects: int = MAX_OBJECTS
+) -> tuple[bytes, list[str], Scene]:
     """Draw one example; a pure function of its arguments.
 
     Args:
         seed: seed of the data set, at least 0.
         split: "train" or "validation".
         index: number of the scene within the split.
+        max_objects: of the scene.
 
     Returns:
         PNG bytes (128 x 128, RGB), the captions, and the scene's attributes.
     """
     rng = np.random.default_rng([seed, _SPLIT_SEEDS[split], index])
-    scene = sample_scene(rng)
+    scene = sample_scene(rng, max_objects)
     captions = write_captions(scene, rng)
     return encode_png(draw_scene(scene, rng)), captions, scene
 
@@ -94,7 +114,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             disable=None if self.show_progress else True,
         )
         for index in indices:
-            image, captions, scene = make_example(self.builder_config.seed, split, index)
+            config = self.builder_config
+            image, captions, scene = make_example(config.seed, split, index, config.max_objects)
             yield (
                 index,
                 {

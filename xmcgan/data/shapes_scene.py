@@ -125,11 +125,12 @@ def _sample_object(rng: np.random.Generator, shape: str, color: str, position: s
     )
 
 
-def sample_scene(rng: np.random.Generator) -> Scene:
-    """Draw the attributes of one scene: one to three objects in different areas.
+def sample_scene(rng: np.random.Generator, max_objects: int = MAX_OBJECTS) -> Scene:
+    """Draw the attributes of one scene: objects in different areas.
 
     Args:
         rng: source of every choice; two equal generators give equal scenes.
+        max_objects: a scene has from 1 to this many, at most `MAX_OBJECTS`.
 
     Returns:
         A scene in which no two objects share both shape and color, so that "a red circle" names
@@ -138,7 +139,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     kind = BACKGROUND_KINDS[rng.integers(len(BACKGROUND_KINDS))]
     background_rgb = _jittered(rng, BACKGROUNDS[background])
-    count = int(rng.integers(1, MAX_OBJECTS + 1))
+    count = int(rng.integers(1, max_objects + 1))
     colors = [color for color in COLORS if color not in HIDDEN_ON[background]]
     looks = rng.choice(len(SHAPES) * len(colors), size=count, replace=False)
     cells = rng.choice(len(POSITIONS), size=count, replace=False)

@@ -7,11 +7,16 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from xmcgan.errors import DataError
 
-BUILDERS = ("shapes", "folder")
+BUILDERS = ("shapes", "folder", "coco", "ln_coco", "ln_open_images", "coco_captions")
+# Names that held-out images go by, in order of preference; first Karpathy's parts of val2014.
+_HELD_OUT = ("restval+val+test", "validation", "val", "dev", "test")
+NARRATIVES = "narratives_per_image"  # in metadata.json, where each caption is an example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +28,16 @@ class Example:
         captions: at least one caption.
         name: the image's name, unique within its split.
         scene: for `shapes`, the scene's attributes as JSON; empty elsewhere.
+        image_id: as the official data set writes it; empty for `shapes` and `folder`.
+        caption_ids: one of each caption, where the official data set has them.
     """
 
     image: bytes
     captions: list[str]
     name: str
     scene: str = ""
+    image_id: str = ""
+    caption_ids: list[str] = dataclasses.field(default_factory=list)
 
 
 class Source(Protocol):
@@ -43,7 +52,7 @@ def dataset_dir(name: str, data_dir: Path | str) -> Path:
     """Return the folder that holds the versions of a data set.
 
     Args:
-        name: "shapes" or "folder/NAME".
+        name: "shapes", "folder/NAME", "coco", "coco/NAME" and so on.
         data_dir: root of all prepared data sets.
     """
     builder, _, config = name.partition("/")
@@ -53,16 +62,19 @@ def dataset_dir(name: str, data_dir: Path | str) -> Path:
 def prepare_command(name: str, data_dir: Path | str) -> str:
     """Return the command line that prepares a data set."""
     builder, _, config = name.partition("/")
+    if builder == "coco_captions":
+        return "  (TFDS prepares it: tfds build coco_captions --file_format=array_record)"
     command = f"python scripts/prepare_data.py {builder} --data-dir {data_dir}"
     if builder == "folder":
         return f"{command} --name {config or 'NAME'} --source DIR_OR_ZIP"
-    return f"{command} --name {config}" if config else command
+    command = f"{command} --name {config}" if config else command
+    return command if builder == "shapes" else f"{command} --source DIR (or --download)"
 
 
 def _versions(name: str, data_dir: Path | str) -> list[Path]:
     builder = name.partition("/")[0]
     if builder not in BUILDERS:
-        raise DataError(f"unknown data set {name!r}: it must be shapes or folder/NAME")
+        raise DataError(f"unknown data set {name!r}; known are {', '.join(BUILDERS)}, and /NAME")
     root = dataset_dir(name, data_dir)
     return [path.parent for path in root.glob("[0-9]*.[0-9]*.[0-9]*/dataset_info.json")]
 
@@ -97,9 +109,12 @@ def _open_builder(directory: Path) -> Any:
 class TfdsSource:
     """Read one split of a prepared data set, opened on first use so that it pickles small.
 
+    Where each caption is an example of its own, the image is stored once all the same: example i is
+    found by the numbers of captions of the images before it.
+
     Args:
         directory: the folder of one version, with `dataset_info.json` and the record files.
-        split: name of the split.
+        split: name of the split, or several joined by "+".
     """
 
     def __init__(self, directory: Path, split: str):
@@ -108,27 +123,52 @@ class TfdsSource:
     @functools.cached_property
     def _records(self) -> Any:
         builder = _open_builder(self._directory)
-        splits = builder.info.splits
-        if self._split not in splits:
-            known = ", ".join(sorted(splits))
-            raise DataError(f"{self._directory} has no split {self._split!r}; it has: {known}")
+        _check_split(builder, self._split, self._directory)
         try:
-            return builder.as_data_source(
-                self._split, decoders={"image": tfds.decode.SkipDecoding()}
-            )
+            # The records themselves: TFDS's decoding would take as long again as reading.
+            return builder.as_data_source(self._split).data_source
         except Exception as error:  # a truncated file, sometimes without a message
             raise DataError(
                 f"split {self._split!r} of {self._directory} is damaged: {error or 'no detail'}; "
                 "delete that folder and prepare it again"
             ) from error
 
+    @functools.cached_property
+    def _ends(self) -> np.ndarray | None:
+        """Return for each record how many examples end with it; None where it is one each."""
+        per_image = _narratives_per_image(self._directory)
+        if per_image is None:
+            return None
+        counts = [per_image.get(part, []) for part in self._split.split("+")]
+        ends = np.cumsum(np.concatenate(counts), dtype=np.int64)
+        if len(ends) != len(self._records):
+            raise DataError(
+                f"{self._directory} is damaged: {len(self._records)} records, but metadata.json "
+                f"speaks of {len(ends)}; delete that folder and prepare it again"
+            )
+        return ends
+
     def __len__(self) -> int:
-        return len(self._records)
+        num_records = len(self._records)
+        return num_records if self._ends is None else int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Example:
+        if self._ends is None:
+            return _to_example(self._read(index))
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        record = int(np.searchsorted(self._ends, index, side="right"))
+        return _narrative(_to_example(self._read(record)), int(self._ends[record]) - index)
+
+    def _read(self, index: int) -> Any:
         records = self._records
         try:
-            fields = records[index]
+            example: Any = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
+            example.ParseFromString(records[index])
+            fields = example.features.feature
+            if "image" not in fields:  # of a truncated file come empty records
+                raise ValueError("it has no image")
+            return fields
         except IndexError:
             raise
         except Exception as error:
@@ -136,24 +176,73 @@ class TfdsSource:
                 f"record {index} of split {self._split!r} in {self._directory} is damaged "
                 f"({error}); delete that folder and prepare it again"
             ) from error
-        return Example(
-            image=fields["image"],
-            captions=[caption.decode() for caption in fields["captions"]],
-            name=fields["name"].decode(),
-            scene=fields["scene"].decode() if "scene" in fields else "",
-        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_directory": self._directory, "_split": self._split}
+
+
+def _check_split(builder: Any, split: str, directory: Path) -> None:
+    splits = builder.info.splits
+    if not all(part in splits for part in split.split("+")):
+        known = ", ".join(sorted(splits))
+        raise DataError(f"{directory} has no split {split!r}; it has: {known}")
+
+
+def _narratives_per_image(directory: Path) -> dict[str, list[int]] | None:
+    path = directory / "metadata.json"
+    try:
+        return json.loads(path.read_bytes()).get(NARRATIVES) if path.exists() else None
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not readable: {error}") from error
+
+
+def _to_example(fields: Any) -> Example:
+    """Return a record as an example; records of TFDS's own `coco_captions` have other fields."""
+    if "image/filename" in fields:
+        return Example(
+            image=fields["image"].bytes_list.value[0],
+            captions=_texts(fields, "captions/text"),
+            name=_text(fields, "image/filename"),
+            image_id=str(fields["image/id"].int64_list.value[0]),
+            caption_ids=[str(number) for number in fields["captions/id"].int64_list.value],
+        )
+    return Example(
+        image=fields["image"].bytes_list.value[0],
+        captions=_texts(fields, "captions"),
+        name=_text(fields, "name"),
+        scene=_text(fields, "scene"),
+        image_id=_text(fields, "image_id"),
+        caption_ids=_texts(fields, "caption_ids"),
+    )
+
+
+def _texts(fields: Any, key: str) -> list[str]:
+    return [text.decode() for text in fields[key].bytes_list.value] if key in fields else []
+
+
+def _text(fields: Any, key: str) -> str:
+    return fields[key].bytes_list.value[0].decode() if key in fields else ""
+
+
+def _narrative(example: Example, from_end: int) -> Example:
+    """Keep one caption of an example, the `from_end`-th from the end, and name it after that."""
+    caption_id = example.caption_ids[-from_end]
+    return dataclasses.replace(
+        example,
+        captions=[example.captions[-from_end]],
+        caption_ids=[caption_id],
+        name=f"{example.name}#{caption_id}",
+    )
 
 
 def load_source(name: str, data_dir: Path | str, split: str) -> TfdsSource:
     """Open one split of a prepared data set.
 
     Args:
-        name: "shapes" or "folder/NAME".
+        name: "shapes", "folder/NAME", "coco" and so on.
         data_dir: root of all prepared data sets.
-        split: "train", "validation", or what the data's own captions call it.
+        split: "train", "validation", or what the data's own captions call it; several joined by
+            "+" are read one after the other.
 
     Returns:
         A sequence of `Example`.
@@ -170,8 +259,21 @@ def load_source(name: str, data_dir: Path | str, split: str) -> TfdsSource:
 
 def list_splits(name: str, data_dir: Path | str) -> dict[str, int]:
     """Return the number of examples of every split of a prepared data set."""
-    builder = _open_builder(find_version(name, data_dir))
-    return {split: info.num_examples for split, info in builder.info.splits.items()}
+    directory = find_version(name, data_dir)
+    infos = _open_builder(directory).info.splits
+    per_image = _narratives_per_image(directory)
+    if per_image is not None:
+        return {split: sum(per_image[split]) for split in infos}
+    return {split: info.num_examples for split, info in infos.items()}
+
+
+def held_out_split(name: str, data_dir: Path | str) -> str | None:
+    """Return the split of images that were not trained on, by its name; None where there is none.
+
+    Of COCO in Karpathy's splits it is all of val2014, which the field evaluates on.
+    """
+    splits = list_splits(name, data_dir)
+    return next((s for s in _HELD_OUT if all(part in splits for part in s.split("+"))), None)
 
 
 def fingerprint(name: str, data_dir: Path | str) -> str:

@@ -59,7 +59,10 @@ class Tokenizer:
             token_ids: int32, [PAD] = 0 after the sentence.
             word_mask: True where a real token stands, [CLS] and [SEP] included.
         """
-        encoded = self._tokenizer.encode_batch(list(captions))
+        if len(captions) == 1:  # without the threads of a batch
+            encoded = [self._tokenizer.encode(captions[0])]
+        else:
+            encoded = self._tokenizer.encode_batch(list(captions))
         shape = (len(encoded), self.max_tokens)
         token_ids = np.array([e.ids for e in encoded], dtype=np.int32).reshape(shape)
         word_mask = np.array([e.attention_mask for e in encoded], dtype=bool).reshape(shape)

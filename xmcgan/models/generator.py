@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from xmcgan.models.attention import attend_to_words
 from xmcgan.models.blocks import GeneratorBlock
 from xmcgan.models.convolution import Conv1x1, Conv3x3, Dense
-from xmcgan.models.modulation import Condition, ConditionalBatchNorm
+from xmcgan.models.modulation import BatchNorm, Condition, ConditionalBatchNorm
 
 # Width of each block, in multiples of the base width. 128 and 256 are the paper's; smaller
 # networks are the one for 128 without its last blocks.
@@ -35,6 +35,7 @@ class Generator(nn.Module):
         condition_size: height and width of the feature map that attends to the words.
         attention_gamma: sharpness of the attention over words.
         sentence_in_first_map: feed the first feature map sentence and noise, not noise alone.
+        normalize_sentence: standardise each dimension of the sentence over the batch.
         batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
         dtype: of the arithmetic; parameters, statistics and the image stay float32.
     """
@@ -45,6 +46,7 @@ class Generator(nn.Module):
     condition_size: int = 16
     attention_gamma: float = 15.0
     sentence_in_first_map: bool = False
+    normalize_sentence: bool = False
     batch_norm_group_size: int = 0
     dtype: Any = jnp.float32
     multipliers: tuple[int, ...] = ()
@@ -74,6 +76,11 @@ class Generator(nn.Module):
         block = partial(
             GeneratorBlock, batch_norm_group_size=self.batch_norm_group_size, dtype=self.dtype
         )
+        if self.normalize_sentence:
+            # Deviation: pooled sentences of a narrow domain differ by a small part of their
+            # norm, which noise of unit variance drowns.
+            norm = BatchNorm(group_size=self.batch_norm_group_size, name="sentence_norm")
+            sentence = norm(sentence[:, None, None, :], train=train)[:, 0, 0, :]
         projected = Dense(self.z_dim, dtype=self.dtype, name="sentence")(sentence)
         condition = Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
 

@@ -204,10 +204,68 @@ def check_file(path: Path, member: Member, *, remedy: str) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class FileIdentity:
+    """Say which file of weights was read.
+
+    Attributes:
+        sha256: the file's digest, in hexadecimal.
+        verified: whether it is known to be the published file.
+    """
+
+    sha256: str
+    verified: bool
+
+
+def identify_file(
+    path: Path,
+    *,
+    expected_sha256: str | None,
+    expected_md5: str | None = None,
+    allow_unverified: bool,
+) -> FileIdentity:
+    """Return which file this is, after comparing it with the published digests.
+
+    Args:
+        path: the file.
+        expected_sha256: digest of the published file; None where none was published.
+        expected_md5: the same by MD5, for files that were published with no better digest.
+        allow_unverified: accept a file that has another digest, or none to compare with.
+
+    Raises:
+        WeightsError: the file is missing, or it is not the published one and this is not allowed.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}: there is no such file")
+    sha256 = sha256_of(path)
+    compared = []
+    if expected_sha256 is not None:
+        compared.append(("sha256", sha256, expected_sha256))
+    if expected_md5 is not None:
+        compared.append(("md5", _digest_of(path, "md5"), expected_md5))
+    wrong = [comparison for comparison in compared if comparison[1] != comparison[2]]
+    verified = bool(compared) and not wrong
+    if not verified and not allow_unverified:
+        reason = "no digest of the published file is known"
+        if wrong:
+            name, found, expected = wrong[0]
+            reason = f"its {name} is {found} where the published file has {expected}"
+        raise WeightsError(
+            f"{path} cannot be verified: {reason}; fetch the published file, or pass "
+            "--allow-unverified-weights to use this one (its scores are then marked as unverified)"
+        )
+    return FileIdentity(sha256, verified)
+
+
 def sha256_of(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
+    return _digest_of(path, "sha256")
+
+
+def _digest_of(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return digest.hexdigest()
 
 
 def find_file(path: Path, suffixes: tuple[str, ...]) -> Path:

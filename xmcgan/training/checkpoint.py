@@ -22,6 +22,7 @@ from etils import epath
 from xmcgan.errors import CheckpointError
 from xmcgan.training import record as records
 from xmcgan.training.record import Record
+from xmcgan.training.retention import committed_steps, remove_old
 
 PyTree = Any
 JSON = Any
@@ -30,7 +31,7 @@ _STATE = "state"
 
 
 class Checkpointer:
-    """Save and restore the whole state of a run, the last `keep` steps of it.
+    """Save and restore the whole state of a run; keep the last `keep` steps and the pinned ones.
 
     Use it as a context manager: leaving the block waits for the save that is under way. The caller
     holds `lock_workdir`, so that nobody else writes into `directory`.
@@ -41,7 +42,8 @@ class Checkpointer:
 
         Args:
             directory: the folder of the step folders, usually `WORKDIR/checkpoints`.
-            keep: how many of the newest steps stay on disk, at least 1.
+            keep: how many of the newest steps stay on disk, at least 1, besides those that are
+                pinned (`retention.py`). One more is there until the next save begins.
             fingerprint: JSON values that must be equal when the run is resumed.
         """
         self._directory = Path(directory).absolute()
@@ -50,9 +52,10 @@ class Checkpointer:
         # Not Orbax's own cleaning, which goes by marker files: only what is named temporary goes.
         for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        self._keep = keep
         self._saving: int | None = None
         self._manager = ocp.CheckpointManager(
-            self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
+            self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=None)
         )
 
     def __enter__(self) -> "Checkpointer":
@@ -109,13 +112,15 @@ class Checkpointer:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
-        """Wait until the save under way is complete on disk.
+        """Wait until the save under way is complete on disk, then remove what is too old.
 
         Raises:
             CheckpointError: it failed; steps saved before are intact.
         """
         with self._loud_failure(Exception):
             self._manager.wait_until_finished()
+        if self._saving is not None and remove_old(self._directory, self._keep):
+            self._manager.reload()
         self._saving = None
 
     def check_fingerprint(self, step: int) -> None:
@@ -211,13 +216,6 @@ class Checkpointer:
                 f"step {step} could not be saved in {self._directory}: {_brief(error)}\n"
                 f"Is the disk full or read-only? Complete steps there: {kept}."
             ) from error
-
-
-def committed_steps(directory: Path) -> list[int]:
-    """Return the steps that are complete in a folder of checkpoints, oldest first."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
 
 
 def read_record(directory: Path, step: int) -> Record:

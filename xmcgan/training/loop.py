@@ -28,8 +28,6 @@ from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
 
 RESIZE_NAMES = {"crop": "cropped to a square", "squash": "squashed to a square"}
-# Names that held-out images go by, in order of preference.
-HELD_OUT_SPLITS = ("validation", "val", "dev", "test")
 
 
 def train(config: ConfigDict, workdir: Path) -> int:
@@ -181,7 +179,11 @@ class Run:
         self, step: int, state: TrainState, averages: MetricAverages, checkpointer: Checkpointer
     ) -> None:
         examples_seen = step * self.config.batch_size * self.config.d_steps
-        extra = {"examples_seen": examples_seen, "metrics": averages.state(step)}
+        extra = {
+            "examples_seen": examples_seen,
+            "num_train_steps": self.num_steps,
+            "metrics": averages.state(step),
+        }
         checkpointer.save(step, state, extra)
 
     def _batches(self, first_step: int) -> Generator[dict[str, jax.Array]]:
@@ -288,11 +290,8 @@ def open_data(config: ConfigDict) -> tuple[sources.TfdsSource, sources.TfdsSourc
     """
     data = config.data
     prepare.ensure_prepared(data.name, data.data_dir, progress=True)
-    splits = sources.list_splits(data.name, data.data_dir)
-    sample_split = data.sample_split
-    if not sample_split:
-        held_out = [name for name in HELD_OUT_SPLITS if name in splits]
-        sample_split = held_out[0] if held_out else data.train_split
+    sample_split = data.sample_split or sources.held_out_split(data.name, data.data_dir)
+    sample_split = sample_split or data.train_split
     return (
         sources.load_source(data.name, data.data_dir, data.train_split),
         sources.load_source(data.name, data.data_dir, sample_split),

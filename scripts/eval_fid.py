@@ -1,0 +1,187 @@
+"""Score the checkpoints of a training run, or images against images.
+
+python scripts/eval_fid.py --workdir runs/quickstart
+python scripts/eval_fid.py --workdir runs/coco --watch --protocols fid-2015 --weights fid-2015=FILE
+python scripts/eval_fid.py report --workdir runs/quickstart
+python scripts/eval_fid.py compare REAL FAKE --protocol fd-effnet-lite0
+python scripts/eval_fid.py features IMAGES --protocol fd-effnet-lite0 --out features.npz
+python scripts/eval_fid.py stats IMAGES --protocol fd-effnet-lite0 --out statistics.npz
+"""
+
+import argparse
+from pathlib import Path
+
+from xmcgan.compilation import use_compilation_cache
+from xmcgan.data.images import RESIZE_MODES
+from xmcgan.errors import EvaluationError, run_cli
+from xmcgan.evaluation import evaluator
+from xmcgan.evaluation.folder_commands import (
+    Options,
+    compare,
+    write_features,
+    write_statistics,
+)
+from xmcgan.evaluation.job import EvaluationJob
+from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
+from xmcgan.evaluation.report import write_report
+from xmcgan.evaluation.tables import score_json, score_table
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _add_job_flags(parser)
+    commands = parser.add_subparsers(dest="command", title="without or after a training run")
+    report = commands.add_parser("report", help="table, curves and manifest of a run's scores")
+    report.add_argument("--workdir", type=Path, required=True, help="of an evaluated run")
+    images = argparse.ArgumentParser(add_help=False)
+    _add_image_flags(images)
+
+    scoring = commands.add_parser(
+        "compare", parents=[images], help="score a set of images against a reference"
+    )
+    scoring.add_argument("real", type=Path, help="the reference: a directory, zip, or .npz")
+    scoring.add_argument("fake", type=Path, help="what is judged: a directory, zip, or .npz")
+    scoring.add_argument(
+        "--bootstrap",
+        type=int,
+        default=20,
+        help="resamples for the 95%% intervals, 0 for none (default: 20)",
+    )
+    scoring.add_argument("--json", action="store_true", help="print one JSON object")
+    scoring.add_argument(
+        "--allow-foreign-statistics",
+        action="store_true",
+        help="accept a .npz that does not say how it was made (of pytorch-fid or TTUR)",
+    )
+    for name, purpose in (
+        ("features", "write names, features and logits"),
+        ("stats", "write mean, covariance, count and recipe"),
+    ):
+        writing = commands.add_parser(name, parents=[images], help=f"{purpose} to a .npz")
+        writing.add_argument("images", type=Path, help="a directory or a zip")
+        writing.add_argument("--out", type=Path, required=True, help="the .npz to write")
+    return parser.parse_args()
+
+
+def _add_job_flags(parser: argparse.ArgumentParser) -> None:
+    job = parser.add_argument_group("the checkpoints of a run")
+    job.add_argument("--workdir", type=Path, help="of a training run, finished or going on")
+    job.add_argument("--step", type=int, action="append", help="checkpoint; repeatable (all)")
+    job.add_argument("--watch", action="store_true", help="wait for more, until the run's end")
+    job.add_argument(
+        "--protocols",
+        nargs="+",
+        default=["fd-effnet-lite0"],
+        metavar="P",
+        help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite0); the first tells the best",
+    )
+    job.add_argument("--num-samples", type=int, metavar="N", help="captions (30,000 or all)")
+    job.add_argument("--use", choices=("ema", "raw", "both"), default="both", help="which weights")
+    job.add_argument("--weights", action="append", default=[], metavar="P=FILE", dest="job_weights")
+    job.add_argument("--clip", metavar="DIR", help="CLIP ViT-B/32: CLIPScore and R-precision")
+    job.add_argument("--cmmd", metavar="DIR", help="CLIP ViT-L/14 at 336 pixels: CMMD")
+    job.add_argument("--allow-unverified-weights", action="store_true")
+    job.add_argument("--split", default="", help="of captions and real images (held out)")
+    job.add_argument("--seed", type=int, default=0, help="of captions and noise (default: 0)")
+    job.add_argument("--bootstrap", type=int, default=50, help="resamples for intervals (50)")
+    job.add_argument("--batch-size", type=int, help="images at once (default: fits the devices)")
+    job.add_argument("--cache-dir", type=Path, help="(default: DATA_DIR/evaluation)")
+
+
+def _add_image_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--protocol", required=True, help=", ".join(PROTOCOLS))
+    parser.add_argument("--weights", help="path of the network's weights")
+    parser.add_argument(
+        "--allow-unverified-weights",
+        action="store_true",
+        help="accept another file than the published one",
+    )
+    parser.add_argument("--image-size", type=int, help="side in pixels to bring images to first")
+    parser.add_argument("--resize", choices=RESIZE_MODES, default="crop", help="(default: crop)")
+    parser.add_argument("--num-samples", type=int, help="images of each set, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    parser.add_argument("--batch-size", type=int, help="images at once (default: fits the devices)")
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for flag, lowest in (("image_size", 8), ("num_samples", 1), ("batch_size", 1), ("seed", 0)):
+        value = getattr(args, flag, None)
+        if value is not None and value < lowest:
+            raise EvaluationError(f"--{flag.replace('_', '-')} is {value}: at least {lowest}")
+
+
+def _options(args: argparse.Namespace) -> Options:
+    return Options(
+        get_protocol(args.protocol),
+        weights=args.weights,
+        allow_unverified=args.allow_unverified_weights,
+        image_size=args.image_size,
+        resize=args.resize,
+        num_samples=args.num_samples,
+        seed=args.seed,
+        batch_size=args.batch_size,
+    )
+
+
+def _job_options(args: argparse.Namespace) -> evaluator.Options:
+    weights = {}
+    for item in args.job_weights:
+        name, equals, path = item.partition("=")
+        if not equals or not path:
+            raise EvaluationError(f"--weights {item}: must be PROTOCOL=FILE, as fid-2015=w.pth")
+        weights[get_protocol(name).name] = path
+    return evaluator.Options(
+        protocols=[get_protocol(name).name for name in args.protocols],
+        network_weights=weights,
+        clip_weights=args.clip,
+        cmmd_weights=args.cmmd,
+        num_samples=args.num_samples,
+        split=args.split,
+        weights=("ema", "raw") if args.use == "both" else (args.use,),
+        seed=args.seed,
+        resamples=args.bootstrap,
+        batch_size=args.batch_size,
+        cache_dir=args.cache_dir,
+        allow_unverified=args.allow_unverified_weights,
+    )
+
+
+def run_job(args: argparse.Namespace) -> None:
+    if args.workdir is None:
+        raise EvaluationError("give --workdir DIR, or one of: report, compare, features, stats")
+    if args.step and args.watch:
+        raise EvaluationError("--step evaluates one checkpoint, --watch all that appear: give one")
+    added = EvaluationJob(args.workdir, _job_options(args)).run(args.step, watch=args.watch)
+    print(f"{added} new results in {args.workdir / 'evaluation' / 'results.jsonl'}")
+    print(f"for a table and curves: python scripts/eval_fid.py report --workdir {args.workdir}")
+
+
+def main() -> None:
+    args = parse_args()
+    _check_numbers(args)
+    use_compilation_cache()
+    if args.command is None:
+        run_job(args)
+    elif args.command == "report":
+        print(write_report(args.workdir))
+    elif args.command == "compare":
+        scores, recipe = compare(
+            args.real,
+            args.fake,
+            _options(args),
+            resamples=args.bootstrap,
+            allow_foreign=args.allow_foreign_statistics,
+        )
+        print(score_json(scores, recipe) if args.json else score_table(scores, recipe))
+    elif args.command == "features":
+        num = write_features(args.images, args.out, _options(args))
+        print(f"features of {num} images in {args.out}")
+    else:
+        statistics = write_statistics(args.images, args.out, _options(args))
+        print(f"statistics of {statistics.n} images in {args.out}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

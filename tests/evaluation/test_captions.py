@@ -1,0 +1,86 @@
+"""Scores are made from captions that were chosen once and can be handed on."""
+
+from collections import Counter
+
+import pytest
+
+from xmcgan.data.sources import Example
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation import captions as manifests
+
+IDENTITY = {"data": "folder/mine", "fingerprint": "abc", "split": "val", "seed": 0}
+
+
+def make_source(num: int, per_image: int) -> list[Example]:
+    return [
+        Example(b"", [f"image {i} caption {j}" for j in range(per_image)], f"{i}.jpg")
+        for i in range(num)
+    ]
+
+
+def test_captions_are_distinct_and_spread_over_the_images():
+    source = make_source(10, 3)
+    chosen = manifests.choose_captions(source, 14, seed=0)
+    assert len({choice.caption for choice in chosen}) == 14
+    assert sorted(Counter(choice.name for choice in chosen).values()) == [1] * 6 + [2] * 4
+    for choice in chosen:
+        assert choice.caption in source[choice.example].captions
+        assert choice.name == source[choice.example].name
+
+
+def test_the_first_captions_do_not_depend_on_how_many_are_chosen():
+    source = make_source(10, 3)
+    assert manifests.choose_captions(source, 30, 1)[:12] == manifests.choose_captions(source, 12, 1)
+    assert manifests.choose_captions(source, 12, 1) != manifests.choose_captions(source, 12, 2)
+
+
+def test_a_text_that_two_images_share_is_taken_once():
+    source = [Example(b"", ["A dog."], "a"), Example(b"", ["a  dog.", "a cat."], "b")]
+    assert len(manifests.choose_captions(source, 3, 0)) == 2
+
+
+def test_too_few_captions_are_an_error_unless_as_many_as_there_are_were_asked_for(tmp_path):
+    source = make_source(10, 2)
+    with pytest.raises(EvaluationError, match=r"21 samples .* has 20 distinct captions"):
+        manifests.open_manifest(tmp_path, source, 21, **IDENTITY)
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        manifest = manifests.open_manifest(tmp_path, source, None, **IDENTITY)
+        assert manifest.header["num"] == len(manifest.choices) == 20
+
+
+def test_a_manifest_is_written_once_and_read_afterwards(tmp_path):
+    source = make_source(10, 2)
+    first = manifests.open_manifest(tmp_path, source, 5, **IDENTITY)
+    (path,) = tmp_path.iterdir()
+    second = manifests.open_manifest(tmp_path, [], 5, **IDENTITY)
+    assert second == first
+    assert second.digest == first.digest
+    assert manifests.read_manifest(path).captions == first.captions
+
+
+def test_a_changed_caption_changes_the_digest(tmp_path):
+    first = manifests.open_manifest(tmp_path, make_source(10, 2), 5, **IDENTITY)
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text().replace("image 3", "image three"))
+    assert manifests.read_manifest(path).digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda lines: lines[:-1], "4 captions where 5"),
+        (lambda lines: [*lines[:-1], lines[1]], "twice"),
+        (lambda lines: [lines[0].replace("abc", "abd"), *lines[1:]], "fingerprint: abd -> abc"),
+        (lambda lines: lines[1:], "not fit|not a manifest"),
+        (lambda lines: [*lines, "{"], "not a manifest"),
+        (lambda lines: [], "not a manifest"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(tmp_path, edit, message):
+    source = make_source(10, 2)
+    manifests.open_manifest(tmp_path, source, 5, **IDENTITY)
+    (path,) = tmp_path.iterdir()
+    path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(EvaluationError, match=message):
+        manifests.open_manifest(tmp_path, source, 5, **IDENTITY)

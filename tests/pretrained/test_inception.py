@@ -1,0 +1,111 @@
+"""Inception-v3 computes what independent implementations compute, from files of either kind.
+
+expected/inception.npz holds every 16th feature and logit. Random weights (`inception_files.draw`
+for each tensor by its name) were put into independent implementations, in float32 on a CPU, and
+`inception_files.images` passed through them: for "2015" torch-fidelity 0.4.0's
+FeatureExtractorInceptionV3 with its resize and scaling left out ("2048" and "logits_unbiased"); for
+"keras" keras.applications.InceptionV3 of Keras 3.15.1 with classifier_activation=None.
+"""
+
+from pathlib import Path
+
+import inception_files
+import jax
+import numpy as np
+import pytest
+
+from xmcgan.errors import WeightsError
+from xmcgan.pretrained.inception import load_inception
+from xmcgan.pretrained.inception_layout import layers
+
+VARIANTS = ("2015", "keras")
+EXPECTED = Path(__file__).parent / "expected" / "inception.npz"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inception")
+    return {variant: inception_files.write(variant, folder) for variant in VARIANTS}
+
+
+def check_outputs(variant, file, size):
+    module, params = load_inception(variant, file, allow_unverified=True)
+    found = jax.jit(module.apply)({"params": params}, inception_files.images(size))
+    golden = np.load(EXPECTED)
+    for name, array in zip(("features", "logits"), found, strict=True):
+        expected = golden[f"{variant}_{name}_{size}"]
+        error = np.asarray(array)[:, ::16] - expected
+        assert np.abs(error).max() < 1e-4, name
+        assert np.linalg.norm(error) < 1e-5 * np.linalg.norm(expected), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_features_and_logits_are_those_of_an_independent_implementation(variant, files):
+    check_outputs(variant, files[variant], 139)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_features_and_logits_agree_at_the_size_of_the_protocols(variant, files):
+    check_outputs(variant, files[variant], 299)
+
+
+@pytest.mark.parametrize(("variant", "values"), [("2015", 23_885_392), ("keras", 23_851_784)])
+def test_network_has_the_published_number_of_values(variant, values):
+    classes, per_channel = {"2015": (1008, 4), "keras": (1000, 3)}[variant]
+    shapes = [layer.kernel_shape for layer in layers(variant)]
+    units = sum(np.prod(shape) + per_channel * shape[-1] for shape in shapes)
+    assert len(shapes) == 94
+    assert units + (2048 + 1) * classes == values
+
+
+def test_numbers_of_keras_layers_may_start_anywhere(files, tmp_path):
+    _, expected = load_inception("keras", files["keras"], allow_unverified=True)
+    # From 0 the first layer has no number; from 95, 99 stands before 100 though "100" < "99".
+    for first in (0, 95):
+        file = inception_files.write_keras(tmp_path / "a.h5", inception_files.tensors_keras(first))
+        _, found = load_inception("keras", file, allow_unverified=True)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_keras_file_without_a_layer_is_refused(tmp_path):
+    tensors = inception_files.tensors_keras()
+    del tensors["conv2d_40/conv2d_40/kernel:0"]
+    file = inception_files.write_keras(tmp_path / "a.h5", tensors)
+    with pytest.raises(WeightsError, match="93 layers named conv2d_N where 94 are expected"):
+        load_inception("keras", file, allow_unverified=True)
+
+
+def test_keras_layers_in_another_order_are_refused_with_their_shapes(tmp_path):
+    tensors = inception_files.tensors_keras()
+    one, two = (f"conv2d_{number}/conv2d_{number}/kernel:0" for number in (6, 7))
+    tensors[one], tensors[two] = tensors[two], tensors[one]
+    file = inception_files.write_keras(tmp_path / "a.h5", tensors)
+    with pytest.raises(WeightsError, match=r"wrong shape: conv2d_6/kernel \(1, 1, 192, 48\)"):
+        load_inception("keras", file, allow_unverified=True)
+
+
+def test_missing_tensor_of_the_2015_file_is_named(tmp_path):
+    tensors = inception_files.tensors_2015()
+    del tensors["Mixed_7c.branch_pool.bn.running_var"]
+    file = inception_files.write_2015(tmp_path / "a.pth", tensors)
+    with pytest.raises(WeightsError, match=r"missing: Mixed_7c\.branch_pool\.bn\.running_var\."):
+        load_inception("2015", file, allow_unverified=True)
+
+
+@pytest.mark.parametrize(
+    ("variant", "digest"),
+    [
+        ("2015", "sha256 .* 6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
+        ("keras", "md5 .* 9a0d58056eeedaa3f26cb7ebd46da564"),
+    ],
+)
+def test_other_file_than_the_published_one_needs_the_flag(variant, digest, files):
+    with pytest.raises(WeightsError, match=f"its {digest}; .*--allow-unverified-weights"):
+        load_inception(variant, files[variant], allow_unverified=False)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_missing_file_is_named(variant, tmp_path):
+    with pytest.raises(WeightsError, match="absent"):
+        load_inception(variant, tmp_path / "absent", allow_unverified=True)

@@ -1,0 +1,58 @@
+"""Rates measured in turns, so that what else the machine does falls on all of them alike."""
+
+import contextlib
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+Rates = dict[str, list[float]]
+
+
+def take_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> Rates:
+    """Measure each thing once a round.
+
+    Args:
+        measures: functions that return a rate or a time.
+        rounds: how often; one more comes before and is not kept.
+
+    Returns:
+        Of each name what its function returned, round by round.
+    """
+    found: Rates = {name: [] for name in measures}
+    for number in range(rounds + 1):
+        for name, measure in measures.items():
+            value = measure()
+            if number:
+                found[name].append(value)
+    return found
+
+
+def median_ratio(rates: Rates, name: str, other: str) -> float:
+    """Return the median over rounds of the ratio of two measures."""
+    return statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this thread, and those that it starts, on one of the cores that it may use."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure depends on: processor, cores, and versions."""
+    packages = ("grain", "jax", "numpy", "pillow", "tensorflow-datasets", "tokenizers")
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }

@@ -1,0 +1,186 @@
+"""COCO's captions and images, of 2014 or 2017, from its folders or its zips."""
+
+import collections
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xmcgan.data.caption_files import MAX_CAPTION_CHARS
+from xmcgan.data.downloads import Archive
+from xmcgan.data.file_index import FileRef, list_files
+from xmcgan.data.official import CaptionCleaner, OfficialData, check_found, find_images
+from xmcgan.data.shards import Entry
+from xmcgan.errors import DataError
+
+# Images by year; the paper's are those of 2014, and the field evaluates on all 40,504.
+PUBLISHED = {
+    "2014": {"train": 82_783, "val": 40_504},
+    "2017": {"train": 118_287, "val": 5_000},
+}
+KARPATHY_PUBLISHED = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
+
+_HOST = "http://images.cocodataset.org"
+ARCHIVES = (
+    Archive(
+        f"{_HOST}/annotations/annotations_trainval2014.zip",
+        252_872_794,
+        "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+    ),
+    Archive(
+        f"{_HOST}/zips/val2014.zip",
+        6_645_013_297,
+        "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+    ),
+    Archive(
+        f"{_HOST}/zips/train2014.zip",
+        13_510_573_713,
+        "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+    ),
+)
+
+_CAPTIONS = re.compile(r"captions_(train|val)(2014|2017)\.json")
+_IMAGE_STEM = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})")
+
+
+def image_key(stem: str) -> str:
+    """Return the number of a COCO image from its file name's stem; empty for other files.
+
+    The images of 2017 are those of 2014 under other names and in other splits, by the same numbers.
+    """
+    match = _IMAGE_STEM.fullmatch(stem)
+    return str(int(match[1])) if match else ""
+
+
+def read_coco(
+    sources: Sequence[Path], *, year: str = "", karpathy: Path | None = None
+) -> OfficialData:
+    """Read the captions of COCO and find its images; images are not opened yet.
+
+    Args:
+        sources: directories or zips that hold captions_train2014.json, captions_val2014.json (or
+            2017) and the images, in any folders.
+        year: "2014" or "2017"; empty takes the year of the captions that are there.
+        karpathy: the file dataset_coco.json of Karpathy and Fei-Fei (CVPR 2015); its splits replace
+            the official ones.
+
+    Returns:
+        Images and captions of each split.
+
+    Raises:
+        DataError: captions that are missing, of both years, or broken (file and place are named);
+            more than half of the images missing.
+    """
+    files, year = _caption_files(sources, year)
+    counts: collections.Counter[str] = collections.Counter()
+    wanted: dict[str, str] = {}
+    captions: dict[str, list[tuple[str, str]]] = {}
+    origins: dict[str, str] = {}
+    for split, (name, ref) in files.items():
+        names, texts = _read_captions(ref.read(), name, counts)
+        wanted |= names
+        captions |= texts
+        origins |= dict.fromkeys(names, f"{split}{year}")
+    places, others = find_images(sources, wanted, image_key)
+    counts["images without captions"] += others + sum(not captions.get(i) for i in places)
+    counts["images absent"] += check_found(wanted, places, sources)
+    splits_of = _karpathy_splits(karpathy, wanted) if karpathy else {}
+    splits: dict[str, list[Entry]] = {}
+    for image_id in sorted(places, key=int):
+        if texts := captions.get(image_id):
+            texts.sort()
+            origin = origins[image_id]
+            split = splits_of.get(image_id, "") if karpathy else origin.removesuffix(year)
+            if not split:
+                counts["images outside Karpathy's splits"] += 1
+                continue
+            splits.setdefault(split, []).append(
+                Entry(
+                    places[image_id],
+                    wanted[image_id],
+                    image_id,
+                    origin,
+                    tuple(text for _, text in texts),
+                    tuple(str(caption_id) for caption_id, _ in texts),
+                )
+            )
+    published = KARPATHY_PUBLISHED if karpathy else PUBLISHED[year]
+    splits = {split: splits[split] for split in published if split in splits}
+    return OfficialData(sources, splits, dict(+counts), published)
+
+
+def _caption_files(
+    sources: Sequence[Path], year: str
+) -> tuple[dict[str, tuple[str, FileRef]], str]:
+    """Find captions_SPLITYEAR.json of one year, by split."""
+    found: dict[str, dict[str, tuple[str, FileRef]]] = {}
+    for path, ref in list_files(sources):
+        match = _CAPTIONS.fullmatch(path.rpartition("/")[2])
+        if match and (not year or match[2] == year):
+            found.setdefault(match[2], {}).setdefault(match[1], (path, ref))
+    where = ", ".join(map(str, sources))
+    if not found:
+        name = f"captions_train{year or '2014'}.json"
+        raise DataError(f"no {name} in {where}; it is in annotations_trainval{year or '2014'}.zip")
+    if len(found) > 1:
+        raise DataError(f"{where} has captions of 2014 and of 2017; choose with --year")
+    ((year, files),) = found.items()
+    return {split: files[split] for split in ("train", "val") if split in files}, year
+
+
+def _read_captions(
+    data: bytes, file: str, counts: collections.Counter[str]
+) -> tuple[dict[str, str], dict[str, list[tuple[Any, str]]]]:
+    """Return file names by image id, and (caption id, caption) pairs by image id."""
+    try:
+        content = json.loads(data, object_hook=_trim)
+        names = {str(image["id"]): _base_name(image["file_name"]) for image in content["images"]}
+        annotations = content["annotations"]
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: broken JSON ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise DataError(f'{file}: not captions of COCO, {error!r} in its "images"') from error
+    clean = CaptionCleaner(MAX_CAPTION_CHARS, counts)
+    captions: dict[str, list[tuple[Any, str]]] = {}
+    for number, annotation in enumerate(annotations):
+        try:
+            image_id, caption_id = str(annotation["image_id"]), int(annotation["id"])
+            text = clean(annotation["caption"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f'{file}: "annotations"[{number}] is no caption: {error!r}') from error
+        if image_id not in names:
+            counts["captions of images that the file does not list"] += 1
+        elif text:
+            captions.setdefault(image_id, []).append((caption_id, text))
+    return names, captions
+
+
+def _trim(fields: dict[str, Any]) -> dict[str, Any]:
+    """Drop addresses and dates as they are parsed: most of the memory."""
+    if "coco_url" in fields or "flickr_url" in fields:
+        return {key: fields[key] for key in ("id", "file_name") if key in fields}
+    return fields
+
+
+def _base_name(file_name: Any) -> str:
+    name = str(file_name).rpartition("/")[2]
+    if not name or "\0" in name:
+        raise TypeError(f"file_name {file_name!r}")
+    return name
+
+
+def _karpathy_splits(path: Path, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return the split of each image id in dataset_coco.json."""
+    try:
+        images = json.loads(path.read_bytes())["images"]
+        splits = {str(image["cocoid"]): str(image["split"]) for image in images}
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is not Karpathy's dataset_coco.json: {error!r}") from error
+    unknown = set(splits.values()) - set(KARPATHY_PUBLISHED)
+    if unknown or not set(splits) & set(wanted):
+        detail = f"split {min(unknown)!r}" if unknown else "none of its images has captions here"
+        raise DataError(f"{path} is not Karpathy's dataset_coco.json: {detail}")
+    return splits

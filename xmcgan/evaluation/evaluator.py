@@ -1,0 +1,248 @@
+"""From the generator of a checkpoint to its scores."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+import xmcgan
+from xmcgan import build
+from xmcgan.config import read_config
+from xmcgan.data import sources
+from xmcgan.data.images import decode_image, resize_image
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.bootstrap import check_resamples
+from xmcgan.evaluation.captions import CaptionManifest, open_manifest
+from xmcgan.evaluation.clip_features import ClipExtractor
+from xmcgan.evaluation.features import FeatureExtractor
+from xmcgan.evaluation.measures import (
+    ClipAlignment,
+    ClipQuality,
+    ImageQuality,
+    Measure,
+    Observations,
+    ShapesAlignment,
+)
+from xmcgan.evaluation.protocols import get_protocol
+from xmcgan.evaluation.references import cached_reference, join
+from xmcgan.evaluation.results import Weights
+from xmcgan.evaluation.scores import Score
+from xmcgan.evaluation.shapes_detector import open_detector
+from xmcgan.mesh import make_mesh
+from xmcgan.sampling import Sampler, draw_noise
+
+CHUNK = 512  # images that are drawn before they are observed
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Say what an evaluation measures and how.
+
+    Attributes:
+        protocols: names; the first one's Frechet distance tells which checkpoint is best.
+        network_weights: path of the weights of a protocol's network, by the protocol's name.
+        clip_weights: path of CLIP ViT-B/32 for CLIPScore and R-precision; None leaves them out.
+        cmmd_weights: path of CLIP ViT-L/14 at 336 pixels for CMMD; None leaves it out.
+        num_samples: images to draw; None takes 30,000, or one for each distinct caption where
+            there are fewer.
+        split: where captions and real images come from; empty takes held-out images.
+        weights: which generators.
+        seed: of the choice of captions, of the noise and of the resampling.
+        resamples: of the bootstrap; 0 gives no intervals.
+        batch_size: images at once; None fits the devices.
+        cache_dir: takes caption manifests and the observations of real images; None is
+            `DATA_DIR/evaluation`.
+        allow_unverified: accept weights that are not the published files.
+    """
+
+    protocols: Sequence[str] = ("fd-effnet-lite0",)
+    network_weights: dict[str, str] = dataclasses.field(default_factory=dict)
+    clip_weights: str | None = None
+    cmmd_weights: str | None = None
+    num_samples: int | None = None
+    split: str = ""
+    weights: Sequence[Weights] = ("ema", "raw")
+    seed: int = 0
+    resamples: int = 50
+    batch_size: int | None = None
+    cache_dir: Path | None = None
+    allow_unverified: bool = False
+
+
+class Evaluator:
+    """Draw images from fixed captions and noise, and score them against real images.
+
+    Args:
+        workdir: of a training run; its config says what is drawn.
+        options: what to measure.
+
+    Attributes:
+        manifest: the captions.
+        mesh: devices that share the work.
+        primary: name of the score that tells which checkpoint is best.
+
+    Raises:
+        UserError: anything that would keep it from giving a score, before an image is drawn.
+    """
+
+    def __init__(self, workdir: Path, options: Options) -> None:
+        self._options, self._config = options, _evaluation_config(workdir)
+        check_resamples(options.resamples)
+        self.mesh = make_mesh()
+        self._open_data()
+        self._measures = self._open_measures()
+        label = get_protocol(options.protocols[0]).label.lower()
+        self.primary = f"{self._measures[0].name}/{label}"
+        text, tokenizer = build.build_text_encoder(self._config)
+        generator = build.build_generator(self._config)
+        self._sampler = Sampler(
+            generator, text, tokenizer, self.mesh, options.batch_size or 16 * self.mesh.size
+        )
+        self._z = draw_noise(options.seed, len(self.manifest.choices), generator.z_dim)
+        self._references: dict[str, Observations] = {}
+
+    def observe_references(self) -> None:
+        """Observe the real images, or read from the cache what was observed of them."""
+        self._references = {m.name: self._observe_references(m) for m in self._measures}
+
+    def score(self, variables: Any, title: str) -> dict[str, Score]:
+        """Return all scores of a generator, by names such as "fd-effnet-lite0/fd".
+
+        Args:
+            variables: of the generator, as `load_generator` gives them.
+            title: of the progress bar.
+        """
+        parts: list[list[dict[str, np.ndarray]]] = [[] for _ in self._measures]
+        num = len(self.manifest.choices)
+        with tqdm(total=num, desc=title, unit="image", leave=False) as progress:
+            for start in range(0, num, CHUNK):
+                captions = self.manifest.captions[start : start + CHUNK]
+                with jax.default_matmul_precision("highest"):
+                    images = self._sampler(variables, captions, self._z[start : start + CHUNK])
+                for measure, seen in zip(self._measures, parts, strict=True):
+                    seen.append(measure.observe(images))
+                progress.update(len(images))
+        return {
+            f"{measure.name}/{score.name}": score
+            for measure, seen in zip(self._measures, parts, strict=True)
+            for score in measure.score(self._references[measure.name], join(seen, num))
+        }
+
+    def recipe(self) -> dict[str, Any]:
+        """Return all that the scores depend on, except the checkpoint."""
+        return {
+            "data": self.manifest.header | {"captions_sha256": self.manifest.digest},
+            "references": self._num_references,
+            "image_size": self._config.image_size,
+            "resize_of_references": self._config.data.resize,
+            "samples": len(self.manifest.choices),
+            "noise_seed": self._options.seed,
+            "rounding": "once, to the nearest of 256 levels",
+            "arithmetic": "float32, highest matmul precision",
+            "text_encoder": self._config.text.to_dict(),
+            "measures": {measure.name: measure.recipe for measure in self._measures},
+            "package_version": xmcgan.__version__,
+        }
+
+    def _open_data(self) -> None:
+        config, options = self._config, self._options
+        name, data_dir = config.data.name, config.data.data_dir
+        split = options.split or sources.held_out_split(name, data_dir)
+        if split is None:
+            raise EvaluationError(
+                f"data set {name!r} has no held-out images; --split train scores against the "
+                "images that were trained on, which flatters"
+            )
+        self._split = split
+        self._source = sources.load_source(name, data_dir, self._split)
+        self._num_references = len(self._source)
+        self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
+        if options.num_samples is not None and options.num_samples < 2:
+            raise EvaluationError(f"--num-samples is {options.num_samples}; at least 2 are needed")
+        self.manifest: CaptionManifest = open_manifest(
+            self._cache_dir,
+            self._source,
+            options.num_samples,
+            data=name,
+            fingerprint=sources.fingerprint(name, data_dir),
+            split=split,
+            seed=options.seed,
+        )
+
+    def _open_measures(self) -> list[Measure]:
+        options = self._options
+        resampling: Any = {"resamples": options.resamples, "seed": options.seed}
+        loading: Any = {
+            "mesh": self.mesh,
+            "batch_size": options.batch_size,
+            "allow_unverified": options.allow_unverified,
+        }
+        measures: list[Measure] = []
+        for name in dict.fromkeys(options.protocols):
+            weights = options.network_weights.get(name)
+            extractor = FeatureExtractor(get_protocol(name), weights=weights, **loading)
+            measures.append(ImageQuality(extractor, **resampling))
+        if options.cmmd_weights:
+            clip = ClipExtractor(options.cmmd_weights, **loading)
+            measures.append(ClipQuality(clip, **resampling))
+        if options.clip_weights:
+            clip = ClipExtractor(options.clip_weights, **loading)
+            measures.append(ClipAlignment(clip, self.manifest, **resampling))
+        if self._config.data.name.partition("/")[0] == "shapes":
+            detector = open_detector(self._cache_dir, self._config.image_size)
+            measures.append(ShapesAlignment(detector, self.manifest.captions, **resampling))
+        return measures
+
+    def _observe_references(self, measure: Measure) -> dict[str, np.ndarray]:
+        """Return what is observed of the real images that a measure compares with."""
+        header = self.manifest.header
+        if measure.paired:
+            indices = [choice.example for choice in self.manifest.choices]
+            kind = {"images": "of the captions", "captions_sha256": self.manifest.digest}
+            label = f"captions_{len(indices)}_{header['seed']}"
+        else:
+            indices = list(range(self._num_references))
+            kind, label = {"images": "all of the split"}, "all"
+        size, resize = self._config.image_size, self._config.data.resize
+        recipe = {
+            **kind,
+            **{key: header[key] for key in ("data", "fingerprint", "split")},
+            "image_size": size,
+            "image_resize": resize,
+            "n": len(indices),
+        }
+        data = header["data"].replace("/", "_")
+        file = f"{measure.name}_{data}_{self._split}_{size}_{resize}_{label}.npz"
+        batches = self._real_images(indices, f"real images, {measure.name}")
+        return cached_reference(self._cache_dir / file, recipe, measure, batches, len(indices))
+
+    def _real_images(
+        self, indices: Sequence[int], title: str
+    ) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
+        with tqdm(total=len(indices), desc=title, unit="image", leave=False) as progress:
+            for start in range(0, len(indices), CHUNK):
+                chunk = indices[start : start + CHUNK]
+                examples = [self._source[index] for index in chunk]
+                yield np.stack(
+                    [
+                        resize_image(
+                            decode_image(example.image, example.name),
+                            self._config.image_size,
+                            self._config.data.resize,
+                        )
+                        for example in examples
+                    ]
+                )
+                progress.update(len(chunk))
+
+
+def _evaluation_config(workdir: Path) -> ConfigDict:
+    config = read_config(workdir / "config.json")
+    config.dtype = "float32"  # also where training multiplied in bfloat16
+    return config

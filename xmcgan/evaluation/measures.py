@@ -1,0 +1,188 @@
+"""What an evaluation measures: each measure observes images, and scores what it observed.
+
+Observing is what takes time (a network over every image), so the observations of the real images
+are cached; scoring compares observations of generated images with them.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from xmcgan.data.shapes_claims import parse_claims
+from xmcgan.evaluation.alignment import alignment_scores
+from xmcgan.evaluation.captions import CaptionManifest
+from xmcgan.evaluation.clip_features import PREFIX, ClipExtractor
+from xmcgan.evaluation.features import FeatureExtractor, Features
+from xmcgan.evaluation.scores import Score, cmmd_score, image_scores
+from xmcgan.evaluation.shapes_alignment import detection_scores
+from xmcgan.evaluation.shapes_detections import Detections
+from xmcgan.evaluation.shapes_detector import Detector
+
+Images = UInt8[np.ndarray, "n h w 3"]
+Observations = dict[str, np.ndarray]  # arrays whose first axis is the images
+
+
+class Measure(Protocol):
+    """Observe images and score them.
+
+    Attributes:
+        name: short and unique; scores are called `NAME/SCORE`.
+        recipe: JSON values that say how it observes and scores.
+        paired: whether each real image is that of one caption, or the real images are a set.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    paired: bool
+
+    def observe(self, images: Images) -> Observations:
+        """Return what is to be known of each image."""
+        ...
+
+    def score(self, real: Observations, fake: Observations) -> list[Score]:
+        """Compare the observations of all generated images with those of the real ones."""
+        ...
+
+
+class ImageQuality:
+    """Score a set of images against real ones by the features of a protocol.
+
+    Args:
+        extractor: of the protocol.
+        resamples: of the bootstrap.
+        seed: of the bootstrap and of the kernel distance's subsets.
+    """
+
+    paired = False
+
+    def __init__(self, extractor: FeatureExtractor, *, resamples: int, seed: int) -> None:
+        self.name = extractor.protocol.name
+        self.recipe = {**extractor.recipe, "resamples": resamples, "seed": seed}
+        self._extractor, self._resamples, self._seed = extractor, resamples, seed
+
+    def observe(self, images: Images) -> Observations:
+        """Return features, and logits where the network has them."""
+        features = self._extractor([images], expected=len(images))
+        logits = {} if features.logits is None else {"logits": features.logits}
+        return {"values": features.values, **logits}
+
+    def score(self, real: Observations, fake: Observations) -> list[Score]:
+        """Return Frechet and kernel distance, precision, recall and the like."""
+        return image_scores(
+            Features(real["values"], real.get("logits")),
+            Features(fake["values"], fake.get("logits")),
+            label=self._extractor.protocol.label,
+            resamples=self._resamples,
+            seed=self._seed,
+        )
+
+
+class ShapesAlignment:
+    """Look in images of `shapes` for what their captions claim.
+
+    Args:
+        detector: made for this size of image.
+        captions: of the generated images, in their order.
+        resamples: of the bootstrap.
+        seed: of the bootstrap and of the shuffling.
+    """
+
+    name, paired = "shapes", True
+
+    def __init__(
+        self, detector: Detector, captions: Sequence[str], *, resamples: int, seed: int
+    ) -> None:
+        self.recipe = {
+            "detector": detector.recipe,
+            "detector_sha256": detector.sha256,
+            "detector_accuracy": detector.accuracy,
+            "resamples": resamples,
+            "seed": seed,
+        }
+        self._detector, self._resamples, self._seed = detector, resamples, seed
+        self._claims = [parse_claims(caption) for caption in captions]
+
+    def observe(self, images: Images) -> Observations:
+        """Return what the detector sees."""
+        return vars(self._detector(images))
+
+    def score(self, real: Observations, fake: Observations) -> list[Score]:
+        """Return the share of claims that hold, of each kind, beside real and shuffled."""
+        scores = detection_scores(
+            Detections(**fake),
+            self._claims,
+            real=Detections(**real),
+            resamples=self._resamples,
+            seed=self._seed,
+        )
+        return [_without_prefix(score, "shapes_") for score in scores]
+
+
+class ClipAlignment:
+    """Compare images with their captions by CLIP: CLIPScore and R-precision.
+
+    Args:
+        extractor: of the embeddings.
+        manifest: the captions of the generated images, in their order.
+        resamples: of the bootstrap.
+        seed: of the bootstrap and of the distractors.
+    """
+
+    name, paired = "clip", True
+
+    def __init__(
+        self, extractor: ClipExtractor, manifest: CaptionManifest, *, resamples: int, seed: int
+    ) -> None:
+        self.recipe = {**extractor.recipe, "prefix": PREFIX, "resamples": resamples, "seed": seed}
+        self._extractor, self._manifest = extractor, manifest
+        self._resamples, self._seed = resamples, seed
+        self._texts = extractor.texts(manifest.captions)
+
+    def observe(self, images: Images) -> Observations:
+        """Return the embeddings of images."""
+        return {"embeddings": self._extractor.images([images], expected=len(images))}
+
+    def score(self, real: Observations, fake: Observations) -> list[Score]:
+        """Return CLIPScore and R-precision, beside those of the real images."""
+        scores = alignment_scores(
+            fake["embeddings"],
+            self._texts,
+            self._manifest.captions,
+            [choice.example for choice in self._manifest.choices],
+            real_images_emb=real["embeddings"],
+            resamples=self._resamples,
+            seed=self._seed,
+        )
+        return [_without_prefix(score, "clip_") for score in scores]
+
+
+class ClipQuality:
+    """Score a set of images against real ones by CLIP's embeddings: CMMD.
+
+    Args:
+        extractor: of the embeddings; the paper's is ViT-L/14 at 336 pixels.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+
+    name, paired = "cmmd", False
+
+    def __init__(self, extractor: ClipExtractor, *, resamples: int, seed: int) -> None:
+        self.recipe = {**extractor.recipe, "resamples": resamples, "seed": seed}
+        self._extractor, self._resamples, self._seed = extractor, resamples, seed
+
+    def observe(self, images: Images) -> Observations:
+        """Return the embeddings of images."""
+        return {"embeddings": self._extractor.images([images], expected=len(images))}
+
+    def score(self, real: Observations, fake: Observations) -> list[Score]:
+        """Return the CMMD."""
+        embeddings = real["embeddings"], fake["embeddings"]
+        return [cmmd_score(*embeddings, resamples=self._resamples, seed=self._seed)]
+
+
+def _without_prefix(score: Score, prefix: str) -> Score:
+    return dataclasses.replace(score, name=score.name.removeprefix(prefix))

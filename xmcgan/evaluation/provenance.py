@@ -1,0 +1,38 @@
+"""What a number was made with: code, libraries, device and command line."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import xmcgan
+
+
+def provenance() -> dict[str, Any]:
+    """Return what stands in the recipe of every score, as JSON values."""
+    return {
+        "package_version": xmcgan.__version__,
+        "commit": commit(),
+        "jax_version": jax.__version__,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "command": shlex.join(sys.argv),
+    }
+
+
+def commit(checkout: Path = Path(xmcgan.__file__).parents[1]) -> str | None:
+    """Return the commit of a checkout, with "+" where files differ from it; None elsewhere."""
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        head = _git(checkout, "rev-parse", "HEAD")
+        return head + "+" * bool(_git(checkout, "status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
