@@ -49,6 +49,7 @@ class Sampler:
         tokenizer: the text encoder's.
         mesh: devices that share the work.
         batch_size: images drawn at once, rounded up to a multiple of the devices.
+        text_params: those of the text encoder where they are on the devices already.
     """
 
     def __init__(
@@ -58,10 +59,13 @@ class Sampler:
         tokenizer: Tokenizer,
         mesh: Mesh,
         batch_size: int = 16,
+        text_params: Any = None,
     ) -> None:
         self._tokenizer, self._mesh = tokenizer, mesh
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._text_params = put(text.params, replicated(mesh))
+        if text_params is None:
+            text_params = put(text.params, replicated(mesh))
+        self._text_params = text_params
 
         @jax.jit
         def sample(variables: Any, text_params: Any, token_ids: Array, mask: Array, z: Array):

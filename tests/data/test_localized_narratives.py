@@ -41,6 +41,8 @@ def test_each_narrative_is_an_example_and_each_image_is_stored_once(images, tmp_
         ("000000000006.jpg#4", "6", ["Six b."], ["4"]),
     ]
     assert found[1].image == found[2].image != found[0].image
+    source = load_source("ln_coco", tmp_path / "data", "val")
+    assert [source[i].image_id for i in source.one_per_image()] == ["5", "6"]
     assert list_splits("ln_coco", tmp_path / "data") == {"val": 3}
     info = json.loads(
         (find_version("ln_coco", tmp_path / "data") / "dataset_info.json").read_text()

@@ -125,9 +125,9 @@ def test_watching_takes_checkpoints_as_they_appear_and_ends_with_the_run(workdir
 
 
 def test_a_damaged_checkpoint_is_named_and_the_others_are_evaluated(workdir):
-    arrays = [p for p in (workdir / "checkpoints" / "3" / "state").rglob("*") if p.is_file()]
-    largest = max(arrays, key=lambda path: path.stat().st_size)
-    os.truncate(largest, largest.stat().st_size // 4)
+    for path in (workdir / "checkpoints" / "3" / "state").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(CheckpointError, match=r"1 results were added(.|\n)*step 3 .* is damaged"):
         make_job(workdir, weights=("ema",)).run()
     assert [r.step for r in read(workdir)] == [6]
@@ -198,3 +198,35 @@ def test_the_report_shows_every_score_and_how_to_repeat_it(workdir):
     assert manifest["recipe"]["data"]["num"] == NUM_SAMPLES
     assert len(manifest["scores"]) == 4
     assert "| fd-effnet-lite0/fd |" in (directory / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "give --workdir DIR, or one of: report, compare"),
+        ("--workdir absent", "is absent a workdir of a run?"),
+        ("--workdir absent --step 3 --watch", "give one"),
+        ("--workdir absent --weights fid-2015", "must be PROTOCOL=FILE"),
+        ("--workdir absent --protocols fid-2014", "did you mean 'fid-2015'"),
+        ("--workdir absent --num-samples 0", "--num-samples is 0: at least 1"),
+        ("report --workdir absent", "has no results yet"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_error(run, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run("scripts/eval_fid.py", *arguments.split())
+    assert status == 2
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_scores_and_reports(run, workdir):
+    flags = ["--workdir", workdir, "--num-samples", 10, "--use", "ema", "--bootstrap", 0]
+    flags += ["--cache-dir", workdir.parent / "cache", "--step", 6]
+    status, output, _ = run("scripts/eval_fid.py", *flags)
+    assert status == 0
+    assert "1 new results" in output
+    status, output, _ = run("scripts/eval_fid.py", "report", "--workdir", workdir)
+    assert status == 0
+    assert "fd-effnet-lite0/fd" in output

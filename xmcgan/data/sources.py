@@ -160,6 +160,10 @@ class TfdsSource:
         record = int(np.searchsorted(self._ends, index, side="right"))
         return _narrative(_to_example(self._read(record)), int(self._ends[record]) - index)
 
+    def one_per_image(self) -> list[int]:
+        """Return the index of one example of each image, for what concerns images alone."""
+        return list(range(len(self))) if self._ends is None else [0, *self._ends[:-1].tolist()]
+
     def _read(self, index: int) -> Any:
         records = self._records
         try:

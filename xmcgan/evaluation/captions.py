@@ -27,12 +27,14 @@ class CaptionChoice:
 
     Attributes:
         example: index of the image in its split.
-        name: of the image.
+        name: of the example.
+        image_id: of the image, which several examples may share.
         caption: the text.
     """
 
     example: int
     name: str
+    image_id: str
     caption: str
 
 
@@ -90,7 +92,10 @@ def _in_rounds(source: Source, rng: np.random.Generator) -> Iterator[CaptionChoi
     for index in rng.permutation(len(source)).tolist():
         example = source[index]
         order = rng.permutation(len(example.captions))
-        first, *rest = (CaptionChoice(index, example.name, example.captions[i]) for i in order)
+        image_id = example.image_id or example.name
+        first, *rest = (
+            CaptionChoice(index, example.name, image_id, example.captions[i]) for i in order
+        )
         later.append(rest)
         yield first
     for choices in itertools.zip_longest(*later):

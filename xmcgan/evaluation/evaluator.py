@@ -138,7 +138,7 @@ class Evaluator:
         """Return all that the scores depend on, except the checkpoint."""
         return {
             "data": self.manifest.header | {"captions_sha256": self.manifest.digest},
-            "references": self._num_references,
+            "references": len(self._images),
             "image_size": self._config.image_size,
             "resize_of_references": self._config.data.resize,
             "samples": len(self.manifest.choices),
@@ -161,7 +161,7 @@ class Evaluator:
             )
         self._split = split
         self._source = sources.load_source(name, data_dir, self._split)
-        self._num_references = len(self._source)
+        self._images = self._source.one_per_image()
         self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
         if options.num_samples is not None and options.num_samples < 2:
             raise EvaluationError(f"--num-samples is {options.num_samples}; at least 2 are needed")
@@ -207,8 +207,7 @@ class Evaluator:
             kind = {"images": "of the captions", "captions_sha256": self.manifest.digest}
             label = f"captions_{len(indices)}_{header['seed']}"
         else:
-            indices = list(range(self._num_references))
-            kind, label = {"images": "all of the split"}, "all"
+            indices, kind, label = self._images, {"images": "all of the split"}, "all"
         size, resize = self._config.image_size, self._config.data.resize
         recipe = {
             **kind,

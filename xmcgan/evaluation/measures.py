@@ -151,7 +151,7 @@ class ClipAlignment:
             fake["embeddings"],
             self._texts,
             self._manifest.captions,
-            [choice.example for choice in self._manifest.choices],
+            [choice.image_id for choice in self._manifest.choices],
             real_images_emb=real["embeddings"],
             resamples=self._resamples,
             seed=self._seed,

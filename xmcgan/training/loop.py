@@ -81,9 +81,12 @@ class Run:
             out_shardings=replicated(mesh),
             donate_argnums=0,
         )
+        text_params = self.frozen_params["text"]
         self.fixed = FixedSamples(
             self.sample_source,
-            Sampler(self.networks.generator, self.text, self.tokenizer, mesh),
+            Sampler(
+                self.networks.generator, self.text, self.tokenizer, mesh, text_params=text_params
+            ),
             workdir / "samples",
             config,
         )
