@@ -23,8 +23,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.generator.width = 32
     config.discriminator.width = 32
     config.region_size = min(16, config.image_size // 4)
-    # Captions of drawn scenes are alike: what tells them apart is a small part of a sentence.
-    config.generator.normalize_sentence = True
     # Photographs taught the frozen image network; it says little of drawn shapes.
     config.losses.image_pretrained.enabled = False
     if "single" in parsed.names:
