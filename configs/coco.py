@@ -27,16 +27,12 @@ BERT-base is --config.text.weights=DIR. None of these has been trained to a scor
 
 from ml_collections import ConfigDict
 
-from xmcgan.config import apply_ablation, default_config, parse_variant
+from xmcgan.variants import paper_config, parse_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the config of a variant: a size, `ablation=...`, `name=...` (`coco/NAME`)."""
     parsed = parse_variant(variant, sizes=(128, 256), options=("name",))
-    config = default_config()
+    config = paper_config(parsed)
     config.data.name = f"coco/{parsed.name}" if parsed.name else "coco"
-    config.image_size = parsed.size or 128
-    config.batch_size = 256 if config.image_size == 256 else 56
-    config.num_epochs = 500
-    apply_ablation(config, parsed.ablation)
     return config

@@ -6,8 +6,9 @@ python -m xmcgan.train --config folder:name=my_photos,128
 
 from ml_collections import ConfigDict
 
-from xmcgan.config import apply_ablation, default_config, parse_variant
+from xmcgan.config import default_config
 from xmcgan.errors import ConfigError
+from xmcgan.variants import apply_ablation, parse_variant
 
 SIZES = (32, 64, 128, 256)
 

@@ -16,18 +16,14 @@ Memory and image network: see configs/coco.py; words take 64 instead of 17 place
 
 from ml_collections import ConfigDict
 
-from xmcgan.config import apply_ablation, default_config, parse_variant
+from xmcgan.variants import paper_config, parse_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the config of a variant: a size, `ablation=...`."""
     parsed = parse_variant(variant, sizes=(128, 256))
-    config = default_config()
+    config = paper_config(parsed)
     config.data.name = "ln_coco"
     config.data.flip = False  # narratives speak of left and right
     config.text.max_tokens = 64
-    config.image_size = parsed.size or 128
-    config.batch_size = 256 if config.image_size == 256 else 56
-    config.num_epochs = 500
-    apply_ablation(config, parsed.ablation)
     return config

@@ -8,7 +8,8 @@ python -m xmcgan.train --config shapes:64,ablation=sentence+word
 
 from ml_collections import ConfigDict
 
-from xmcgan.config import apply_ablation, default_config, parse_variant
+from xmcgan.config import default_config
+from xmcgan.variants import apply_ablation, parse_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:

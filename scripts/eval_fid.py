@@ -11,7 +11,6 @@ python scripts/eval_fid.py stats IMAGES --protocol fd-effnet-lite0 --out statist
 import argparse
 from pathlib import Path
 
-from xmcgan.compilation import use_compilation_cache
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
@@ -25,6 +24,7 @@ from xmcgan.evaluation.job import EvaluationJob
 from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
 from xmcgan.evaluation.report import write_report
 from xmcgan.evaluation.tables import score_json, score_table
+from xmcgan.runtime import use_compilation_cache, use_cpu_cores_as_devices
 
 
 def parse_args() -> argparse.Namespace:
@@ -162,6 +162,7 @@ def main() -> None:
     args = parse_args()
     _check_numbers(args)
     use_compilation_cache()
+    use_cpu_cores_as_devices()
     if args.command is None:
         run_job(args)
     elif args.command == "report":

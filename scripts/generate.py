@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xmcgan.compilation import use_compilation_cache
+from xmcgan import distributed
+from xmcgan.agreement import is_first
 from xmcgan.errors import DataError, UserError, run_cli
 from xmcgan.grid import sample_grid
+from xmcgan.runtime import use_compilation_cache
 from xmcgan.sampling import TrainedModel, draw_noise, write_manifest
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
@@ -31,6 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--raw", action="store_true", help="the weights of that step, not their moving average"
     )
+    distributed.add_flags(parser)
     return parser.parse_args()
 
 
@@ -65,6 +68,12 @@ def read_captions(given: list[str], file: Path | None) -> list[str]:
 
 def main() -> None:
     args = parse_args()
+    with distributed.session(args):
+        draw(args)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Draw on all devices of all processes; process 0 writes."""
     captions = read_captions(args.caption, args.captions_file)
     if args.num < 1 or args.seed < 0:
         raise UserError("--num must be at least 1 and --seed at least 0")
@@ -80,6 +89,8 @@ def main() -> None:
     # in noise, rows in caption.
     z = np.tile(draw_noise(args.seed, args.num, model.config.generator.z_dim), (len(captions), 1))
     images = model(repeated, z)
+    if not is_first():
+        return
 
     files = [f"{i // args.num:04d}_{i % args.num:02d}.png" for i in range(len(images))]
     for name, image in zip(files, images, strict=True):

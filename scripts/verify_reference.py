@@ -21,8 +21,15 @@ from xmcgan.losses.contrastive import feature_contrast, word_region_contrast
 from xmcgan.models.discriminator import Discriminator
 from xmcgan.models.generator import Generator
 from xmcgan.training import reference
+from xmcgan.training.objectives import Captions
 from xmcgan.training.state import Networks, TrainState
-from xmcgan.training.step import Captions, encode_pair, generate, joint_gradients
+from xmcgan.training.step import (
+    Examples,
+    encode_pair,
+    generate,
+    joint_gradients,
+    normalize_discriminator,
+)
 
 VALUE_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 # A bias right before a batch norm has a gradient of zero, and both sides hold rounding there
@@ -125,6 +132,7 @@ def verify_networks(
     mask = jnp.arange(words.shape[1])[None] < jnp.asarray(length)
     captions = Captions(words, mask, jnp.asarray(arrays["input/sentence_embedding"]))
     real, z = jnp.asarray(arrays["input/image"]), jnp.asarray(arrays["input/z"])
+    examples = Examples(real, captions, z)
 
     variables = {"params": state.g_params, "batch_stats": state.g_batch_stats}
     image = jax.jit(lambda v: networks.generator.apply(v, *captions, z, train=False))(variables)
@@ -142,8 +150,9 @@ def verify_networks(
     report.compare("generator_train/batch_stats", stats, golden_stats, VALUE_TOLERANCE)
 
     def encode(s: TrainState) -> Any:
-        pair = encode_pair(networks, s.d_params, s.d_vectors, real, fake, captions)
-        return jnp.concatenate([pair[0].logits, pair[1].logits])[:, None], pair[2]
+        normalized, _, vectors = normalize_discriminator(s)
+        encodings = encode_pair(networks, normalized, examples, fake)
+        return jnp.concatenate([encodings.real.logits, encodings.fake.logits])[:, None], vectors
 
     logits, vectors = jax.jit(encode)(state)
     report.compare(
@@ -163,8 +172,9 @@ def verify_networks(
     config = default_config()
     config.losses.image_pretrained.enabled = False
     # Arguments, not constants of the program: the compiler would fold what follows from them.
-    gradients = jax.jit(lambda s, r, c, z: joint_gradients(s, r, c, z, networks, config, None))
-    d_grads, g_grads, _, _, metrics = gradients(state, real, captions, z)
+    gradients = jax.jit(lambda s, e: joint_gradients(s, e, networks, config, None))
+    one_part = jax.tree.map(lambda x: x[None], examples)
+    d_grads, g_grads, _, _, metrics = gradients(state, one_part)
     verify_losses(report, arrays, metrics)
     golden_grads = reference.tree(arrays, "expect/step/d_grad")
     report.compare(

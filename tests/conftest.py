@@ -10,6 +10,13 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
+# Before what might use them: no network and no TensorFlow, here and in processes that tests start.
+import offline.sitecustomize  # noqa: F401
+
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent / "offline"), os.environ.get("PYTHONPATH")])
+)
+
 import jax
 import pytest
 import tiny

@@ -1,19 +1,17 @@
 """Golden files of any size, with random parameters and the results of `literal`."""
 
 import json
-import math
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import literal
 import numpy as np
 
-Shapes = dict[str, tuple[int, ...]]
-# In multiples of the base width. In the discriminator the stem comes first, and the last block
-# keeps its size.
-GENERATOR_MULTIPLIERS = {32: (16, 8, 4), 256: (16, 8, 8, 4, 2, 1)}
-DISCRIMINATOR_MULTIPLIERS = {32: (4, 8, 16, 16), 256: (1, 2, 4, 8, 8, 16, 16)}
+from xmcgan.benchmarks import literal
+from xmcgan.benchmarks.literal import Arrays, Network, under
+from xmcgan.benchmarks.literal_params import Sizes, draw_arrays
 
 
 def write_golden(
@@ -34,24 +32,15 @@ def write_golden(
     meta = {name: value for name, value in locals().items() if name not in ("path", "seed")}
     rng = np.random.default_rng(seed)
     arrays = draw_inputs(rng, meta)
-    g_shapes, d_shapes = generator_shapes(meta), discriminator_shapes(meta)
-    arrays |= literal.prefixed("generator/params", draw_params(rng, g_shapes))
-    arrays |= literal.prefixed("generator/batch_stats", draw_batch_stats(rng, g_shapes))
-    arrays |= literal.prefixed("discriminator/params", draw_params(rng, d_shapes))
-    vectors = {
-        name.replace("kernel", "u0"): rng.normal(0, 0.01, (1, shape[-1]))
-        for name, shape in d_shapes.items()
-        if name.endswith("kernel")
-    }
-    arrays |= literal.prefixed("discriminator/spectral_norm_stats", vectors)
+    arrays |= draw_arrays(rng, Sizes(**{name: meta[name] for name in Sizes._fields}))
     arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
-    arrays |= literal.expect(meta, arrays)
-    arrays |= literal.prefixed("loss", small_losses(rng))
+    arrays |= expect(meta, arrays)
+    arrays |= prefixed("loss", small_losses(rng))
     arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
     np.savez(path, meta=np.asarray(json.dumps(meta | {"dtype": "float32"})), **arrays)
 
 
-def draw_inputs(rng: np.random.Generator, meta: dict[str, Any]) -> literal.Arrays:
+def draw_inputs(rng: np.random.Generator, meta: dict[str, Any]) -> Arrays:
     batch, tokens, dim = meta["batch"], meta["max_tokens"], meta["embedding_dim"]
     lengths = rng.integers(2, tokens, (batch, 1), endpoint=True)
     lengths[0] = tokens
@@ -64,30 +53,7 @@ def draw_inputs(rng: np.random.Generator, meta: dict[str, Any]) -> literal.Array
     }
 
 
-def draw_params(rng: np.random.Generator, shapes: Shapes) -> literal.Arrays:
-    """Draw kernels as glorot normal does, and biases that are not zero."""
-
-    def draw(shape: tuple[int, ...]) -> np.ndarray:
-        if len(shape) == 1:
-            return rng.normal(0, 0.1, shape)
-        fans = math.prod(shape[:-2]) * (shape[-2] + shape[-1])
-        return rng.normal(0, math.sqrt(2 / fans), shape)
-
-    return {name: draw(shape) for name, shape in shapes.items()}
-
-
-def draw_batch_stats(rng: np.random.Generator, g_shapes: Shapes) -> literal.Arrays:
-    """Draw running statistics for each norm, of the size of its gamma's bias."""
-    stats = {}
-    for name, shape in g_shapes.items():
-        if "BatchNorm" in name and name.endswith("_0/bias"):
-            norm = name.rpartition("_0/bias")[0].rpartition("/")[0] + "/BatchNorm_0"
-            stats[f"{norm}/mean"] = rng.normal(0, 0.1, shape)
-            stats[f"{norm}/var"] = rng.uniform(0.5, 1.5, shape)
-    return stats
-
-
-def small_losses(rng: np.random.Generator) -> literal.Arrays:
+def small_losses(rng: np.random.Generator) -> Arrays:
     """Compute the two contrastive losses on small arrays."""
     a, b = rng.normal(size=(2, 5, 12)).astype(np.float32)
     regions, words = rng.normal(size=(5, 9, 12)), rng.normal(size=(5, 6, 12))
@@ -101,60 +67,45 @@ def small_losses(rng: np.random.Generator) -> literal.Arrays:
     given = {"contrastive/a": a, "contrastive/b": b}
     given |= {"word/regions": regions, "word/words": words, "word/length": length}
     given |= {"word/grad_regions": grad_regions, "word/grad_words": grad_words}
-    return given | literal.prefixed("contrastive", contrast) | literal.prefixed("word", word)
+    return given | prefixed("contrastive", contrast) | prefixed("word", word)
 
 
-def generator_shapes(meta: dict[str, Any]) -> Shapes:
-    dim, z, gf = meta["embedding_dim"], meta["z_dim"], meta["gf_dim"]
-    size, channels = 4, 16 * gf
-    layers: Shapes = {"Dense_0": (dim, z), "Dense_1": (z, 4 * 4 * channels)}
-    spatial = 0
-    for index, multiplier in enumerate(GENERATOR_MULTIPLIERS[meta["image_size"]]):
-        if size < meta["cond_size"]:
-            name, norm, modulation = f"GenBlock_{index}", "ConditionalBatchNorm", "Dense"
-            kernel: tuple[int, ...] = (2 * z,)
-        else:
-            if size == meta["cond_size"]:
-                layers["Conv_0"] = (1, 1, channels, dim)
-            name, norm, modulation = (
-                f"GenSpatialBlock_{spatial}",
-                "LocalConditionalBatchNorm",
-                "Conv",
-            )
-            kernel = (1, 1, dim + 2 * z)
-            spatial += 1
-        out = multiplier * gf
-        for j, width in enumerate((channels, out)):
-            layers[f"{name}/{norm}_{j}/{modulation}_0"] = (*kernel, width)
-            layers[f"{name}/{norm}_{j}/{modulation}_1"] = (*kernel, width)
-        layers[f"{name}/Conv_0"] = (3, 3, channels, out)
-        layers[f"{name}/Conv_1"] = (3, 3, out, out)
-        layers[f"{name}/Conv_2"] = (1, 1, channels, out)
-        size, channels = 2 * size, out
-    for j in range(2):
-        layers[f"LocalConditionalBatchNorm_0/Conv_{j}"] = (1, 1, dim + 2 * z, channels)
-    layers["Conv_1"] = (3, 3, channels, 3)
-    return with_biases(layers)
+@partial(jax.jit, static_argnums=(1, 2))
+def networks_and_gradients(arrays: Arrays, gamma: float, cond_size: int) -> Arrays:
+    """Return everything under `expect/` from `input/`, `generator/` and `discriminator/`."""
+    inputs, g_stats = under(arrays, "input"), under(arrays, "generator/batch_stats")
+    d_stats = under(arrays, "discriminator/spectral_norm_stats")
+
+    def run(g_params: Arrays, d_params: Arrays) -> tuple[Arrays, Network, Network]:
+        g, d = Network(g_params, g_stats, {}, True), Network(d_params, d_stats, {}, True)
+        return literal.losses(g, d, inputs, gamma, cond_size), g, d
+
+    g_params, d_params = under(arrays, "generator/params"), under(arrays, "discriminator/params")
+    d_grad = jax.grad(lambda params: run(g_params, params)[0]["d_loss"])(d_params)
+    g_grad = jax.grad(lambda params: run(params, d_params)[0]["g_loss"])(g_params)
+    found, g, d = run(g_params, d_params)
+    still = Network(g_params, g_stats, {}, False)
+    expected = {
+        "step/d_loss": found.pop("d_loss"),
+        "step/g_loss": found.pop("g_loss"),
+        "generator_train/image": found.pop("fake"),
+        "generator_eval/image": literal.generator(still, inputs, gamma),
+    }
+    contrasts = {name.replace("accuracy", "acc"): value for name, value in found.items()}
+    expected |= prefixed("discriminator_train", contrasts)
+    expected |= prefixed("generator_train/batch_stats", g.new_stats)
+    expected |= prefixed("discriminator_train/spectral_norm_stats", d.new_stats)
+    return expected | prefixed("step/d_grad", d_grad) | prefixed("step/g_grad", g_grad)
 
 
-def discriminator_shapes(meta: dict[str, Any]) -> Shapes:
-    size, channels, layers = meta["image_size"], 3, {}
-    multipliers = DISCRIMINATOR_MULTIPLIERS[size]
-    for index, multiplier in enumerate(multipliers):
-        name = f"DiscBlock_{index - 1}" if index else "DiscOptimizedBlock_0"
-        downsample, out = index < len(multipliers) - 1, multiplier * meta["df_dim"]
-        layers[f"{name}/SpectralConv_0"] = (3, 3, channels, out)
-        layers[f"{name}/SpectralConv_1"] = (3, 3, out, out)
-        if downsample or channels != out:
-            layers[f"{name}/SpectralConv_2"] = (1, 1, channels, out)
-        size, channels = size // 2 if downsample else size, out
-        if size == meta["cond_size"]:
-            layers["SpectralConv_0"] = (1, 1, channels, meta["embedding_dim"])
-    layers["SpectralDense_0"] = (channels, 1)
-    layers["SpectralDense_1"] = (meta["embedding_dim"], channels)
-    return with_biases(layers)
+def prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    return {f"{prefix}/{name}": value for name, value in arrays.items()}
 
 
-def with_biases(layers: Shapes) -> Shapes:
-    kernels = {f"{name}/kernel": shape for name, shape in layers.items()}
-    return kernels | {f"{name}/bias": shape[-1:] for name, shape in layers.items()}
+def expect(meta: dict[str, Any], arrays: Mapping[str, Any]) -> Arrays:
+    """Return what a golden file of these inputs and parameters has under `expect/`."""
+    given = ("input/", "generator/", "discriminator/")
+    arrays = {name: value for name, value in arrays.items() if name.startswith(given)}
+    with jax.default_matmul_precision("highest"):
+        expected = networks_and_gradients(arrays, meta["gamma_for_g"], meta["cond_size"])
+    return prefixed("expect", jax.device_get(expected))

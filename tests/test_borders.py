@@ -124,14 +124,21 @@ def test_flax_stays_in_models_pretrained_and_the_training_state():
     assert outside(using(("xmcgan",), {"flax"}), *homes) == []
 
 
-def test_losses_meet_the_networks_only_in_the_training_step():
-    homes = ("xmcgan/losses/", "xmcgan/training/step.py")
+def test_losses_are_added_up_in_one_place():
+    homes = ("xmcgan/losses/", "xmcgan/training/objectives.py", "xmcgan/benchmarks/words.py")
     assert outside(using(("xmcgan",), {"xmcgan.losses"}), *homes) == []
 
 
 def test_the_training_step_touches_neither_files_nor_data():
     packages = FILES | {"orbax", "xmcgan.data", "xmcgan.training.checkpoint"}
-    assert using(("xmcgan/training/step.py",), packages) == []
+    step = tuple(f"xmcgan/training/{part}.py" for part in ("step", "objectives", "microbatches"))
+    assert using(step, packages) == []
+
+
+def test_the_literal_formulation_shares_no_code_with_ours_and_benchmarks_are_a_leaf():
+    oracle = tuple(f"xmcgan/benchmarks/literal{part}.py" for part in ("", "_params", "_step"))
+    assert using_more_than(oracle, ARRAYS | {"optax", "xmcgan.benchmarks"}) == []
+    assert outside(using(("xmcgan",), {"xmcgan.benchmarks"}), "xmcgan/benchmarks/") == []
 
 
 def test_evaluation_and_sampling_never_use_the_training_step():

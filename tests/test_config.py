@@ -109,6 +109,9 @@ def test_a_mistyped_override_is_named_with_the_near_miss(override, hint):
         ("batch_size=1", "batch_size"),
         ("batch_norm_group_size=7", "batch_norm_group_size"),
         ("contrastive_group_size=5", "contrastive_group_size"),
+        ("num_microbatches=0", "num_microbatches"),
+        ("num_microbatches=5", "must divide batch_size = 64"),
+        ("num_microbatches=4", "say --config.batch_norm_group_size=16"),
         ("d_steps=0", "d_steps"),
         ("dtype=float16", "dtype"),
         ("region_size=64", "region_size"),
@@ -142,6 +145,23 @@ def test_a_batch_that_devices_cannot_share_names_the_nearest_that_they_can():
     configs.check_devices(config, 4)
     with pytest.raises(ConfigError, match="try 16 or 24"):
         configs.check_devices(config, 8)
+
+
+def test_groups_must_fit_into_a_microbatch():
+    config = load_config("shapes")
+    config.num_microbatches = config.batch_norm_group_size = 4
+    configs.validate(config)
+    config.batch_norm_group_size = 32
+    with pytest.raises(ConfigError, match="batch_size / num_microbatches = 16"):
+        configs.validate(config)
+
+
+def test_devices_share_every_microbatch():
+    config = load_config("shapes")
+    config.num_microbatches = 4
+    configs.check_devices(config, 16)
+    with pytest.raises(ConfigError, match="in 4 microbatches; try 128"):
+        configs.check_devices(config, 32)
 
 
 def test_a_saved_config_reads_back_equal(tmp_path: Path):

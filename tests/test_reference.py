@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 
 import golden
-import literal
 import numpy as np
 import pytest
+
+from xmcgan.benchmarks.literal import under
 
 VERIFY = "scripts/verify_reference.py"
 # Nothing divides anything by chance: a transposed axis or a forgotten sum shows.
@@ -44,10 +45,10 @@ def read(path: Path, name: str) -> np.ndarray:
 def test_the_literal_implementation_agrees_with_the_golden_file(shared_dir):
     with np.load(shared_dir / "golden" / "base_128.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}
-    results = literal.expect(json.loads(str(arrays.pop("meta"))), arrays)
+    results = golden.expect(json.loads(str(arrays.pop("meta"))), arrays)
     assert set(results) == {name for name in arrays if name.startswith("expect/")}
     norms = {
-        name: np.sqrt(sum(np.sum(array**2) for array in literal.under(arrays, name).values()))
+        name: np.sqrt(sum(np.sum(array**2) for array in under(arrays, name).values()))
         for name in ("expect/step/d_grad", "expect/step/g_grad")
     }
     for name, result in results.items():

@@ -29,9 +29,10 @@ def build_generator(config: ConfigDict) -> Generator:
         condition_size=config.region_size,
         attention_gamma=config.generator.attention_gamma,
         sentence_in_first_map=config.generator.sentence_in_first_map,
-        normalize_sentence=config.generator.normalize_sentence,
+        whiten_sentence=config.generator.whiten_sentence,
         batch_norm_group_size=config.batch_norm_group_size,
         dtype=_dtype(config),
+        remat=config.remat,
     )
 
 
@@ -48,6 +49,7 @@ def build_networks(config: ConfigDict, word_dim: int) -> Networks:
         region_dim=word_dim,
         region_size=config.region_size,
         dtype=_dtype(config),
+        remat=config.remat,
     )
     return Networks(
         build_generator(config),

@@ -1,6 +1,5 @@
 """Configurations: what can be set, how `--config NAME[:variant]` finds it, and what cannot work."""
 
-import difflib
 import importlib.util
 import json
 import math
@@ -10,17 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from xmcgan.errors import ConfigError
+from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.models.generator import WIDTH_MULTIPLIERS
 
 LOSSES = ("hinge", "sentence", "word", "image_discriminator", "image_pretrained")
-# The names of the paper's ablation table.
-ABLATION_NAMES = {
-    "sentence": "sentence",
-    "word": "word",
-    "image": "image_discriminator",
-    "pretrained": "image_pretrained",
-}
 
 
 def default_config() -> ConfigDict:
@@ -39,6 +31,12 @@ def default_config() -> ConfigDict:
     config.region_size = 16  # side of the feature maps where regions meet words
     config.batch_norm_group_size = 0  # 0: the whole batch; else images that share statistics
     config.contrastive_group_size = 0  # 0: the whole batch; else pairs that see each other
+    # Memory for time: each update's batch in so many parts, computed one after the other; the
+    # losses still see all of it. And whether blocks are computed again in the backward pass.
+    config.num_microbatches = 1
+    config.remat = False
+    # Devices that share one copy of parameters and optimiser state, for networks too large for one.
+    config.mesh = {"fsdp": 1}
     config.ema_decay = 0.999
     config.ema_warmup = True
 
@@ -50,6 +48,7 @@ def default_config() -> ConfigDict:
     config.data.resize = "crop"  # or squash
     config.data.flip = True
     config.data.num_workers = 0  # processes that decode; 0 uses threads
+    config.data.max_damaged_records = 0  # of the training split that are left out; more stop a run
 
     config.text = ConfigDict()
     config.text.weights = "minilm"  # a name of scripts/fetch_weights.py, or a folder
@@ -61,7 +60,7 @@ def default_config() -> ConfigDict:
     config.generator.z_dim = 128
     config.generator.attention_gamma = 15.0
     config.generator.sentence_in_first_map = False  # true: the paper; false: the official code
-    config.generator.normalize_sentence = False  # true: each dimension standardised by the batch
+    config.generator.whiten_sentence = False  # true: decorrelated by the training captions
     config.generator.learning_rate = 1e-4
 
     config.discriminator = ConfigDict()
@@ -75,6 +74,8 @@ def default_config() -> ConfigDict:
     config.sample_every_steps = 1000
     config.checkpoint_every_steps = 1000
     config.keep_checkpoints = 3
+    # A step whose gradients are not finite changes nothing; so many in a row end the run.
+    config.stop_after_skipped_steps = 10
     config.num_samples = 16  # images of the grid
     config.restore_step = 0  # resume from this checkpoint; 0: the newest
     config.allow_mismatch = False  # resume although data or config differ from the checkpoint's
@@ -123,16 +124,8 @@ def find_config_file(name: str) -> Path:
         if path.is_file():
             return path
     known = sorted({p.stem for f in folders for p in f.glob("*.py") if not p.stem.startswith("_")})
-    raise ConfigError(f"unknown config {name!r}.{_near(name, known)} {_known(known)}")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def _known(names: Iterable[str]) -> str:
-    return f"Known: {', '.join(names)}."
+    hint = did_you_mean(name, known)
+    raise ConfigError(f"unknown config {name!r}. Known: {', '.join(known)}{hint}")
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -155,66 +148,6 @@ def load_config(spec: str) -> ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     return module.get_config(variant).lock()
-
-
-def parse_variant(
-    variant: str,
-    *,
-    sizes: tuple[int, ...],
-    names: tuple[str, ...] = (),
-    options: tuple[str, ...] = (),
-) -> ConfigDict:
-    """Read a variant such as `64`, `quickstart` or `64,ablation=sentence+word`.
-
-    Args:
-        variant: items separated by commas; may be empty.
-        sizes: image sizes that the config knows.
-        names: plain items that it knows.
-        options: items `NAME=VALUE` that it knows beside `ablation`.
-
-    Returns:
-        `size` (int or None), `names` (those given), `ablation` (losses to keep beside the hinge,
-        or None for all that the config switches on), and each option (a string, maybe empty).
-
-    Raises:
-        ConfigError: an item that is none of these.
-    """
-    parsed = ConfigDict({"size": None, "names": [], "ablation": None})
-    parsed.update(dict.fromkeys(options, ""))
-    for item in filter(None, variant.split(",")):
-        key, equals, value = item.partition("=")
-        if item.isdigit() and int(item) in sizes:
-            parsed.size = int(item)
-        elif item in names:
-            parsed.names = [*parsed.names, item]
-        elif key == "ablation" and equals:
-            parsed.ablation = _parse_ablation(value)
-        elif key in options and value:
-            parsed[key] = value
-        else:
-            known = [*map(str, sizes), *names, "ablation=LOSS+LOSS", *(f"{o}=..." for o in options)]
-            raise ConfigError(f"unknown variant {item!r}.{_near(item, known)} {_known(known)}")
-    return parsed
-
-
-def _parse_ablation(text: str) -> list[str]:
-    if text == "none":
-        return []
-    parts = text.split("+")
-    for part in parts:
-        if part not in ABLATION_NAMES:
-            known = [*ABLATION_NAMES, "none"]
-            raise ConfigError(
-                f"unknown loss {part!r} in ablation={text}.{_near(part, known)} {_known(known)}"
-            )
-    return [ABLATION_NAMES[part] for part in parts]
-
-
-def apply_ablation(config: ConfigDict, keep: list[str] | None) -> None:
-    """Switch on the contrastive losses in `keep` and off all others; None changes nothing."""
-    if keep is not None:
-        for name in set(LOSSES) - {"hinge"}:
-            config.losses[name].enabled = name in keep
 
 
 def validate(config: ConfigDict) -> None:
@@ -243,11 +176,14 @@ def validate(config: ConfigDict) -> None:
     for field in (
         "batch_size", "d_steps", "text.max_tokens", "generator.width", "generator.z_dim",
         "discriminator.width", "log_every_steps", "sample_every_steps",
-        "checkpoint_every_steps", "keep_checkpoints", "num_samples",
+        "checkpoint_every_steps", "keep_checkpoints", "num_samples", "num_microbatches",
+        "mesh.fsdp", "stop_after_skipped_steps",
     ):  # fmt: skip
         _check_positive(config, field)
     _check_groups(config)
     _check_losses(config)
+    if config.data.max_damaged_records < 0:
+        raise ConfigError("data.max_damaged_records must be 0 or more")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed = {config.seed} is not in [0, 2**32)")
     if config.num_train_steps <= 0 and config.num_epochs <= 0:
@@ -273,13 +209,24 @@ def _check_positive(config: ConfigDict, field: str) -> None:
 
 
 def _check_groups(config: ConfigDict) -> None:
+    if config.batch_size % config.num_microbatches:
+        raise ConfigError(
+            f"num_microbatches = {config.num_microbatches} must divide "
+            f"batch_size = {config.batch_size}"
+        )
+    size = config.batch_size // config.num_microbatches
+    whole = "batch_size" if config.num_microbatches == 1 else "batch_size / num_microbatches"
     for field in ("batch_norm_group_size", "contrastive_group_size"):
         group = config[field]
-        if group < 0 or (group and config.batch_size % group):
+        if group < 0 or (group and size % group):
             raise ConfigError(
-                f"{field} = {group} must be 0 (the whole batch) or divide "
-                f"batch_size = {config.batch_size}"
+                f"{field} = {group} must be 0 (the whole batch) or divide {whole} = {size}"
             )
+    if config.num_microbatches > 1 and config.batch_norm_group_size == 0:
+        raise ConfigError(
+            f"num_microbatches = {config.num_microbatches} cannot take batch statistics of the "
+            f"whole batch: say --config.batch_norm_group_size={size}, the images of one part"
+        )
 
 
 def _check_losses(config: ConfigDict) -> None:
@@ -302,11 +249,13 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
     Raises:
         ConfigError: names both numbers and the nearest batches that would do.
     """
-    if config.batch_size % num_devices:
-        lower = config.batch_size // num_devices * num_devices
-        nearest = [str(size) for size in (lower, lower + num_devices) if size]
+    unit = num_devices * config.num_microbatches
+    if config.batch_size % unit:
+        lower = config.batch_size // unit * unit
+        nearest = [str(size) for size in (lower, lower + unit) if size]
+        parts = "" if unit == num_devices else f" in {config.num_microbatches} microbatches"
         raise ConfigError(
-            f"batch_size = {config.batch_size} does not divide over {num_devices} devices; "
+            f"batch_size = {config.batch_size} does not divide over {num_devices} devices{parts}; "
             f"try {' or '.join(nearest)}"
         )
 
@@ -325,10 +274,12 @@ def apply_override(config: ConfigDict, override: str) -> None:
     known = {".".join(path): value for path, value in _leaves(config)}
     if field not in known:
         groups = sorted({name.rpartition(".")[0] for name in known} - {""})
-        near = _near(field, [*known, *groups]) or _near_leaf(field, known)
         inside = [name for name in known if name.startswith(f"{field}.")]
-        near = f" It holds {', '.join(inside)}." if inside else near
-        raise ConfigError(f"unknown field --config.{field}.{near}")
+        if inside:
+            raise ConfigError(f"--config.{field} is no field. It holds {', '.join(inside)}")
+        # Else a field of another group whose last name is like it.
+        hint = did_you_mean(field, [*known, *groups]) or did_you_mean(field, known, _last_name)
+        raise ConfigError(f"unknown field --config.{field}{hint}")
     if not equals:
         raise ConfigError(f"--config.{field} needs a value: --config.{field}=...")
     config.update_from_flattened_dict({field: _convert(field, text, known[field])})
@@ -342,11 +293,8 @@ def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str
             yield (*path, name), value
 
 
-def _near_leaf(field: str, known: Iterable[str]) -> str:
-    """Find fields of another group whose last name is like that of `field`."""
-    last = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(field.rpartition(".")[2], list(last), n=1)
-    return f" Did you mean {last[near[0]]!r}?" if near else ""
+def _last_name(field: str) -> str:
+    return field.rpartition(".")[2]
 
 
 def _convert(field: str, text: str, old: Any) -> Any:
@@ -375,20 +323,24 @@ def read_config(path: Path) -> ConfigDict:
     """
     config = default_config()
     try:
-        config.update(json.loads(path.read_text()))
+        config.update(json.loads(path.read_text(encoding="utf-8")))
+        if unset := [".".join(name) for name, value in _leaves(config) if value is None]:
+            raise ValueError(f"{', '.join(unset)} has no value")
         return config.lock()
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: is {path.parent} a workdir of a run?") from None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from None
 
 
 # Fields that may change between runs of one workdir.
 _FREE_FIELDS = (
     "num_train_steps", "num_epochs", "data.data_dir", "data.num_workers", "data.sample_split",
+    "data.max_damaged_records",
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
-    "num_samples", "restore_step", "allow_mismatch", "text.weights",
-    "losses.image_pretrained.weights",
+    "num_samples", "num_microbatches", "remat", "mesh.fsdp", "restore_step", "allow_mismatch",
+    "stop_after_skipped_steps",
+    "text.weights", "losses.image_pretrained.weights",
 )  # fmt: skip
 
 

@@ -1,8 +1,11 @@
 """Errors that a user can mend, and how a command line shows them."""
 
+import difflib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+
+_MOST_LISTED = 5
 
 
 class UserError(Exception):
@@ -33,6 +36,40 @@ class EvaluationError(UserError):
     """Report a score that would be wrong, such as one of too few images or of two protocols."""
 
 
+class DistributedError(UserError):
+    """Report processes that do not find each other."""
+
+
+class AgreedError(UserError):
+    """Report a mistake of one of several processes in all of them; process 0 prints it for all."""
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], compared: Callable[[str], str] = lambda name: name
+) -> str:
+    """Return the end of a message that names a near miss.
+
+    Args:
+        name: what was given.
+        known: what it may have been meant to be.
+        compared: gives the part of a name that is compared; the whole by default.
+
+    Returns:
+        Such as `; did you mean 'shapes'?`, empty where nothing is near.
+    """
+    by_part = {compared(each): each for each in known}
+    near = difflib.get_close_matches(compared(name), by_part, n=1)
+    return f"; did you mean {by_part[near[0]]!r}?" if near else ""
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Return lines for a message, indented below each other; the many are cut to a few."""
+    shown = [*lines[:_MOST_LISTED]]
+    if len(lines) > _MOST_LISTED:
+        shown.append(f"and {len(lines) - _MOST_LISTED:,} more")
+    return "".join(f"\n  {line}" for line in shown)
+
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 
@@ -49,7 +86,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         status = EXIT_USER_ERROR
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         print(f"error: {error.strerror}: {error.filename or 'the disk is full'}", file=sys.stderr)
         status = EXIT_USER_ERROR

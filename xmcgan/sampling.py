@@ -16,7 +16,7 @@ from xmcgan import build
 from xmcgan.config import read_config
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import CheckpointError
-from xmcgan.mesh import make_mesh, put, replicated, sample_sharding
+from xmcgan.mesh import fetch, make_mesh, put, replicated, sample_sharding
 from xmcgan.models.generator import Generator
 from xmcgan.pretrained.encoders import TextEncoder
 from xmcgan.training.checkpoint import restore_subtree
@@ -95,7 +95,7 @@ class Sampler:
             missing = self._batch_size - len(parts[0])
             padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for x in parts]
             inputs = put(padded, sample_sharding(self._mesh))
-            images.append(np.asarray(self._sample(variables, self._text_params, *inputs)))
+            images.append(fetch(self._sample(variables, self._text_params, *inputs)))
         return np.concatenate(images)[: len(captions)]
 
 

@@ -1,18 +1,19 @@
 """Train XMC-GAN.
 
     python -m xmcgan.train --config NAME[:variant] [--workdir DIR] [--config.field=value ...]
+    srun python -m xmcgan.train --distributed --config NAME[:variant] --workdir DIR
 
 The same command resumes a run that was stopped.
 """
 
 import argparse
-import difflib
 import re
 from pathlib import Path
 
-from xmcgan.compilation import use_compilation_cache
+from xmcgan import distributed
 from xmcgan.config import apply_override, load_config
-from xmcgan.errors import ConfigError, run_cli
+from xmcgan.errors import ConfigError, did_you_mean, run_cli
+from xmcgan.runtime import use_compilation_cache
 
 
 def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -31,7 +32,7 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
         prog="python -m xmcgan.train",
         description="Train XMC-GAN. The same command resumes a run that was stopped.",
         epilog="exit status: 0 finished, 2 a mistake (named), 130 stopped by Ctrl-C and saved, "
-        "143 stopped by SIGTERM and saved",
+        "143 stopped by SIGTERM and saved, 75 or 134 another of several processes was lost",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -52,15 +53,14 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
         dest="ignored",
         help="set a field of the config, such as --config.batch_size=8; repeatable",
     )
+    distributed.add_flags(parser)
     args, rest = parser.parse_known_args(arguments)
     overrides = []
     while rest:
         flag = rest.pop(0)
         if not flag.startswith("--config."):
-            known = ("--config", "--workdir", "--help")
-            near = difflib.get_close_matches(flag, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"unknown argument {flag!r}.{hint}")
+            known = [string for action in parser._actions for string in action.option_strings]
+            raise ConfigError(f"unknown argument {flag!r}{did_you_mean(flag, known)}")
         override = flag.removeprefix("--config.")
         if "=" not in override and rest and not rest[0].startswith("--"):
             override += f"={rest.pop(0)}"
@@ -76,10 +76,11 @@ def main() -> int:
     for override in overrides:
         apply_override(config, override)
     use_compilation_cache()
-    # After the flags: a mistake in them should not wait for these imports.
-    from xmcgan.training.loop import train
+    with distributed.session(args):
+        # After the flags: a mistake in them should not wait for these imports.
+        from xmcgan.training.loop import train
 
-    return train(config, args.workdir)
+        return train(config, args.workdir)
 
 
 if __name__ == "__main__":

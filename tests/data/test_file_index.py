@@ -1,6 +1,7 @@
 """Files in directories and zips are found and read alike; nothing outside them, nothing damaged."""
 
 import os
+import stat
 import zipfile
 
 import pytest
@@ -52,6 +53,16 @@ def test_members_that_point_outside_are_refused(tmp_path, name):
     with pytest.raises(DataError, match="points outside"):
         contents(path)
     assert os.listdir(tmp_path) == ["evil.zip"]
+
+
+def test_a_member_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    link = zipfile.ZipInfo("link.jpg")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16  # as Unix writes it
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, str(tmp_path / "secret"))
+    assert contents(tmp_path / "a.zip") == {"link.jpg": str(tmp_path / "secret").encode()}
+    assert sorted(os.listdir(tmp_path)) == ["a.zip", "secret"]
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])

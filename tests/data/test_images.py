@@ -1,13 +1,14 @@
 """Every kind of image file has a defined result or a named error."""
 
 import io
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
 from data_samples import encode, photo
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from xmcgan.data import images
 from xmcgan.data.images import decode_image, resize_image
@@ -105,6 +106,19 @@ def test_first_frame_of_an_animation_is_taken():
 def test_damaged_image_is_named(data, fault):
     with pytest.raises(DataError, match=f"image holiday.jpg .*{fault}"):
         decode_image(data, "holiday.jpg")
+
+
+def test_a_file_that_is_a_program_is_never_run(tmp_path, monkeypatch):
+    """Pillow draws PostScript with Ghostscript, found on PATH; a stand-in says whether it ran."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # look for it again
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with pytest.raises(DataError, match=r"image a\.jpg cannot be decoded"):
+        decode_image(program, "a.jpg")
+    assert not (tmp_path / "ran").exists()
 
 
 def png_header(width: int, height: int) -> bytes:

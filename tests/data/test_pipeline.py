@@ -100,6 +100,14 @@ def test_d_steps_only_regroups_the_stream(reference, tokenizer):
         np.testing.assert_array_equal(merged, np.concatenate([b[key] for b in reference[:3]]))
 
 
+def test_microbatches_only_regroup_the_stream(reference, tokenizer):
+    parts = batches(make_source(10), tokenizer, 3, num_microbatches=3)
+    for part, whole in zip(parts, reference, strict=False):
+        for key in whole:
+            assert part[key].shape[:2] == (6, 1)
+            np.testing.assert_array_equal(part[key].reshape(whole[key].shape), whole[key])
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_worker_processes_give_the_same_batches(reference, tokenizer, num_workers, shapes_dir):
     # A source of the package: worker processes import it, and open the files themselves.
@@ -117,7 +125,7 @@ def test_killed_worker_process_is_an_error_within_seconds(tokenizer, shapes_dir)
     (worker,) = set(multiprocessing.active_children()) - others
     os.kill(worker.pid, signal.SIGKILL)
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match="terminated unexpectedly"):
+    with pytest.raises(DataError, match=r"a process that decodes images died(.|\n)*num_workers"):
         list(itertools.islice(iterator, 100))
     assert time.monotonic() - start < 10
 
@@ -130,6 +138,23 @@ def test_closing_ends_the_worker_processes(tokenizer, shapes_dir):
     next(iterator)
     iterator.close()
     assert set(multiprocessing.active_children()) <= others
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_shares_of_all_processes_make_the_batch(tokenizer, num_workers, shapes_dir):
+    source = load_source("shapes/tiny", shapes_dir, "train")
+    options = {"batch_size": 6, "start_step": 1, "num_workers": num_workers}
+    shares = [batches(source, tokenizer, 3, share=(i, 3), **options) for i in range(3)]
+    joined = [
+        {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
+        for parts in zip(*shares, strict=True)
+    ]
+    assert_equal(joined, batches(source, tokenizer, 3, batch_size=6, start_step=1))
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(tokenizer):
+    with pytest.raises(DataError, match="batch of 3 images does not divide over 4 processes"):
+        batches(make_source(5), tokenizer, 1, share=(0, 4))
 
 
 def test_about_half_of_the_images_are_mirrored_and_none_without_flip(tokenizer):

@@ -19,7 +19,7 @@ from xmcgan.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = [sys.executable, str(ROOT / "scripts" / "prepare_data.py")]
-ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
 TINY = ShapesConfig(num_train=6, num_validation=2)
 
 

@@ -107,7 +107,7 @@ def test_images_of_several_sizes_are_an_error(extractor):
 
 def test_embeddings_that_are_not_finite_are_an_error(extractor, monkeypatch):
 
-    def damaged(params, images):
+    def damaged(images):
         return images[:, 0, 0].astype(np.float32) / np.where(images[:, 0, 0] == 7, 0, 1)
 
     monkeypatch.setattr(extractor, "_encode_images", damaged)

@@ -12,7 +12,7 @@ from xmcgan.evaluation.frechet import frechet_distance
 from xmcgan.evaluation.networks import FeatureNetwork
 from xmcgan.evaluation.protocols import get_protocol, preprocess
 from xmcgan.evaluation.statistics import compute_statistics
-from xmcgan.mesh import make_mesh
+from xmcgan.mesh import inference_batch_size, make_mesh
 from xmcgan.pretrained.efficientnet_lite import load_efficientnet_lite0
 from xmcgan.pretrained.weights import FileIdentity, resolve
 
@@ -54,6 +54,10 @@ def test_no_image_is_lost_or_doubled_in_any_batches_on_any_devices(num_devices, 
     np.testing.assert_allclose(found.values, 2 * quarters / 255, atol=0.02)
     assert found.logits is not None
     np.testing.assert_allclose(found.logits[:, 1], found.values.sum(axis=1), rtol=1e-5)
+
+
+def test_of_several_cpu_devices_each_takes_one_image():
+    assert [inference_batch_size(mesh(devices)) for devices in (1, 2, 8)] == [2, 2, 8]
 
 
 @pytest.mark.usefixtures("lite0")

@@ -7,13 +7,27 @@ import pytest
 
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation import neighbours as module
-from xmcgan.evaluation.neighbours import density_coverage, neighbour_scores, precision_recall
+from xmcgan.evaluation.neighbours import neighbour_scores
 
 
 def pair(n: int = 60, m: int = 50, d: int = 4, shift: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(n + m + d)
     a, b = rng.standard_normal((n, d)), 1.2 * rng.standard_normal((m, d)) + shift
     return a.astype(np.float32), b.astype(np.float32)
+
+
+def scores(real: np.ndarray, fake: np.ndarray, **neighbours: int) -> list[float]:
+    """Return precision, recall, density and coverage of images that all count once."""
+    ones = np.ones((1, len(real))), np.ones((1, len(fake)))
+    return [value.item() for value in neighbour_scores(real, fake, *ones, **neighbours)]
+
+
+def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, ...]:
+    return tuple(scores(real, fake, precision_k=k, density_k=k)[:2])
+
+
+def density_coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> tuple[float, ...]:
+    return tuple(scores(real, fake, precision_k=k, density_k=k)[2:])
 
 
 def between(x: np.ndarray, y: np.ndarray) -> float:
@@ -54,11 +68,8 @@ def test_scores_equal_loops_over_pairs(tile: tuple[int, int], k: int, monkeypatc
 
 def test_three_and_five_neighbours_are_the_defaults():
     real, fake = pair()
-    assert precision_recall(real, fake) == precision_recall(real, fake, 3)
-    assert density_coverage(real, fake) == density_coverage(real, fake, 5)
-    ones = np.ones((1, len(real))), np.ones((1, len(fake)))
-    scores = [value.item() for value in neighbour_scores(real, fake, *ones)]
-    assert scores == [*precision_recall(real, fake), *density_coverage(real, fake)]
+    expected = [*precision_recall(real, fake, k=3), *density_coverage(real, fake, k=5)]
+    assert scores(real, fake) == expected
 
 
 def test_a_ball_reaches_its_kth_neighbour_and_includes_its_surface():
@@ -107,9 +118,9 @@ def test_the_order_of_images_changes_nothing():
 def test_equal_distributions_have_the_expected_density_and_coverage():
     rng = np.random.default_rng(0)
     n, k = 500, 5
-    scores = [density_coverage(*rng.standard_normal((2, n, 8)), k=k) for _ in range(10)]
-    density, coverage = np.mean(scores, axis=0)
-    errors = np.std(scores, axis=0) / np.sqrt(len(scores))
+    found = [density_coverage(*rng.standard_normal((2, n, 8)), k=k) for _ in range(10)]
+    density, coverage = np.mean(found, axis=0)
+    errors = np.std(found, axis=0) / np.sqrt(len(found))
     # Naeem et al. 2020, lemmas 1 and 2; for many images the product tends to 1 / 2^k.
     uncovered = np.prod([(n - i) / (2 * n - i) for i in range(1, k + 1)])
     assert uncovered == pytest.approx(1 / 2**k, rel=0.02)

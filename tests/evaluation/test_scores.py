@@ -10,7 +10,7 @@ from xmcgan.evaluation.features import Features
 from xmcgan.evaluation.inception_score import inception_score
 from xmcgan.evaluation.kernel_distance import kernel_distance, rbf_distance
 from xmcgan.evaluation.moments import Moments
-from xmcgan.evaluation.neighbours import density_coverage, precision_recall
+from xmcgan.evaluation.neighbours import neighbour_scores
 from xmcgan.evaluation.scores import Score, cmmd_score, frechet_score, image_scores
 from xmcgan.evaluation.statistics import Statistics
 
@@ -38,12 +38,12 @@ def test_every_metric_is_there_with_its_value():
     found = scores_of(real, fake)
     assert list(found) == ALL
     values = [score.value for score in found.values()]
+    ones = np.ones((1, len(real))), np.ones((1, len(fake)))
     expected = [
         frechet_score(real, fake, label="FID", resamples=0, seed=0).value,
         kernel_distance(real.values, fake.values)[0],
         inception_score(fake.logits)[0],
-        *precision_recall(real.values, fake.values),
-        *density_coverage(real.values, fake.values),
+        *(value.item() for value in neighbour_scores(real.values, fake.values, *ones)),
     ]
     assert values == pytest.approx(expected, rel=1e-12)
     assert {name for name, score in found.items() if score.better == "lower"} == {"fid", "kid"}

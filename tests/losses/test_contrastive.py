@@ -65,7 +65,8 @@ def test_taking_captions_in_turns_changes_neither_scores_nor_gradients(monkeypat
         return jax.value_and_grad(total, argnums=(0, 1))(regions, words)
 
     at_once = value_and_grads()
-    monkeypatch.setattr(contrastive, "MAX_TEMPORARY", 2 * b * 5 * 6)  # two captions a turn
+    monkeypatch.setattr(contrastive, "MAX_WHOLE", 0)
+    monkeypatch.setattr(contrastive, "MAX_A_TURN", 2 * b * 5 * 6)  # two captions a turn
     in_turns = value_and_grads()
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), at_once, in_turns)
 

@@ -4,7 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xmcgan.models.spectral_norm import init_spectral_vectors, spectral_normalize
+from xmcgan.models.spectral_norm import (
+    init_spectral_vectors,
+    spectral_normalize,
+    spectral_norms,
+)
 
 
 def _params():
@@ -60,3 +64,14 @@ def test_gradient_treats_the_vectors_as_constants():
     sigma = (v @ kernel @ u.T)[0, 0]
     expected = 1 / sigma - kernel.sum() / sigma**2 * (v.T @ u)
     np.testing.assert_allclose(grad["dense"]["kernel"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norms_tend_to_the_largest_singular_values():
+    params = _params()
+    vectors = init_spectral_vectors(jax.random.key(1), params)
+    for _ in range(100):
+        normalized, vectors = spectral_normalize(params, vectors)
+    kernels = [params["conv"]["kernel"], params["block"]["dense"]["kernel"]]
+    matrices = [np.asarray(kernel).reshape(-1, kernel.shape[-1]) for kernel in kernels]
+    expected = [np.linalg.svd(matrix, compute_uv=False)[0] for matrix in matrices]
+    np.testing.assert_allclose(spectral_norms(params, normalized), expected, rtol=1e-5)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,32 @@ def test_damage_without_an_older_step_says_so(tmp_path):
         restore(tmp_path)
 
 
+def test_a_newest_step_that_is_gone_is_missed_and_never_taken_for_a_fresh_start(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    shutil.rmtree(tmp_path / "2")
+    with (
+        open_run(tmp_path) as checkpointer,
+        pytest.raises(CheckpointError, match=r"step 2 was saved .* is gone(.|\n)*restore_step=1"),
+    ):
+        checkpointer.latest_step()
+    shutil.rmtree(tmp_path / "1")
+    with (
+        open_run(tmp_path) as checkpointer,
+        pytest.raises(CheckpointError, match="to start anew, give another --workdir"),
+    ):
+        checkpointer.latest_step()
+
+
+def test_a_run_that_went_back_and_was_killed_is_not_missed_a_step(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    with open_run(tmp_path) as checkpointer:
+        checkpointer._set_aside_from(2)  # what a save of step 2 does first
+    with open_run(tmp_path) as checkpointer:
+        assert checkpointer.latest_step() == 1
+        checkpointer._set_aside_from(1)
+        assert checkpointer.latest_step() is None
+
+
 def test_a_changed_position_in_the_record_is_found(tmp_path):
     save_steps(tmp_path, 1)
     file = tmp_path / "1" / "record" / "record.json"
@@ -262,7 +289,7 @@ def test_another_architecture_is_refused_in_plain_words(tmp_path):
     with open_run(tmp_path) as checkpointer, pytest.raises(CheckpointError) as caught:
         checkpointer.restore(1, wanted)
     assert "another architecture" in str(caught.value)
-    assert "g_params/dense/kernel: float32[8,4] -> float32[8,6]" in str(caught.value)
+    assert "g_params/dense/bias: bfloat16[4] -> bfloat16[6]" in str(caught.value)
 
 
 def test_another_type_is_refused_rather_than_cast(tmp_path):
@@ -371,7 +398,7 @@ def test_sigkill_while_saving_leaves_a_whole_step_and_no_leftovers(tmp_path):
         assert extra == {"step": latest}
         for i in range(20):
             np.testing.assert_array_equal(state[f"w{i}"], np.float32(latest + i))
-        names = {path.name for path in tmp_path.iterdir()} - {"pins"}
+        names = {path.name for path in tmp_path.iterdir()} - {"pins", "newest"}
         assert all(name.isdigit() for name in names)
         reached = latest
 

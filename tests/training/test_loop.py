@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import processes
 import pytest
 
 from xmcgan.errors import CheckpointError, ConfigError, DataError, TrainingError, WeightsError
 from xmcgan.training import loop
 from xmcgan.training.checkpoint import restore_subtree
+from xmcgan.training.health import SkipCount
 from xmcgan.training.metrics import MetricAverages
 from xmcgan.training.retention import committed_steps
 
@@ -77,6 +80,32 @@ def test_a_workdir_of_another_configuration_is_refused(tiny_config, tiny_workdir
         loop.train(tiny_config, tiny_workdir)
 
 
+def test_a_damaged_newest_checkpoint_stops_the_run_until_an_older_one_is_asked_for(
+    tiny_config, tiny_workdir, tmp_path
+):
+    workdir = shutil.copytree(tiny_workdir, tmp_path / "workdir")
+    for path in (workdir / "checkpoints" / "6" / "state").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match=r"step 6 .* is damaged(.|\n)*restore_step=3"):
+        loop.train(tiny_config, workdir)
+    tiny_config.restore_step = 3
+    assert loop.train(tiny_config, workdir) == 0
+    whole, again = (
+        restore_subtree(folder / "checkpoints", 6, PARTS) for folder in (tiny_workdir, workdir)
+    )
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_lost_checkpoints_are_no_fresh_start(tiny_config, tiny_workdir, tmp_path):
+    workdir = shutil.copytree(tiny_workdir, tmp_path / "workdir")
+    for step in committed_steps(workdir / "checkpoints"):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    with pytest.raises(CheckpointError, match=r"step 6 was saved .* is gone"):
+        loop.train(tiny_config, workdir)
+    assert _logged(workdir)[-1]["step"] == 6
+
+
 def test_unprepared_data_and_missing_weights_name_the_command_to_run(tiny_config, tmp_path):
     tiny_config.text.weights = str(tmp_path / "nothing")
     with pytest.raises(WeightsError, match="nothing"):
@@ -98,21 +127,55 @@ def test_a_paper_network_without_its_weights_says_what_to_do(tiny_config, tmp_pa
 
 def test_losses_that_are_not_finite_stop_the_run_and_are_named():
     averages = MetricAverages()
-    averages.add({"g_loss": jax.numpy.array(np.nan), "d_loss": jax.numpy.array(1.0)})
+    averages.add(_metrics(0, g_loss=np.nan, d_loss=1.0))
     with pytest.raises(TrainingError, match="g_loss"):
         averages.take(7)
+
+
+def _metrics(skipped, **values):
+    return {name: jax.numpy.array(x) for name, x in (values | {"skipped_updates": skipped}).items()}
+
+
+def test_skipped_steps_are_counted_and_left_out_of_the_averages():
+    averages = MetricAverages()
+    for metrics in (_metrics(0, loss=1.0), _metrics(1, loss=np.nan), _metrics(0, loss=3.0)):
+        averages.add(metrics)
+    assert averages.take(3) == {"loss": 2.0, "skipped_updates": 1.0}
+
+
+def test_skipped_steps_are_counted_in_a_row_one_step_late():
+    skips = SkipCount(most=2)
+    found = []
+    for skipped in (0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0):
+        skips.add(jax.numpy.array(skipped))
+        found.append(skips.are_too_many())
+    # The fourth step was fine again when the second bad one was seen.
+    assert found == [False] * 6 + [True]
+    assert SkipCount(2, skips.in_row()).are_too_many()
+
+
+def test_steps_that_are_never_finite_stop_the_run_and_keep_state_and_batch(tiny_config, tmp_path):
+    tiny_config.generator.learning_rate = 1e38  # the first step makes parameters as large
+    tiny_config.stop_after_skipped_steps = 2
+    with pytest.raises(TrainingError, match=r"2 steps in a row.* layer generator") as error:
+        loop.train(tiny_config, tmp_path)
+    assert "checkpoint 4" in str(error.value)
+    with np.load(tmp_path / "not_finite" / "step_4.npz") as batch:
+        assert batch["image"].shape[:2] == (2, 8)
+    state = restore_subtree(tmp_path / "checkpoints", 4, ("g_params", "ema_params"))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
 def test_averages_survive_being_stored_as_json():
     whole, part = MetricAverages(), MetricAverages()
     values = np.random.default_rng(0).normal(size=5).astype(np.float32)
     for value in values:
-        whole.add({"x": jax.numpy.array(value)})
+        whole.add(_metrics(0, x=value))
     for value in values[:2]:
-        part.add({"x": jax.numpy.array(value)})
+        part.add(_metrics(0, x=value))
     rest = MetricAverages(json.loads(json.dumps(part.state(2))))
     for value in values[2:]:
-        rest.add({"x": jax.numpy.array(value)})
+        rest.add(_metrics(0, x=value))
     assert rest.take(0) == whole.take(0)
 
 
@@ -128,7 +191,7 @@ def test_a_signal_saves_the_current_step_and_exits(tiny_root, tmp_path, number, 
         "run_cli(lambda: train(config, Path(sys.argv[2])))\n"
     )
     command = [sys.executable, "-c", program, str(tiny_root), str(tmp_path)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ["PYTHONPATH"]])
     environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -143,3 +206,20 @@ def test_a_signal_saves_the_current_step_and_exits(tiny_root, tmp_path, number, 
     steps = committed_steps(tmp_path / "checkpoints")
     assert f"saved at step {steps[-1]}" in output
     assert _logged(tmp_path)[-1]["step"] == steps[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_first_compile_ends_the_run_before_its_first_step(
+    tiny_root, tmp_path, monkeypatch, number
+):
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
+    process = processes.start(tiny_root, tmp_path, devices=1)
+    assert process.stdout is not None
+    while "compiling" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    ((status, output),) = processes.finish([process], 300)
+    assert status == 128 + number, output
+    assert f"stopped by {number.name} before the first step" in output
+    assert committed_steps(tmp_path / "checkpoints") == []

@@ -9,12 +9,15 @@ import optax
 import pytest
 
 from xmcgan.config import default_config
+from xmcgan.losses.contrastive import feature_contrast
 from xmcgan.mesh import batch_sharding, make_mesh, put, replicated
-from xmcgan.models.discriminator import Discriminator
+from xmcgan.models.discriminator import Discriminator, ImageEncoding
 from xmcgan.models.generator import Generator
+from xmcgan.models.spectral_norm import spectral_normalize
 from xmcgan.training import step as steps
+from xmcgan.training.objectives import Captions, discriminator_loss, generator_loss
 from xmcgan.training.state import Networks, create_state
-from xmcgan.training.step import Captions, FrozenNetworks, make_train_step
+from xmcgan.training.step import Examples, FrozenNetworks, make_train_step
 
 B, T, D, SIZE = 8, 5, 6, 32
 
@@ -95,26 +98,32 @@ def _part():
     batch = {name: jnp.asarray(value[0]) for name, value in _batch().items()}
     words, sentence = _encode_text(FROZEN_PARAMS["text"], batch["token_ids"], None)
     z = jax.random.normal(jax.random.key(3), (B, 4))
-    return batch["image"] / 255, Captions(words, batch["word_mask"], sentence), z
+    return Examples(batch["image"] / 255, Captions(words, batch["word_mask"], sentence), z)
+
+
+def _one_part(examples):
+    return jax.tree.map(lambda x: x[None], examples)
 
 
 def test_both_gradients_equal_those_of_each_loss_differentiated_alone(networks, state):
-    real, captions, z = _part()
+    examples = _part()
+    captions = examples.captions
     config = _config()
 
     def encode(g_params, d_params):
-        fake, _ = steps.generate(networks, g_params, state.g_batch_stats, captions, z)
-        return steps.encode_pair(networks, d_params, state.d_vectors, real, fake, captions)[:2]
+        fake, _ = steps.generate(networks, g_params, state.g_batch_stats, captions, examples.z)
+        normalized, _ = spectral_normalize(d_params, state.d_vectors)
+        return steps.encode_pair(networks, normalized, examples, fake)[:2]
 
     def d_loss(d_params):
-        return steps.discriminator_loss(*encode(state.g_params, d_params), captions, config)[0]
+        return discriminator_loss(*encode(state.g_params, d_params), captions, config)[0]
 
     def g_loss(g_params):
-        return steps.generator_loss(*encode(g_params, state.d_params), captions, config, None)[0]
+        return generator_loss(*encode(g_params, state.d_params), captions, config, None)[0]
 
     @jax.jit
     def both():
-        joint = steps.joint_gradients(state, real, captions, z, networks, config, None)
+        joint = steps.joint_gradients(state, _one_part(examples), networks, config, None)
         return joint[:2], (jax.grad(d_loss)(state.d_params), jax.grad(g_loss)(state.g_params))
 
     joint, alone = both()
@@ -158,10 +167,9 @@ def test_a_step_is_deterministic_and_the_next_one_draws_other_noise(step_fn, sta
 
 
 def test_every_part_but_the_last_updates_the_discriminator_alone(networks, state):
-    real, captions, z = _part()
-    after = jax.jit(lambda s: steps.discriminator_step(s, real, captions, z, networks, _config()))(
-        state
-    )
+    examples = _one_part(_part())
+    step_fn = jax.jit(lambda s: steps.discriminator_step(s, examples, networks, _config()))
+    after, _ = step_fn(state)
     same = ("g_params", "g_batch_stats", "g_opt_state", "ema_params", "ema_batch_stats", "step")
     for name in same:
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
@@ -183,6 +191,27 @@ def test_the_moving_average_follows_its_formula(state, stepped):
         jax.tree.map(close, ema, jax.tree.map(expected, start, now))
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_an_update_with_a_gradient_that_is_not_finite_is_skipped_and_counted(
+    step_fn, state, stepped, part
+):
+    batch = _batch()
+    batch["token_ids"][part, 3, 0] = 19
+    table = FROZEN_PARAMS["text"].copy()
+    table[19] = np.nan  # one caption of one update
+    # No other caption may hold it.
+    others = batch["token_ids"] == 19
+    others[part, 3, 0] = False
+    batch["token_ids"][others] = 0
+    new, metrics = step_fn(state, {"text": table, "image": None}, batch)
+    assert float(metrics["skipped_updates"]) == 1
+    assert int(new.step) == int(state.step) + 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(new)))
+    skipped = jax.tree.map(lambda a, b: bool((a == b).all()), new.g_params, state.g_params)
+    assert all(jax.tree.leaves(skipped)) == (part == 1)
+    assert float(stepped[1]["skipped_updates"]) == 0
+
+
 def test_every_leaf_of_the_state_moves(state, stepped):
     moved = jax.tree.map(
         lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), state, stepped[0]
@@ -197,10 +226,10 @@ def test_every_leaf_of_the_state_moves(state, stepped):
 
 @pytest.mark.parametrize("name", ["hinge", "sentence", "word", "image_discriminator"])
 def test_each_loss_counts_by_its_weight_and_can_be_switched_off(name):
-    real, captions, _ = _part()
+    captions = _part().captions
     keys = jax.random.split(jax.random.key(0), 3)
     real, fake = (
-        steps.ImageEncoding(
+        ImageEncoding(
             logits=jax.random.normal(key, (B,)),
             feature=jax.random.normal(key, (B, 7)),
             regions=jax.random.normal(key, (B, 9, D)),
@@ -212,8 +241,8 @@ def test_each_loss_counts_by_its_weight_and_can_be_switched_off(name):
     def losses(change):
         config = _config()
         change(config.losses[name])
-        d_loss, d_metrics = steps.discriminator_loss(real, fake, captions, config)
-        g_loss, g_metrics = steps.generator_loss(real, fake, captions, config, None)
+        d_loss, d_metrics = discriminator_loss(real, fake, captions, config)
+        g_loss, g_metrics = generator_loss(real, fake, captions, config, None)
         return float(d_loss), float(g_loss), d_metrics | g_metrics
 
     d_full, g_full, metrics = losses(lambda loss: None)
@@ -227,7 +256,7 @@ def test_each_loss_counts_by_its_weight_and_can_be_switched_off(name):
 
 
 def test_the_frozen_image_network_contrasts_real_with_generated_images(networks, state):
-    real, captions, z = _part()
+    examples = _part()
     config = _config()
     config.losses.image_pretrained.enabled = True
 
@@ -235,9 +264,68 @@ def test_the_frozen_image_network_contrasts_real_with_generated_images(networks,
         return images.mean(axis=1).reshape(images.shape[0], -1)
 
     gradients = jax.jit(
-        lambda: steps.joint_gradients(state, real, captions, z, networks, config, encode_image)
+        lambda: steps.joint_gradients(state, _one_part(examples), networks, config, encode_image)
     )
     metrics = gradients()[-1]
-    fake, _ = steps.generate(networks, state.g_params, state.g_batch_stats, captions, z)
-    expected = steps.feature_contrast(encode_image(real), encode_image(fake), 0.1)
+    fake, _ = steps.generate(networks, state.g_params, state.g_batch_stats, *examples[1:])
+    expected = feature_contrast(encode_image(examples.real), encode_image(fake), 0.1)
     np.testing.assert_allclose(metrics["g_image_pretrained_loss"], expected.loss, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def grouped_networks():
+    adam = optax.adam(1e-3, b1=0.5, b2=0.999)
+    generator = Generator(SIZE, 2, 4, 8, batch_norm_group_size=B // 4)
+    return Networks(generator, Discriminator(SIZE, 2, D, 8), adam, adam)
+
+
+def _gradients(networks, state, num_parts):
+    """Return everything that the joint step computes, from a batch in so many parts."""
+    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), _part())
+    config = _config()
+    config.losses.image_pretrained.enabled = True
+
+    def encode_image(images):
+        return images.mean(axis=1).reshape(images.shape[0], -1)
+
+    def both(state):
+        after, _ = steps.discriminator_step(state, parts, networks, config)
+        return steps.joint_gradients(
+            state, parts, networks, config, encode_image
+        ), after.d_opt_state
+
+    (d_grads, g_grads, *rest), d_opt_state = jax.jit(both)(state)
+    # The first moment is the gradient: what Adam makes of it would blow up its rounding.
+    return {"d": d_grads, "g": g_grads, "rest": rest, "d_only": d_opt_state[0].mu}
+
+
+@pytest.fixture(scope="module")
+def whole(grouped_networks, state):
+    return _gradients(grouped_networks, state, 1)
+
+
+def test_parts_and_recomputed_blocks_equal_the_step_with_batch_norm_groups_of_their_size(
+    grouped_networks, state, whole
+):
+    recomputed = Networks(
+        grouped_networks.generator.clone(remat=True),
+        grouped_networks.discriminator.clone(remat=True),
+        grouped_networks.g_optimizer,
+        grouped_networks.d_optimizer,
+    )
+    in_parts = _gradients(recomputed, state, 4)
+    for name, tree in whole.items():
+        scale = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(tree))
+        close = partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-5, err_msg=name)
+        jax.tree.map(close, in_parts[name], tree)
+
+
+def test_noise_does_not_depend_on_the_number_of_parts():
+    batch = {name: value[0] for name, value in _batch().items()}
+    noise = []
+    for num_parts in (1, 4):
+        parts = {n: x.reshape(num_parts, -1, *x.shape[1:]) for n, x in batch.items()}
+        encode = partial(_encode_text, jnp.asarray(FROZEN_PARAMS["text"]))
+        examples = steps.make_examples(parts, jax.random.key(5), encode, 4)
+        noise.append(np.asarray(examples.z).reshape(B, 4))
+    np.testing.assert_array_equal(*noise)

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xmcgan.benchmarks.timing import Rates, median_ratio, one_core, take_turns
+from xmcgan.benchmarks.timing import median_ratio, medians, one_core, take_turns
 from xmcgan.data.images import KEPT_BLOCKS
 from xmcgan.data.pipeline import train_batches
 from xmcgan.data.sources import Source
@@ -116,7 +115,7 @@ def compare(
         )
     return {
         "image_size": size,
-        "images_per_second": _medians(rates),
+        "images_per_second": medians(rates),
         "ratio": median_ratio(rates, "pipeline", "bare loop"),
         "rounds": rates,
     }
@@ -142,7 +141,7 @@ def scaling(
     first = str(workers[0])
     return {
         "image_size": size,
-        "images_per_second": _medians(rates),
+        "images_per_second": medians(rates),
         "speedup": {name: median_ratio(rates, name, first) for name in rates},
     }
 
@@ -161,7 +160,3 @@ def cores_for_gpu(images_per_second: float, size: int, sustained_tflops: float) 
         "consumed_per_second": consumption,
         "cores": consumption / images_per_second,
     }
-
-
-def _medians(rates: Rates) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in rates.items()}

@@ -4,9 +4,12 @@ import contextlib
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
+
+import jax
 
 Rates = dict[str, list[float]]
 
@@ -35,6 +38,18 @@ def median_ratio(rates: Rates, name: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
 
 
+def seconds(work: Callable[[], Any]) -> float:
+    """Do some work and return how long it took, until its arrays are there."""
+    start = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - start
+
+
+def medians(rates: Rates) -> dict[str, float]:
+    """Return the median over rounds of each measure."""
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
     """Keep this thread, and those that it starts, on one of the cores that it may use."""
@@ -48,7 +63,7 @@ def one_core() -> Iterator[None]:
 
 def machine() -> dict[str, Any]:
     """Return what a figure depends on: processor, cores, and versions."""
-    packages = ("grain", "jax", "numpy", "pillow", "tensorflow-datasets", "tokenizers")
+    packages = ("grain", "jax", "numpy", "pillow", "scipy", "tensorflow-datasets", "tokenizers")
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),

@@ -75,7 +75,7 @@ def _decode(data: bytes, file: str) -> str:
 def _parse_line(line: str, where: str) -> tuple[CaptionedImage, int]:
     try:
         fields = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: broken JSON ({error}); expected {_FIELDS}") from error
     if not isinstance(fields, dict):
         raise DataError(f"{where}: expected a JSON object such as {_FIELDS}")

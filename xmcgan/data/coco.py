@@ -136,18 +136,20 @@ def _read_captions(
     try:
         content = json.loads(data, object_hook=_trim)
         names = {str(image["id"]): _base_name(image["file_name"]) for image in content["images"]}
-        annotations = content["annotations"]
+        annotations = list(content["annotations"])
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: broken JSON ({error})") from error
     except (KeyError, TypeError) as error:
-        raise DataError(f'{file}: not captions of COCO, {error!r} in its "images"') from error
+        raise DataError(
+            f'{file}: not captions of COCO, {error!r} in its "images" or "annotations"'
+        ) from error
     clean = CaptionCleaner(MAX_CAPTION_CHARS, counts)
     captions: dict[str, list[tuple[Any, str]]] = {}
     for number, annotation in enumerate(annotations):
         try:
             image_id, caption_id = str(annotation["image_id"]), int(annotation["id"])
             text = clean(annotation["caption"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f'{file}: "annotations"[{number}] is no caption: {error!r}') from error
         if image_id not in names:
             counts["captions of images that the file does not list"] += 1

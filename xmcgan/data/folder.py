@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,9 +13,7 @@ from tqdm import tqdm
 from xmcgan.data.caption_files import JSONL_NAME, CaptionedImage, parse_jsonl, read_text_files
 from xmcgan.data.image_store import ImageStore
 from xmcgan.data.images import decode_image
-from xmcgan.errors import DataError
-
-_SHOWN = 5  # how many faulty names an error lists
+from xmcgan.errors import DataError, listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +45,6 @@ class FolderData:
         return sha.hexdigest()[:16]
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = "\n".join(f"  {name}" for name in names[:_SHOWN])
-    more = len(names) - _SHOWN
-    return f"{shown}\n  and {more} more" if more > 0 else shown
-
-
 def _from_jsonl(source: Path, captions: Path | None) -> tuple[ImageStore, bytes, str]:
     """Return the files, and the caption file's bytes and name (empty where there is none)."""
     if captions is not None:
@@ -79,7 +71,7 @@ def _locate(entries: list[CaptionedImage], base: str, store: ImageStore) -> list
         located.append(dataclasses.replace(entry, image=path))
     if missing:
         raise DataError(
-            f"captions name {len(missing)} images that are not in {store.source}:\n{_some(missing)}"
+            f"captions name {len(missing)} images that are not in {store.source}:{listed(missing)}"
         )
     return located
 
@@ -113,7 +105,7 @@ def read_folder(source: Path | str, captions: Path | str | None = None) -> Folde
         )
     repeated = [n for n, k in collections.Counter(e.image for e in entries).items() if k > 1]
     if repeated:
-        raise DataError(f"captions name the same image twice:\n{_some(repeated)}")
+        raise DataError(f"captions name the same image twice:{listed(repeated)}")
     uncaptioned = len(set(store.images()) - {entry.image for entry in entries})
     return FolderData(store, entries, uncaptioned, dropped)
 
@@ -136,7 +128,7 @@ def check_images(data: FolderData, *, progress: bool = False) -> None:
     if faults:
         raise DataError(
             f"{len(faults)} of {len(data.entries)} images in {data.store.source} cannot be used; "
-            f"mend them or remove their captions:\n{_some(faults)}"
+            f"mend them or remove their captions:{listed(faults)}"
         )
 
 

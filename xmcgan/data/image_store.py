@@ -99,5 +99,5 @@ class ImageStore:
             raise DataError(f"{name} is larger than {MAX_FILE_BYTES // 1024**2} MiB")
         try:
             return place.read_bytes() if isinstance(place, Path) else place.read(name)
-        except Exception as error:  # zlib.error, BadZipFile, OSError, NotImplementedError
+        except Exception as error:  # damaged or unsupported entries raise many types
             raise DataError(f"{name} in {self.source} cannot be read: {error}") from error

@@ -14,6 +14,8 @@ Resize = Literal["crop", "squash"]
 RESIZE_MODES = ("crop", "squash")
 # A 64-megapixel photograph; what is larger is taken for a decompression bomb.
 MAX_PIXELS = 64_000_000
+# Not all that Pillow knows: it hands EPS files to Ghostscript, which runs them as programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _MARKER = 0xFF  # begins each segment
 _FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments that state the size
@@ -48,7 +50,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     taken.
 
     Args:
-        data: the bytes of an image file in any format Pillow reads.
+        data: the bytes of an image file in one of `FORMATS`, whatever its name says.
         name: what to call the image in errors.
 
     Returns:
@@ -60,7 +62,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     if not data:
         raise DataError(f"image {name} is empty (0 bytes)")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise DataError(
                 f"image {name} is {image.width} x {image.height}, more than the {MAX_PIXELS:,} "

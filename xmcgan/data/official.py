@@ -19,9 +19,8 @@ from xmcgan.data.file_index import FileRef, list_files
 from xmcgan.data.image_store import IMAGE_SUFFIXES
 from xmcgan.data.shards import Entry, ShardJob, ShardReport, cut_shards, write_shards
 from xmcgan.data.sources import NARRATIVES
-from xmcgan.errors import DataError
+from xmcgan.errors import DataError, listed
 
-SHOWN = 5  # how many faulty names a message lists
 # As many as memory of 1 GB and a disk serve.
 MAX_WORKERS = 3
 
@@ -56,13 +55,6 @@ class OfficialData:
             for e in entries:
                 sha.update(repr((split, e.name, e.image.size, e.captions, e.caption_ids)).encode())
         return sha.hexdigest()[:16]
-
-
-def some(names: Sequence[str], total: int | None = None) -> str:
-    """Return the first few names, a line each, and how many more there are."""
-    more = (len(names) if total is None else total) - SHOWN
-    shown = "\n".join(f"  {name}" for name in names[:SHOWN])
-    return f"{shown}\n  and {more:,} more" if more > 0 else shown
 
 
 def find_images(
@@ -109,7 +101,7 @@ def check_found(
         where = ", ".join(map(str, sources))
         raise DataError(
             f"{len(absent):,} of the {len(wanted):,} images that the captions name are not in "
-            f"{where}; is an archive missing?\n{some(absent)}"
+            f"{where}; is an archive missing?{listed(absent)}"
         )
     return len(absent)
 
@@ -218,7 +210,7 @@ class OfficialBuilder(dataset_builder.FileReaderBuilder, skip_registration=True)
             return
         if not self.builder_config.skip_damaged or 2 * len(faults) > total:
             raise DataError(
-                f"{len(faults):,} of {total:,} images cannot be used:\n{some(faults)}\n"
+                f"{len(faults):,} of {total:,} images cannot be used:{listed(faults)}\n"
                 "mend them, or leave them out with --skip-damaged"
             )
         metadata: Any = self.info.metadata

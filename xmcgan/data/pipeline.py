@@ -89,6 +89,13 @@ def _closing(dataset: grain.IterDataset[Batch]) -> Generator[Batch, None, None]:
     iterator = iter(dataset)
     try:
         yield from iterator
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise DataError(
+            f"a process that decodes images died, as when memory runs out: {error}; the same "
+            "command resumes, with fewer of them by --config.data.num_workers"
+        ) from error
     finally:
         iterator.close()
 
@@ -103,13 +110,15 @@ def train_batches(
     resize: Resize,
     flip: bool,
     seed: int,
+    num_microbatches: int = 1,
     start_step: int = 0,
     num_workers: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
     """Yield training batches without end, reshuffled every epoch.
 
     Batch k holds examples k * d_steps * batch_size and following of the shuffled stream, whatever
-    `start_step` and `num_workers`; no example is dropped at the end of an epoch.
+    `start_step`, `num_workers` and `share`; no example is dropped at the end of an epoch.
 
     Args:
         source: the training split.
@@ -120,13 +129,15 @@ def train_batches(
         resize: "crop" (central square) or "squash" (both sides scaled).
         flip: mirror half of the images; leave off where captions speak of left and right.
         seed: of order, captions and flips, from 0 to 2**32 - 1.
+        num_microbatches: m, parts of b / m images that a batch comes in.
         start_step: number of the first batch to yield.
         num_workers: decoding processes; 0 decodes in threads of this process.
+        share: (i, n): only the i-th of n equal slices of every batch is read, that of process i.
 
     Returns:
-        A generator of `image` uint8 (d_steps, b, h, w, 3), `token_ids` int32 (d_steps, b, t) and
-        `word_mask` bool (d_steps, b, t), True where a real token stands. Its `close()` ends the
-        threads and processes.
+        A generator of `image` uint8 (d_steps * m, b / m / n, h, w, 3), `token_ids` int32 (d_steps
+        * m, b / m / n, t) and `word_mask` bool of the same shape, True where a real token stands.
+        Its `close()` ends the threads and processes.
 
     Raises:
         DataError: an argument cannot work; later, a record or an image that cannot be read.
@@ -135,14 +146,19 @@ def train_batches(
     _check_range("seed", seed, 2**32 - 1)
     _check_range("start_step", start_step, 2**48)
     _check_range("num_workers", num_workers, 256)
+    index, count = share
+    part_size = batch_size // num_microbatches
+    if part_size % count:
+        raise DataError(f"a batch of {part_size} images does not divide over {count} processes")
     batches = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(2**52 // len(source))  # endless would overflow where a batch is one image
         .random_map(_ToArrays(tokenizer, image_size, resize, flip))
-        .batch(batch_size)
-        .batch(d_steps)
+        .batch(part_size // count)
+        .slice(slice(index, None, count))
+        .batch(d_steps * num_microbatches)
         .slice(slice(start_step, None))
     )
     if num_workers == 0:

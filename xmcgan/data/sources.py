@@ -154,31 +154,35 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Example:
         if self._ends is None:
-            return _to_example(self._read(index))
+            return self._read(index)
         if not 0 <= index < len(self):
             raise IndexError(index)
         record = int(np.searchsorted(self._ends, index, side="right"))
-        return _narrative(_to_example(self._read(record)), int(self._ends[record]) - index)
+        return _narrative(self._read(record), int(self._ends[record]) - index)
 
     def one_per_image(self) -> list[int]:
         """Return the index of one example of each image, for what concerns images alone."""
         return list(range(len(self))) if self._ends is None else [0, *self._ends[:-1].tolist()]
 
-    def _read(self, index: int) -> Any:
+    def _read(self, index: int) -> Example:
         records = self._records
+        if not 0 <= index < len(records):
+            raise IndexError(index)
         try:
-            example: Any = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
-            example.ParseFromString(records[index])
-            fields = example.features.feature
+            stored: Any = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
+            stored.ParseFromString(records[index])
+            fields = stored.features.feature
             if "image" not in fields:  # of a truncated file come empty records
                 raise ValueError("it has no image")
-            return fields
-        except IndexError:
-            raise
-        except Exception as error:
+            example = _to_example(fields)
+            if not example.captions:
+                raise ValueError("it has no caption")
+            return example
+        except Exception as error:  # of the reader, the parser, or fields of other kinds
+            place = self._directory / _file_of(self._directory, self._split, index)
             raise DataError(
-                f"record {index} of split {self._split!r} in {self._directory} is damaged "
-                f"({error}); delete that folder and prepare it again"
+                f"record {index} of split {self._split!r} in {place} is damaged ({error}); "
+                f"delete the folder {self._directory} and prepare it again"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -190,6 +194,17 @@ def _check_split(builder: Any, split: str, directory: Path) -> None:
     if not all(part in splits for part in split.split("+")):
         known = ", ".join(sorted(splits))
         raise DataError(f"{directory} has no split {split!r}; it has: {known}")
+
+
+def _file_of(directory: Path, split: str, index: int) -> str:
+    """Return the name of the file that holds a record; splits and shards follow each other."""
+    infos = _open_builder(directory).info.splits
+    for info in (infos[part] for part in split.split("+")):
+        for name, length in zip(info.filenames, info.shard_lengths, strict=True):
+            if index < length:
+                return name
+            index -= length
+    return ""
 
 
 def _narratives_per_image(directory: Path) -> dict[str, list[int]] | None:

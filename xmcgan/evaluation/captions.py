@@ -8,15 +8,16 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xmcgan.atomic_file import atomic_file
 from xmcgan.data.sources import Source
 from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.recipes import differences
 
 MOST_CAPTIONS = 30_000  # the field's number of samples
 
@@ -149,9 +150,8 @@ def open_manifest(
 
 def write_manifest(manifest: CaptionManifest, path: Path) -> None:
     """Write a manifest; the file is whole or absent."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text("".join(_lines(manifest)), encoding="utf-8")
-    os.replace(beside, path)
+    with atomic_file(path) as file:
+        file.writelines(line.encode() for line in _lines(manifest))
 
 
 def read_manifest(path: Path) -> CaptionManifest:
@@ -163,18 +163,22 @@ def read_manifest(path: Path) -> CaptionManifest:
     try:
         header, *lines = path.read_text(encoding="utf-8").splitlines()
         choices = tuple(CaptionChoice(**json.loads(line)) for line in lines)
-        return CaptionManifest(json.loads(header), choices)
-    except (OSError, ValueError, TypeError) as error:
+        texts = (text for c in choices for text in (c.name, c.image_id, c.caption))
+        manifest = CaptionManifest(json.loads(header), choices)
+        if (
+            not isinstance(manifest.header, dict)
+            or not all(type(choice.example) is int for choice in choices)
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise TypeError("a field is of another type")
+        return manifest
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise EvaluationError(f"{path} is not a manifest of captions: {error}") from None
 
 
 def _check(manifest: CaptionManifest, wanted: dict[str, Any], path: Path) -> None:
     header, choices = manifest.header, manifest.choices
-    faults = [
-        f"{name}: {header.get(name)} -> {value}"
-        for name, value in wanted.items()
-        if header.get(name) != value
-    ]
+    faults = differences(header, wanted, wanted)
     if len(choices) != header.get("num"):
         faults.append(f"{len(choices)} captions where {header.get('num')} are expected")
     if len({(choice.example, choice.caption) for choice in choices}) != len(choices):

@@ -1,6 +1,7 @@
 """From images and captions to CLIP's embeddings, over all devices."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from jaxtyping import Array, Float, UInt8
 
 import xmcgan
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.features import Batches, rebatch
+from xmcgan.evaluation.batches import Batches, rebatch, run_batches, whole_batch_size
 from xmcgan.evaluation.resize import antialiased_matrix
-from xmcgan.mesh import inference_batch_size, put, replicated, sample_sharding
+from xmcgan.mesh import put, replicated, sample_sharding
 from xmcgan.pretrained.clip_weights import load_clip
 
 # Hessel et al., "CLIPScore", EMNLP 2021, section 3.
@@ -55,10 +56,8 @@ class ClipExtractor:
             "package_version": xmcgan.__version__,
         }
         self._clip = clip
-        batch_size = batch_size or inference_batch_size(mesh)
-        self._batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._sharding = sample_sharding(mesh)
-        self._params = put(clip.params, replicated(mesh))
+        self._mesh, self._batch_size = mesh, whole_batch_size(mesh, batch_size)
+        params = put(clip.params, replicated(mesh))
 
         def encode_images(params: Any, images: Array) -> Array:
             with jax.default_matmul_precision("highest"):
@@ -68,8 +67,11 @@ class ClipExtractor:
             with jax.default_matmul_precision("highest"):
                 return clip.encode_text(params, token_ids)
 
-        self._encode_images = jax.jit(encode_images, out_shardings=self._sharding)
-        self._encode_text = jax.jit(encode_text, out_shardings=self._sharding)
+        by_rows = sample_sharding(mesh)
+        self._encode_images = functools.partial(
+            jax.jit(encode_images, out_shardings=by_rows), params
+        )
+        self._encode_text = functools.partial(jax.jit(encode_text, out_shardings=by_rows), params)
 
     def images(self, batches: Batches, expected: int | None = None) -> Float[np.ndarray, "n e"]:
         """Return the embeddings of images, not normalised.
@@ -105,10 +107,10 @@ class ClipExtractor:
         return self._embed(self._encode_text, batches, "caption")
 
     def _embed(
-        self, encode: Callable[[Any, Array], Array], batches: Iterable[np.ndarray], kind: str
+        self, encode: Callable[[Array], Array], batches: Iterable[np.ndarray], kind: str
     ) -> Float[np.ndarray, "n e"]:
         """Return the embeddings of batches of at most `batch_size` rows."""
-        embeddings = list(self._outputs(encode, batches))
+        embeddings = list(run_batches(encode, batches, self._batch_size, self._mesh))
         if not embeddings:
             raise EvaluationError(f"there are no {kind}s to score")
         joined = np.concatenate(embeddings)
@@ -119,22 +121,6 @@ class ClipExtractor:
                 "finite: no score; the network's weights are damaged or not its own"
             )
         return joined
-
-    def _outputs(
-        self, encode: Callable[[Any, Array], Array], batches: Iterable[np.ndarray]
-    ) -> Iterator[np.ndarray]:
-        """Yield the embeddings of whole batches, without the padding."""
-        running = None
-        for rows in batches:
-            padding = np.repeat(rows[-1:], self._batch_size - len(rows), axis=0)
-            padded = put(np.concatenate([rows, padding]), self._sharding)
-            # Devices work on this batch while the one before is fetched and the next is decoded.
-            started = encode(self._params, padded), len(rows)
-            if running is not None:
-                yield np.asarray(running[0])[: running[1]]
-            running = started
-        if running is not None:
-            yield np.asarray(running[0])[: running[1]]
 
 
 def preprocess(images: UInt8[Array, "b h w 3"], size: int) -> Float[Array, "b s s 3"]:

@@ -34,7 +34,7 @@ from xmcgan.evaluation.references import cached_reference, join
 from xmcgan.evaluation.results import Weights
 from xmcgan.evaluation.scores import Score
 from xmcgan.evaluation.shapes_detector import open_detector
-from xmcgan.mesh import make_mesh
+from xmcgan.mesh import make_mesh, sampling_batch_size
 from xmcgan.sampling import Sampler, draw_noise
 
 CHUNK = 512  # images that are drawn before they are observed
@@ -101,9 +101,8 @@ class Evaluator:
         self.primary = f"{self._measures[0].name}/{label}"
         text, tokenizer = build.build_text_encoder(self._config)
         generator = build.build_generator(self._config)
-        self._sampler = Sampler(
-            generator, text, tokenizer, self.mesh, options.batch_size or 16 * self.mesh.size
-        )
+        batch_size = options.batch_size or sampling_batch_size(self.mesh)
+        self._sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
         self._z = draw_noise(options.seed, len(self.manifest.choices), generator.z_dim)
         self._references: dict[str, Observations] = {}
 

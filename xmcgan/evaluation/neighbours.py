@@ -25,62 +25,6 @@ class NeighbourScores(NamedTuple):
     coverage: Float[np.ndarray, "r"]
 
 
-def precision_recall(
-    real: Float[np.ndarray, "n d"],
-    fake: Float[np.ndarray, "m d"],
-    k: int = PRECISION_NEIGHBOURS,
-) -> tuple[float, float]:
-    """Return improved precision and recall.
-
-    Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models",
-    2019, equations 1 and 2: a generated image counts as real where it lies in the ball of a real
-    image whose radius is the distance to its k-th neighbour, that is to the (k + 1)-th where the
-    image counts as its own first; recall is the same with the sides exchanged.
-
-    Args:
-        real: features of real images.
-        fake: features of generated images.
-        k: neighbours.
-
-    Returns:
-        Precision and recall, in [0, 1].
-
-    Raises:
-        EvaluationError: NaN, two widths, or not more than k images on a side.
-    """
-    ones = np.ones((1, len(real))), np.ones((1, len(fake)))
-    scores = neighbour_scores(real, fake, *ones, precision_k=k, density_k=k)
-    return float(scores.precision[0]), float(scores.recall[0])
-
-
-def density_coverage(
-    real: Float[np.ndarray, "n d"],
-    fake: Float[np.ndarray, "m d"],
-    k: int = DENSITY_NEIGHBOURS,
-) -> tuple[float, float]:
-    """Return density and coverage.
-
-    Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", 2020, equations 4
-    and 5. For equal distributions density is 1 and coverage nearly 1 - 1 / 2^k on average.
-    Deviation: balls include their surface, as those of precision and recall; the authors' code has
-    them without it. Only exact copies of images can tell.
-
-    Args:
-        real: features of real images.
-        fake: features of generated images.
-        k: neighbours.
-
-    Returns:
-        Density (at least 0, may exceed 1) and coverage (in [0, 1]).
-
-    Raises:
-        EvaluationError: NaN, two widths, or not more than k images on a side.
-    """
-    ones = np.ones((1, len(real))), np.ones((1, len(fake)))
-    scores = neighbour_scores(real, fake, *ones, precision_k=k, density_k=k)
-    return float(scores.density[0]), float(scores.coverage[0])
-
-
 def neighbour_scores(
     real: Float[np.ndarray, "n d"],
     fake: Float[np.ndarray, "m d"],
@@ -92,6 +36,16 @@ def neighbour_scores(
 ) -> NeighbourScores:
     """Return all four scores under several weightings, from one pass over the distances.
 
+    Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models",
+    2019, equations 1 and 2: a generated image counts as real where it lies in the ball of a real
+    image whose radius is the distance to its k-th neighbour, that is to the (k + 1)-th where the
+    image counts as its own first; recall is the same with the sides exchanged.
+
+    Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", 2020, equations 4
+    and 5. For equal distributions density is 1 and coverage nearly 1 - 1 / 2^k on average.
+    Deviation: balls include their surface, as those of precision and recall; the authors' code has
+    them without it. Only exact copies of images can tell.
+
     The balls are those of all images under every weighting, because in a bootstrap resample copies
     would have balls of radius zero. An image of weight 0 is absent, and so is its ball.
 
@@ -102,6 +56,9 @@ def neighbour_scores(
         weights_fake: the same of the generated images.
         precision_k: neighbours of precision and recall.
         density_k: neighbours of density and coverage.
+
+    Returns:
+        The scores, in [0, 1], but for density: at least 0, it may exceed 1.
 
     Raises:
         EvaluationError: NaN, two widths, or not more images than neighbours on a side.

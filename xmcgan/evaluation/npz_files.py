@@ -1,6 +1,5 @@
 """Arrays in .npz files that appear whole or not at all."""
 
-import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xmcgan.atomic_file import atomic_file
 from xmcgan.errors import EvaluationError
 
 
@@ -32,17 +32,11 @@ def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         EvaluationError: the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with atomic_file(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

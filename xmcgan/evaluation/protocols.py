@@ -1,7 +1,6 @@
 """Named protocols: everything that lies between an image's pixels and its features."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from xmcgan.errors import EvaluationError
+from xmcgan.errors import EvaluationError, did_you_mean
 from xmcgan.evaluation.resize import antialiased_matrix, apply_matrices, tf1_bilinear_matrix
 
 
@@ -130,8 +129,7 @@ def get_protocol(name: str) -> Protocol:
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    near = difflib.get_close_matches(name, PROTOCOLS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, PROTOCOLS)
     raise EvaluationError(f"no protocol is called {name!r} (known: {', '.join(PROTOCOLS)}){hint}")
 
 

@@ -11,6 +11,7 @@ from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.measures import Images, Measure, Observations
 from xmcgan.evaluation.moments import Moments
 from xmcgan.evaluation.npz_files import read_npz, save_npz
+from xmcgan.evaluation.recipes import differences
 
 _STATISTICS = ("mu", "sigma", "n")
 # Entries of a measure's recipe that say how observations are compared, not how they are made.
@@ -80,11 +81,10 @@ def cached_reference(
 def _read(path: Path, wanted: Mapping[str, Any]) -> Observations:
     arrays = read_npz(path)
     stored = json.loads(str(arrays.pop("recipe", "{}")))
-    names = sorted(k for k in stored.keys() | wanted.keys() if stored.get(k) != wanted.get(k))
-    if names:
-        pairs = "; ".join(f"{k}: {stored.get(k)!r} -> {wanted.get(k)!r}" for k in names)
+    differing = differences(stored, wanted)
+    if differing:
         raise EvaluationError(
-            f"{path} was made another way than is asked for now ({pairs}); remove it to make it "
-            "again"
+            f"{path} was made another way than is asked for now ({'; '.join(differing)}); remove "
+            "it to make it again"
         )
     return {name: array for name, array in arrays.items() if name not in _STATISTICS}

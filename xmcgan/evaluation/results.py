@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from xmcgan.atomic_file import atomic_file
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.scores import Score
 
@@ -71,10 +72,8 @@ class ResultFile:
             if not line.endswith(b"\n"):
                 break  # a killed write, which `append` clears away
             try:
-                fields = json.loads(line)
-                scores = {name: Score(**score) for name, score in fields.pop("scores").items()}
-                results.append(Result(scores=scores, **fields))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                results.append(_parse(line))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise EvaluationError(
                     f"{self._path} line {number} is no result ({error}); delete the line to "
                     "evaluate its checkpoint again"
@@ -99,9 +98,8 @@ class ResultFile:
         path = self._directory / "recipes" / f"{name}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f"{path.name}.tmp")
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
+            with atomic_file(path) as file:
+                file.write(text.encode())
         return name
 
     def read_recipe(self, name: str) -> dict[str, Any]:
@@ -115,6 +113,21 @@ class ResultFile:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise EvaluationError(f"{path} cannot be read: {error}") from None
+
+
+def _parse(line: bytes) -> Result:
+    fields = json.loads(line)
+    scores = {name: Score(**score) for name, score in fields.pop("scores").items()}
+    result = Result(scores=scores, **fields)
+    texts = (result.weights, result.recipe, result.checkpoint)
+    numbers = (result.time, result.seconds, *(score.value for score in scores.values()))
+    if (
+        type(result.step) is not int
+        or not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(number, int | float) for number in numbers)
+    ):
+        raise TypeError("a field is of another type")
+    return result
 
 
 def best_result(results: list[Result], metric: str) -> Result | None:

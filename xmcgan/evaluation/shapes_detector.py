@@ -5,7 +5,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import UInt8
 
+from xmcgan.atomic_file import atomic_file
 from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.recipes import differences
 from xmcgan.evaluation.shapes_detections import Detections, accuracy
 from xmcgan.evaluation.shapes_training import (
     LARGEST_VIEW,
@@ -187,17 +188,11 @@ def _write(path: Path, detector: Detector) -> None:
         "accuracy": json.dumps(detector.accuracy),
         "sha256": detector.sha256,
     }
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with atomic_file(path) as file:
             file.write(safetensors.numpy.save(_flat(detector.params), metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _read(path: Path, training: TrainingRecipe) -> Detector:
@@ -211,11 +206,9 @@ def _read(path: Path, training: TrainingRecipe) -> Detector:
             raise ValueError("its sha256 is not the one it was written with")
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise EvaluationError(f"{path} is damaged ({error}); {remedy}") from None
-    wanted = _recipe(training)
-    names = sorted(k for k in recipe.keys() | wanted.keys() if recipe.get(k) != wanted.get(k))
-    if names:
-        differing = "; ".join(f"{k}: {recipe.get(k)!r} -> {wanted.get(k)!r}" for k in names)
-        raise EvaluationError(f"{path} was trained another way ({differing}); {remedy}")
+    differing = differences(recipe, _recipe(training))
+    if differing:
+        raise EvaluationError(f"{path} was trained another way ({'; '.join(differing)}); {remedy}")
     params: dict[str, dict[str, np.ndarray]] = {}
     for name, value in tensors.items():
         layer, _, leaf = name.partition("/")

@@ -13,6 +13,7 @@ from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.features import Features
 from xmcgan.evaluation.moments import Moments
 from xmcgan.evaluation.npz_files import read_npz, save_npz
+from xmcgan.evaluation.recipes import differences
 
 # What two sets must have in common; their images, and how many, may differ.
 COMPARED = ("protocol", "network", "resize", "scaling", "weights_sha256")
@@ -103,7 +104,8 @@ def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     Raises:
         EvaluationError: naming the entries in which they differ.
     """
-    differing = [name for name in COMPARED if a.get(name) != b.get(name)]
+    differing = differences(a, b, COMPARED, "{}: {!r} and {!r}")
     if differing:
-        pairs = "; ".join(f"{name}: {a.get(name)!r} and {b.get(name)!r}" for name in differing)
-        raise EvaluationError(f"features that were made differently cannot be compared ({pairs})")
+        raise EvaluationError(
+            f"features that were made differently cannot be compared ({'; '.join(differing)})"
+        )

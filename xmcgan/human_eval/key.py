@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from xmcgan.atomic_file import atomic_file
 from xmcgan.errors import DataError
-from xmcgan.human_eval.study import FORMAT, Item, write_atomically
+from xmcgan.human_eval.study import FORMAT, Item
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,8 @@ def write_key(
             for item in items
         ],
     }
-    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with atomic_file(path) as file:
+        file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_key(path: Path) -> Key:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xmcgan.atomic_file import atomic_file
 from xmcgan.errors import DataError
 from xmcgan.human_eval.folders import ModelImages
 from xmcgan.human_eval.key import key_path, read_key, write_key
-from xmcgan.human_eval.study import FORMAT, build_items, page_data, write_atomically
+from xmcgan.human_eval.study import FORMAT, build_items, page_data
 
 MAX_PAGE_BYTES = 25_000_000  # an e-mail attachment
 DEFAULT_TITLE = "Which picture is better?"
@@ -71,7 +72,8 @@ def write_page(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_key(key, page, [model.name for model in models], items, seed)
-        write_atomically(out, text)
+        with atomic_file(out) as file:
+            file.write(text.encode())
     except OSError as error:
         raise DataError(f"cannot write to --out {out}: {error.strerror}") from None
     return out, key

@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from xmcgan.atomic_file import atomic_file
 from xmcgan.errors import DataError
 from xmcgan.human_eval.answers import (
     QUESTIONS,
@@ -25,7 +26,6 @@ from xmcgan.human_eval.answers import (
 )
 from xmcgan.human_eval.key import Key, read_key
 from xmcgan.human_eval.ranking import Estimate, Outcome, outcome
-from xmcgan.human_eval.study import write_atomically
 
 TITLES = {"quality": "Image quality", "alignment": "Match with the caption"}
 _HATCHES = ("", "///", "...", "xx", "\\\\\\", "--", "oo", "++", "**", "||")  # without colours
@@ -64,10 +64,12 @@ def write_report(
     markdown += [f"- {note}" for note in notes] + ["", "![ranks](ranks.png)", ""]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "report.md", "\n".join(markdown))
+        with atomic_file(out / "report.md") as file:
+            file.write("\n".join(markdown).encode())
         content = _content(key, valid, doubles, inattentive, outcomes)
         content |= {"min_checks": lowest, "resamples": resamples, "seed": seed}
-        write_atomically(out / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        with atomic_file(out / "report.json") as file:
+            file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
         histograms(outcomes).savefig(out / "ranks.png", dpi=110)
     except OSError as error:
         raise DataError(f"cannot write to --out {out}: {error.strerror}") from None

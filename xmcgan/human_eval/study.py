@@ -4,9 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,10 +137,3 @@ def encode_webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     image = Image.fromarray(pixels)
     image.save(buffer, "WEBP", quality=WEBP_QUALITY, use_sharp_yuv=True)
     return buffer.getvalue()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is whole or absent."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float
 
 from xmcgan.models.attention import MASKED_LOGIT, l2_normalize
 
-# Elements of the largest temporary of the word loss, (b, captions, t, r), before captions are
-# taken in turns: 2**26 float32 are 256 MB.
-MAX_TEMPORARY = 2**26
+# Elements of the largest arrays of the word loss, (b, r, captions, t). Up to the first number all
+# captions are taken at once; beyond it in turns of the second, each computed again in the backward
+# pass: 2**23 float32 are 34 MB.
+MAX_WHOLE, MAX_A_TURN = 2**25, 2**23
 
 
 class Contrast(NamedTuple):
@@ -119,8 +120,8 @@ def word_region_scores(
 
     A word's context is c = sum_r a_r R_r. Its cosine with the word w needs <w, c> = sum_r a_r
     <w, R_r> and |c|^2 = a' G a, with G the Gram matrix of the image's regions: no context, which
-    would be (b, n, t, d), is ever made. Captions are taken in turns where even (b, n, t, r) is
-    large, and recomputed in the backward pass.
+    would be (b, n, t, d), is ever made. Captions are taken in turns where even (b, r, n, t) is
+    large.
 
     Args:
         regions: features of each image's regions.
@@ -135,22 +136,27 @@ def word_region_scores(
     regions, words = l2_normalize(regions), l2_normalize(words)
     gram = jnp.einsum("brd,bsd->brs", regions, regions)
 
-    @jax.checkpoint
-    def score_caption(caption: tuple[Array, Array]) -> Float[Array, "b"]:
-        words, mask = caption
-        similarity = jnp.einsum("brd,td->btr", regions, words)
-        attention = jax.nn.softmax(region_gamma * similarity, axis=-1)
-        inner = jnp.sum(attention * similarity, axis=-1)
-        norm_squared = jnp.sum(attention * jnp.einsum("btr,brs->bts", attention, gram), axis=-1)
+    def score_captions(captions: tuple[Array, Array]) -> Float[Array, "b k"]:
+        words, mask = captions
+        flat = words.reshape(-1, words.shape[-1])  # all words of all captions: one large product
+        similarity = jnp.einsum("brd,jd->brj", regions, flat)
+        attention = jax.nn.softmax(region_gamma * similarity, axis=1)
+        inner = jnp.sum(attention * similarity, axis=1)
+        norm_squared = jnp.sum(attention * jnp.einsum("brs,bsj->brj", gram, attention), axis=1)
         cosine = inner * jax.lax.rsqrt(jnp.maximum(norm_squared, 1e-12))
-        cosine = jnp.where(mask, word_gamma * cosine, MASKED_LOGIT)
+        cosine = jnp.where(mask, word_gamma * cosine.reshape(-1, *mask.shape), MASKED_LOGIT)
         return jax.nn.logsumexp(cosine, axis=-1) / word_gamma
 
-    per_caption = regions.shape[0] * words.shape[1] * regions.shape[1]
-    at_once = max(1, MAX_TEMPORARY // per_caption)
-    if at_once >= words.shape[0]:
-        return jax.vmap(score_caption, out_axes=1)((words, word_mask))
-    return jax.lax.map(score_caption, (words, word_mask), batch_size=at_once).T
+    num, per_caption = words.shape[0], regions.shape[0] * regions.shape[1] * words.shape[1]
+    if num * per_caption <= MAX_WHOLE:
+        return score_captions((words, word_mask))
+    turns = -(-num * per_caption // MAX_A_TURN)
+    at_once = -(-num // turns)
+    missing = turns * at_once - num  # captions without words, whose scores are dropped
+    words = jnp.pad(words, ((0, missing), (0, 0), (0, 0))).reshape(turns, at_once, *words.shape[1:])
+    word_mask = jnp.pad(word_mask, ((0, missing), (0, 0))).reshape(turns, at_once, -1)
+    scores = jax.lax.map(jax.checkpoint(score_captions), (words, word_mask))
+    return jnp.swapaxes(scores, 0, 1).reshape(-1, turns * at_once)[:, :num]
 
 
 def in_groups(

@@ -37,7 +37,7 @@ class GeneratorBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool
+        self, x: Float[Array, "b h w c"], condition: Condition, train: bool
     ) -> Float[Array, "b 2*h 2*w f"]:
         norm = partial(ConditionalBatchNorm, self.batch_norm_group_size, self.dtype)
         # A conv1x1 commutes with nearest upsampling: a quarter of the work at the small size.

@@ -51,6 +51,7 @@ class Discriminator(nn.Module):
         region_dim: size of a region's feature, equal to that of the word features.
         region_size: height and width of the feature map that gives the regions.
         dtype: of the arithmetic; what it returns is float32.
+        remat: keep a block's input alone for the backward pass and compute the block again.
     """
 
     image_size: int
@@ -59,6 +60,7 @@ class Discriminator(nn.Module):
     region_size: int = 16
     dtype: Any = jnp.float32
     multipliers: tuple[int, ...] = ()
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -74,9 +76,10 @@ class Discriminator(nn.Module):
             Logits, features and projected sentences, all float32.
         """
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
+        block = nn.remat(DiscriminatorBlock) if self.remat else DiscriminatorBlock
         x, regions = images.astype(self.dtype), None
         for index, multiplier in enumerate(multipliers):
-            x = DiscriminatorBlock(
+            x = block(
                 multiplier * self.width,
                 downsample=index < len(multipliers) - 1,
                 first=index == 0,

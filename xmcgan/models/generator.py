@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from xmcgan.models.attention import attend_to_words
 from xmcgan.models.blocks import GeneratorBlock
 from xmcgan.models.convolution import Conv1x1, Conv3x3, Dense
-from xmcgan.models.modulation import BatchNorm, Condition, ConditionalBatchNorm
+from xmcgan.models.modulation import Condition, ConditionalBatchNorm, Whitening
 
 # Width of each block, in multiples of the base width. 128 and 256 are the paper's; smaller
 # networks are the one for 128 without its last blocks.
@@ -35,9 +35,10 @@ class Generator(nn.Module):
         condition_size: height and width of the feature map that attends to the words.
         attention_gamma: sharpness of the attention over words.
         sentence_in_first_map: feed the first feature map sentence and noise, not noise alone.
-        normalize_sentence: standardise each dimension of the sentence over the batch.
+        whiten_sentence: decorrelate the sentence first, see `Whitening`.
         batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
         dtype: of the arithmetic; parameters, statistics and the image stay float32.
+        remat: keep a block's input alone for the backward pass and compute the block again.
     """
 
     image_size: int
@@ -46,10 +47,11 @@ class Generator(nn.Module):
     condition_size: int = 16
     attention_gamma: float = 15.0
     sentence_in_first_map: bool = False
-    normalize_sentence: bool = False
+    whiten_sentence: bool = False
     batch_norm_group_size: int = 0
     dtype: Any = jnp.float32
     multipliers: tuple[int, ...] = ()
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -73,14 +75,13 @@ class Generator(nn.Module):
         Returns:
             Images in [0, 1], float32.
         """
+        # Argument 3 is `train`, which decides what is computed.
+        block_class = nn.remat(GeneratorBlock, static_argnums=3) if self.remat else GeneratorBlock
         block = partial(
-            GeneratorBlock, batch_norm_group_size=self.batch_norm_group_size, dtype=self.dtype
+            block_class, batch_norm_group_size=self.batch_norm_group_size, dtype=self.dtype
         )
-        if self.normalize_sentence:
-            # Deviation: pooled sentences of a narrow domain differ by a small part of their
-            # norm, which noise of unit variance drowns.
-            norm = BatchNorm(group_size=self.batch_norm_group_size, name="sentence_norm")
-            sentence = norm(sentence[:, None, None, :], train=train)[:, 0, 0, :]
+        if self.whiten_sentence:
+            sentence = Whitening(name="whitening")(sentence)
         projected = Dense(self.z_dim, dtype=self.dtype, name="sentence")(sentence)
         condition = Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
 
@@ -93,7 +94,7 @@ class Generator(nn.Module):
         for index, multiplier in enumerate(multipliers):
             if x.shape[1] == self.condition_size:
                 condition = self._attend(x, words, word_mask, condition)
-            x = block(multiplier * self.width, name=f"block_{index}")(x, condition, train=train)
+            x = block(multiplier * self.width, name=f"block_{index}")(x, condition, train)
 
         last_norm = ConditionalBatchNorm(self.batch_norm_group_size, self.dtype, name="last_norm")
         x = nn.relu(last_norm(x, condition, train=train))

@@ -58,6 +58,23 @@ class BatchNorm(nn.Module):
         return normalized.reshape(x.shape)
 
 
+class Whitening(nn.Module):
+    """Subtract the mean of the data set's sentences and make their main directions vary alike.
+
+    Deviation: the sentences of a narrow domain differ mostly in a few things, such as colour;
+    others, such as left and right, are a hundredth of the variance, which noise drowns.
+
+    `mean` and `matrix` are statistics of the data, set before training starts.
+    """
+
+    @nn.compact
+    def __call__(self, sentence: Float[Array, "b e"]) -> Float[Array, "b e"]:
+        size = sentence.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (size,))
+        matrix = self.variable("batch_stats", "matrix", jnp.eye, size)
+        return (sentence - mean.value) @ matrix.value
+
+
 class ModulationMap(nn.Module):
     """Predict one modulation value a channel from the condition: a Dense layer, or a conv1x1.
 

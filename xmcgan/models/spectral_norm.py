@@ -59,6 +59,20 @@ def spectral_normalize(
     return unflatten_dict(normalized), unflatten_dict(new_vectors)
 
 
+def spectral_norms(params: dict[str, Any], normalized: dict[str, Any]) -> Float[Array, "k"]:
+    """Return by how much `spectral_normalize` divided each kernel.
+
+    Args:
+        params: what it took.
+        normalized: the parameters that it returned.
+    """
+    flat: dict[tuple[str, ...], Any] = flatten_dict(params)
+    divided: dict[tuple[str, ...], Any] = flatten_dict(normalized)
+    kernels = [path for path in flat if path[-1] == "kernel"]
+    norm = jnp.linalg.norm
+    return jnp.stack([norm(flat[path].ravel()) / norm(divided[path].ravel()) for path in kernels])
+
+
 def _normalize_kernel(
     kernel: Float[Array, "... out"], u: Float[Array, "1 out"]
 ) -> tuple[Float[Array, "... out"], Float[Array, "1 out"]]:

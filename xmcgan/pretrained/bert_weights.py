@@ -1,18 +1,24 @@
 """Read a BERT from `config.json` and safetensors."""
 
-import functools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained.bert import Bert
-from xmcgan.pretrained.tensors import Tensors, check_tensors, read_safetensors
+from xmcgan.pretrained.tensors import (
+    Tensors,
+    check_tensors,
+    positive_integer,
+    positive_number,
+    read_safetensors,
+    to_dense,
+    to_norm,
+)
 from xmcgan.pretrained.weights import find_file
 
 # Heads on top of the encoder, and a constant table: not part of what encodes words.
@@ -47,14 +53,17 @@ def _read_config(file: Path, dtype: DTypeLike) -> Bert:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(f"no {file}: the sizes of a BERT stand there") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{file} is not readable JSON: {error}") from error
     if not isinstance(config, dict):
         raise WeightsError(f"{file} must hold a JSON object")
     _require(config, file, "model_type", ("bert",))
     _require(config, file, "hidden_act", ("gelu",))
     _require(config, file, "position_embedding_type", ("absolute",))
-    size = functools.partial(_positive_integer, config, file)
+
+    def size(field: str) -> int:
+        return positive_integer(config.get(field), file, field)
+
     module = Bert(
         vocab_size=size("vocab_size"),
         hidden_size=size("hidden_size"),
@@ -62,7 +71,7 @@ def _read_config(file: Path, dtype: DTypeLike) -> Bert:
         num_heads=size("num_attention_heads"),
         intermediate_size=size("intermediate_size"),
         max_positions=size("max_position_embeddings"),
-        layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+        layer_norm_eps=positive_number(config.get("layer_norm_eps", 1e-12), file, "layer_norm_eps"),
         dtype=dtype,
     )
     if module.hidden_size % module.num_heads:
@@ -76,13 +85,6 @@ def _require(config: dict[str, Any], file: Path, field: str, accepted: tuple[str
         raise WeightsError(
             f"{file}: {field} is {value!r}; only {' or '.join(map(repr, accepted))} can be read"
         )
-
-
-def _positive_integer(config: dict[str, Any], file: Path, field: str) -> int:
-    value = config.get(field)
-    if not isinstance(value, int) or value < 1:
-        raise WeightsError(f"{file}: {field} must be a positive integer, not {value!r}")
-    return value
 
 
 def _rename(tensors: Tensors) -> Tensors:
@@ -129,29 +131,18 @@ def _to_params(module: Bert, tensors: Tensors) -> dict[str, Any]:
     params: dict[str, Any] = {
         "word_embeddings": tensors["embeddings.word_embeddings.weight"],
         "position_embeddings": tensors["embeddings.position_embeddings.weight"] + token_type_0,
-        "embeddings_norm": _norm(tensors, "embeddings.LayerNorm"),
+        "embeddings_norm": to_norm(tensors, "embeddings.LayerNorm"),
     }
     for index in range(module.num_layers):
         layer = f"encoder.layer.{index}"
         attention = f"{layer}.attention"
         parts = [f"{attention}.self.{part}" for part in ("query", "key", "value")]
         params[f"layer_{index}"] = {
-            "query_key_value": _dense(tensors, *parts),
-            "attention_output": _dense(tensors, f"{attention}.output.dense"),
-            "attention_norm": _norm(tensors, f"{attention}.output.LayerNorm"),
-            "intermediate": _dense(tensors, f"{layer}.intermediate.dense"),
-            "output": _dense(tensors, f"{layer}.output.dense"),
-            "output_norm": _norm(tensors, f"{layer}.output.LayerNorm"),
+            "query_key_value": to_dense(tensors, *parts),
+            "attention_output": to_dense(tensors, f"{attention}.output.dense"),
+            "attention_norm": to_norm(tensors, f"{attention}.output.LayerNorm"),
+            "intermediate": to_dense(tensors, f"{layer}.intermediate.dense"),
+            "output": to_dense(tensors, f"{layer}.output.dense"),
+            "output_norm": to_norm(tensors, f"{layer}.output.LayerNorm"),
         }
     return params
-
-
-def _dense(tensors: Tensors, *names: str) -> dict[str, np.ndarray]:
-    """Return one dense layer that computes the named ones side by side."""
-    weight = np.concatenate([tensors[f"{name}.weight"] for name in names])
-    bias = np.concatenate([tensors[f"{name}.bias"] for name in names])
-    return {"kernel": np.ascontiguousarray(weight.T), "bias": bias}
-
-
-def _norm(tensors: Tensors, name: str) -> dict[str, np.ndarray]:
-    return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}

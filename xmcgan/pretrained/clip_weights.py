@@ -11,7 +11,15 @@ import numpy as np
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained.clip import Clip, ImageTransformer, Sizes, TextTransformer
 from xmcgan.pretrained.clip_tokenizer import ClipTokenizer
-from xmcgan.pretrained.tensors import Tensors, check_tensors, read_safetensors
+from xmcgan.pretrained.tensors import (
+    Tensors,
+    check_tensors,
+    positive_integer,
+    positive_number,
+    read_safetensors,
+    to_dense,
+    to_norm,
+)
 from xmcgan.pretrained.torch_files import read_torch
 from xmcgan.pretrained.weights import find_file, identify_file
 
@@ -44,6 +52,7 @@ _IMAGE_DEFAULTS = {
 }
 # Older configs carry this meaningless id; their captions end at the highest id.
 _UNSET_END_TOKEN = 2
+_DEFAULT_EPS = 1e-5  # of layer norms
 
 
 def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
@@ -90,13 +99,13 @@ def _read_config(file: Path) -> tuple[ImageTransformer, TextTransformer]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(f"no {file}: the sizes of a CLIP stand there") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{file} is not readable JSON: {error}") from error
     if not isinstance(config, dict) or config.get("model_type", "clip") != "clip":
         raise WeightsError(f"{file} does not describe a CLIP (its model_type must be 'clip')")
     image = _section(config, file, "vision_config", _IMAGE_DEFAULTS)
     text = _section(config, file, "text_config", _TEXT_DEFAULTS)
-    embed_dim = _positive_integer(config.get("projection_dim", 512), file, "projection_dim")
+    embed_dim = positive_integer(config.get("projection_dim", 512), file, "projection_dim")
     end_token = text["eos_token_id"]
     return (
         ImageTransformer(_sizes(image), image["image_size"], image["patch_size"], embed_dim),
@@ -121,19 +130,15 @@ def _section(
             raise WeightsError(f"{file}: {spelling} must be a JSON object")
         section |= part
     for field in defaults:
-        _positive_integer(section[field], file, f"{name}.{field}")
+        positive_integer(section[field], file, f"{name}.{field}")
     activation = section.get("hidden_act", "quick_gelu")
     if activation != "quick_gelu":
         raise WeightsError(f"{file}: {name}.hidden_act is {activation!r}, not 'quick_gelu'")
     if section["hidden_size"] % section["num_attention_heads"]:
         raise WeightsError(f"{file}: {name}.hidden_size is not a multiple of num_attention_heads")
+    eps = section.get("layer_norm_eps", _DEFAULT_EPS)
+    section["layer_norm_eps"] = positive_number(eps, file, f"{name}.layer_norm_eps")
     return section
-
-
-def _positive_integer(value: Any, file: Path, field: str) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise WeightsError(f"{file}: {field} must be a positive integer, not {value!r}")
-    return value
 
 
 def _sizes(section: dict[str, Any]) -> Sizes:
@@ -142,7 +147,7 @@ def _sizes(section: dict[str, Any]) -> Sizes:
         num_layers=section["num_hidden_layers"],
         num_heads=section["num_attention_heads"],
         mlp_width=section["intermediate_size"],
-        layer_norm_eps=float(section.get("layer_norm_eps", 1e-5)),
+        layer_norm_eps=section["layer_norm_eps"],
     )
 
 
@@ -199,8 +204,8 @@ def _image_params(image: ImageTransformer, tensors: Tensors) -> dict[str, Any]:
         "patches": {"kernel": np.ascontiguousarray(patches)},
         "class_embedding": tensors[f"{embeddings}.class_embedding"],
         "position_embeddings": tensors[f"{embeddings}.position_embedding.weight"],
-        "pre_norm": _norm(tensors, "vision_model.pre_layrnorm"),
-        "post_norm": _norm(tensors, "vision_model.post_layernorm"),
+        "pre_norm": to_norm(tensors, "vision_model.pre_layrnorm"),
+        "post_norm": to_norm(tensors, "vision_model.post_layernorm"),
         "projection": _projection(tensors, "visual_projection"),
         **_layer_params("vision_model", image.sizes, tensors),
     }
@@ -211,7 +216,7 @@ def _text_params(text: TextTransformer, tensors: Tensors) -> dict[str, Any]:
     return {
         "word_embeddings": tensors[f"{embeddings}.token_embedding.weight"],
         "position_embeddings": tensors[f"{embeddings}.position_embedding.weight"],
-        "final_norm": _norm(tensors, "text_model.final_layer_norm"),
+        "final_norm": to_norm(tensors, "text_model.final_layer_norm"),
         "projection": _projection(tensors, "text_projection"),
         **_layer_params("text_model", text.sizes, tensors),
     }
@@ -222,26 +227,15 @@ def _layer_params(tower: str, sizes: Sizes, tensors: Tensors) -> dict[str, Any]:
     for ours, theirs in _layers(tower, sizes):
         attention = f"{theirs}.self_attn"
         params[ours] = {
-            "attention_norm": _norm(tensors, f"{theirs}.layer_norm1"),
-            "query_key_value": _dense(tensors, *(f"{attention}.{p}_proj" for p in "qkv")),
-            "attention_output": _dense(tensors, f"{attention}.out_proj"),
-            "mlp_norm": _norm(tensors, f"{theirs}.layer_norm2"),
-            "intermediate": _dense(tensors, f"{theirs}.mlp.fc1"),
-            "output": _dense(tensors, f"{theirs}.mlp.fc2"),
+            "attention_norm": to_norm(tensors, f"{theirs}.layer_norm1"),
+            "query_key_value": to_dense(tensors, *(f"{attention}.{p}_proj" for p in "qkv")),
+            "attention_output": to_dense(tensors, f"{attention}.out_proj"),
+            "mlp_norm": to_norm(tensors, f"{theirs}.layer_norm2"),
+            "intermediate": to_dense(tensors, f"{theirs}.mlp.fc1"),
+            "output": to_dense(tensors, f"{theirs}.mlp.fc2"),
         }
     return params
 
 
-def _dense(tensors: Tensors, *names: str) -> dict[str, np.ndarray]:
-    """Return one dense layer that computes the named ones side by side."""
-    weight = np.concatenate([tensors[f"{name}.weight"] for name in names])
-    bias = np.concatenate([tensors[f"{name}.bias"] for name in names])
-    return {"kernel": np.ascontiguousarray(weight.T), "bias": bias}
-
-
 def _projection(tensors: Tensors, name: str) -> dict[str, np.ndarray]:
     return {"kernel": np.ascontiguousarray(tensors[f"{name}.weight"].T)}
-
-
-def _norm(tensors: Tensors, name: str) -> dict[str, np.ndarray]:
-    return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}

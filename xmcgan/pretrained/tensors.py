@@ -1,7 +1,9 @@
 """Named tensors from files, and the check that they are the ones a network needs."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -11,6 +13,8 @@ from xmcgan.errors import WeightsError
 
 Tensors = dict[str, np.ndarray]
 _MOST_NAMES_SHOWN = 5
+# Far above any network: a damaged size must not take minutes to be found out.
+_MOST_LAYERS, _LARGEST_SIZE = 1_000, 1_000_000
 
 
 def read_safetensors(path: Path) -> Tensors:
@@ -60,6 +64,48 @@ def check_tensors(
     ]
     if any(faults):
         raise WeightsError(f"{path} does not fit the network. " + " ".join(filter(None, faults)))
+
+
+def positive_integer(value: Any, file: Path, field: str) -> int:
+    """Return a size that a file states, checked.
+
+    Raises:
+        WeightsError: it is no whole number from 1 to 1,000 layers, or a million of all else.
+    """
+    most = _MOST_LAYERS if field.endswith("layers") else _LARGEST_SIZE
+    if type(value) is not int or not 1 <= value <= most:
+        raise WeightsError(
+            f"{file}: {field} must be a positive integer up to {most:,}, not {value!r}"
+        )
+    return value
+
+
+def positive_number(value: Any, file: Path, field: str) -> float:
+    """Return a number that a file states, checked.
+
+    Raises:
+        WeightsError: it is no number above 0.
+    """
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise WeightsError(f"{file}: {field} must be a number above 0, not {value!r}")
+    return float(value)
+
+
+def to_dense(tensors: Tensors, *names: str) -> dict[str, np.ndarray]:
+    """Return the parameters of one dense layer that computes the named ones side by side.
+
+    Args:
+        tensors: `NAME.weight` (outputs, inputs) and `NAME.bias` of each.
+        names: the layers, in the order of the outputs.
+    """
+    weight = np.concatenate([tensors[f"{name}.weight"] for name in names])
+    bias = np.concatenate([tensors[f"{name}.bias"] for name in names])
+    return {"kernel": np.ascontiguousarray(weight.T), "bias": bias}
+
+
+def to_norm(tensors: Tensors, name: str) -> dict[str, np.ndarray]:
+    """Return the parameters of a layer norm from `NAME.weight` and `NAME.bias`."""
+    return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
 
 
 def _is_finite(tensor: np.ndarray) -> bool:

@@ -1,12 +1,11 @@
 """The one way to pretrained weights: by a pinned name with a sha256, or by the user's own path."""
 
 import dataclasses
-import difflib
 import hashlib
 import os
 from pathlib import Path
 
-from xmcgan.errors import WeightsError
+from xmcgan.errors import WeightsError, did_you_mean
 
 WEIGHTS_DIR_VARIABLE = "XMCGAN_WEIGHTS_DIR"
 
@@ -122,8 +121,7 @@ def get_source(name: str) -> Source:
     """
     if name in SOURCES:
         return SOURCES[name]
-    near = difflib.get_close_matches(name, SOURCES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, SOURCES)
     raise WeightsError(f"no pinned weights are called {name!r} (known: {', '.join(SOURCES)}){hint}")
 
 
@@ -148,11 +146,9 @@ def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = Non
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
-    near = difflib.get_close_matches(str(name_or_path), SOURCES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise WeightsError(
         f"no weights at {path}: it is neither a file or directory nor one of the pinned names "
-        f"({', '.join(SOURCES)}){hint}"
+        f"({', '.join(SOURCES)}){did_you_mean(str(name_or_path), SOURCES)}"
     )
 
 

@@ -1,4 +1,7 @@
-"""Checkpoints that are whole, verified on the way back, and owned by one process.
+"""Checkpoints that are whole, verified on the way back, and owned by one run.
+
+Several processes of one run write a step together, each the arrays that lie on its devices; process
+0 alone clears, renames and removes. The folder must be the same for all of them.
 
 A step is a folder `DIRECTORY/STEP` that Orbax writes in the background and renames into place, so
 that it is either complete or absent. Beside the arrays lies the record of `record.py`.
@@ -15,14 +18,22 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from xmcgan.errors import CheckpointError
+from xmcgan.agreement import exchange, is_first
+from xmcgan.errors import CheckpointError, listed
+from xmcgan.mesh import fetch
 from xmcgan.training import record as records
 from xmcgan.training.record import Record
-from xmcgan.training.retention import committed_steps, remove_old
+from xmcgan.training.retention import (
+    committed_steps,
+    note_newest,
+    noted_newest,
+    remove_old,
+)
 
 PyTree = Any
 JSON = Any
@@ -47,11 +58,13 @@ class Checkpointer:
             fingerprint: JSON values that must be equal when the run is resumed.
         """
         self._directory = Path(directory).absolute()
-        self._directory.mkdir(parents=True, exist_ok=True)
+        if is_first():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            # Not Orbax's own cleaning, by marker files: only what is named temporary goes.
+            for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        exchange("cleared")
         self._fingerprint = records.plain_json(fingerprint)
-        # Not Orbax's own cleaning, which goes by marker files: only what is named temporary goes.
-        for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         self._keep = keep
         self._saving: int | None = None
         self._manager = ocp.CheckpointManager(
@@ -81,8 +94,24 @@ class Checkpointer:
         return committed_steps(self._directory)
 
     def latest_step(self) -> int | None:
-        """Return the newest complete step, or None where there is none."""
-        return max(self.all_steps(), default=None)
+        """Return the newest complete step, or None where none was ever saved.
+
+        Raises:
+            CheckpointError: a newer step was saved and is gone.
+        """
+        # What process 0 sees: on a network's file system others may see it later.
+        steps, noted = exchange([self.all_steps(), noted_newest(self._directory)])[0]
+        if noted is not None and noted > max(steps, default=-1):
+            way_out = (
+                f"To go back to an older step, pass --config.restore_step={steps[-1]}."
+                if steps
+                else "No older step is there: to start anew, give another --workdir."
+            )
+            raise CheckpointError(
+                f"step {noted} was saved in {self._directory} and is gone; put it back from a "
+                f"copy. {way_out}"
+            )
+        return max(steps, default=None)
 
     def save(self, step: int, state: PyTree, extra: Mapping[str, JSON]) -> None:
         """Copy the state to the host now and write it in the background.
@@ -101,10 +130,12 @@ class Checkpointer:
         self.wait()
         self._set_aside_from(step)
         # Own copies: on a CPU a plain conversion shares memory with a buffer that may be donated.
-        host_state = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+        host_state = jax.tree.map(lambda leaf: np.array(fetch(leaf), copy=True), state)
+        several = jax.process_count() > 1
+        written = jax.tree.map(jnp.copy, state) if several else host_state
         record = Record(step, records.plain_json(extra), self._fingerprint, {})
         items = {
-            _STATE: ocp.args.StandardSave(host_state),
+            _STATE: ocp.args.StandardSave(written),
             records.RECORD_ITEM: records.RecordSave(record, records.named_leaves(host_state)),
         }
         self._saving = step
@@ -119,8 +150,10 @@ class Checkpointer:
         """
         with self._loud_failure(Exception):
             self._manager.wait_until_finished()
-        if self._saving is not None and remove_old(self._directory, self._keep):
-            self._manager.reload()
+        if self._saving is not None and is_first():
+            note_newest(self._directory, self._saving)
+            if remove_old(self._directory, self._keep):
+                self._manager.reload()
         self._saving = None
 
     def check_fingerprint(self, step: int) -> None:
@@ -134,7 +167,7 @@ class Checkpointer:
         if differences:
             raise CheckpointError(
                 f"{self._directory} holds a run of another configuration (step {step}; field: "
-                f"stored -> now):{records.listed(differences)}\n"
+                f"stored -> now):{listed(differences)}\n"
                 "Give another --workdir for a new run, set these fields back to resume this one, "
                 "or pass --config.allow_mismatch=true to resume it all the same."
             )
@@ -190,13 +223,16 @@ class Checkpointer:
         if differences:
             raise CheckpointError(
                 f"step {record.step} in {self._directory} is of another architecture (array: "
-                f"stored -> now):{records.listed(differences)}\n"
+                f"stored -> now):{listed(differences)}\n"
                 "Set the configuration back, or give another --workdir."
             )
 
     def _set_aside_from(self, step: int) -> None:
-        newer = [other for other in self.all_steps() if other >= step]
-        for other in newer:
+        newer = exchange([other for other in self.all_steps() if other >= step])[0]
+        if newer and is_first():
+            kept = [other for other in self.all_steps() if other < step]
+            note_newest(self._directory, max(kept, default=None))
+        for other in newer if is_first() else ():
             target = self._directory / f"set-aside-{other}"
             shutil.rmtree(target, ignore_errors=True)
             (self._directory / str(other)).rename(target)
@@ -297,7 +333,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 def _verify(record: Record, tree: PyTree) -> None:
     damaged = records.damaged_leaves(record, records.named_leaves(tree))
     if damaged:
-        raise ValueError(f"bytes differ from those saved in:{records.listed(damaged)}")
+        raise ValueError(f"bytes differ from those saved in:{listed(damaged)}")
 
 
 @contextlib.contextmanager

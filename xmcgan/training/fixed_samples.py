@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from xmcgan.agreement import is_first
 from xmcgan.data.pipeline import fixed_examples
 from xmcgan.data.sources import Source
 from xmcgan.grid import sample_grid
@@ -41,6 +42,8 @@ class FixedSamples:
         """Write the grid of the averaged generator, the real image of each caption beside it."""
         variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
         images = self._sampler(variables, self._captions, self._z)
+        if not is_first():
+            return
         grid = sample_grid(
             images,
             self._captions,

@@ -4,9 +4,11 @@ import contextlib
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from clu import parameter_overview
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
@@ -15,14 +17,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from xmcgan import build
 from xmcgan import config as configs
+from xmcgan.agreement import exchange, is_first, together
+from xmcgan.atomic_file import atomic_file
 from xmcgan.data import pipeline, prepare, sources
-from xmcgan.mesh import batch_sharding, make_mesh, put, replicated
+from xmcgan.data.damaged import SkippingSource
+from xmcgan.errors import CheckpointError, TrainingError
+from xmcgan.mesh import (
+    batch_sharding,
+    fetch,
+    make_mesh,
+    put,
+    put_shares,
+    replicated,
+    state_sharding,
+)
 from xmcgan.sampling import Sampler
 from xmcgan.training.checkpoint import Checkpointer, lock_workdir
 from xmcgan.training.clock import StepClock
+from xmcgan.training.diagnosis import first_not_finite
 from xmcgan.training.fixed_samples import FixedSamples
-from xmcgan.training.metrics import MetricAverages
-from xmcgan.training.signals import StopSignal
+from xmcgan.training.health import HealthWatch, SkipCount
+from xmcgan.training.metrics import SKIPPED, MetricAverages
+from xmcgan.training.peers import check_peers
+from xmcgan.training.sentence_statistics import sentence_statistics
+from xmcgan.training.signals import StopSignal, StopVote
 from xmcgan.training.state import TrainState, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
@@ -35,7 +53,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
 
     Args:
         config: see `xmcgan.config.default_config`.
-        workdir: takes checkpoints, logs and samples; one process at a time.
+        workdir: takes checkpoints, logs and samples of one run at a time; the same folder for all
+            of its processes.
 
     Returns:
         Exit status: 0 finished, 130 stopped by Ctrl-C, 143 by SIGTERM, both after saving.
@@ -43,11 +62,19 @@ def train(config: ConfigDict, workdir: Path) -> int:
     Raises:
         UserError: a mistake in config, data, weights or workdir, named.
     """
-    configs.validate(config)
-    mesh = make_mesh()
-    configs.check_devices(config, mesh.size)
-    with lock_workdir(workdir), StopSignal() as stop:
-        return Run(config, workdir, mesh).train(stop)
+    with together():
+        configs.validate(config)
+        mesh = make_mesh(fsdp=config.mesh.fsdp)
+        configs.check_devices(config, mesh.size)
+    with contextlib.ExitStack() as held, StopSignal() as stop:
+        with together():
+            if is_first():
+                held.enter_context(lock_workdir(workdir))
+                prepare.ensure_prepared(config.data.name, config.data.data_dir, progress=True)
+        with together():
+            run = Run(config, workdir, mesh)
+        check_peers(config, run.fingerprint(), run.num_steps)
+        return run.train(stop)
 
 
 class Run:
@@ -61,7 +88,12 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> None:
         self.config, self.workdir, self.mesh = config, workdir, mesh
-        self.console = Console(highlight=False, soft_wrap=True)
+        if not workdir.exists():
+            raise CheckpointError(
+                f"{workdir}, made by process 0, is not there: all processes need one workdir, on "
+                "a file system that they share"
+            )
+        self.console = Console(highlight=False, soft_wrap=True, quiet=not is_first())
         # Data.
         self.train_source, self.sample_source, self.sample_split = open_data(config)
         self.num_steps = config.num_train_steps or pipeline.num_steps(
@@ -74,13 +106,16 @@ class Run:
         self.frozen_params = put(frozen_params, replicated(mesh))
         # Trained networks.
         self.networks = build.build_networks(config, self.text.width)
-        frozen = FrozenNetworks(self.text.apply, image.apply if image else None)
+        self.shapes = jax.eval_shape(self.create_state, jax.random.key(config.seed))
+        self.state_sharding = state_sharding(mesh, self.shapes)
+        self.frozen = FrozenNetworks(self.text.apply, image.apply if image else None)
         self.step_fn = jax.jit(
-            make_train_step(self.networks, frozen, config),
-            in_shardings=(replicated(mesh), replicated(mesh), batch_sharding(mesh)),
-            out_shardings=replicated(mesh),
+            make_train_step(self.networks, self.frozen, config),
+            in_shardings=(self.state_sharding, replicated(mesh), batch_sharding(mesh)),
+            out_shardings=(self.state_sharding, replicated(mesh)),
             donate_argnums=0,
         )
+        self.health = HealthWatch()
         text_params = self.frozen_params["text"]
         self.fixed = FixedSamples(
             self.sample_source,
@@ -115,7 +150,8 @@ class Run:
         ) as checkpointer:
             state, extra = self._restore(checkpointer)
             first_step = int(state.step)
-            configs.save_config(self.config, self.workdir / "config.json")
+            if is_first():
+                configs.save_config(self.config, self.workdir / "config.json")
             self._print_summary(state, first_step)
             if first_step >= self.num_steps:
                 self.console.print(
@@ -130,15 +166,30 @@ class Run:
         return stop.exit_status
 
     def _restore(self, checkpointer: Checkpointer) -> tuple[TrainState, dict[str, Any]]:
-        rng, everywhere = jax.random.key(self.config.seed), replicated(self.mesh)
         step = self.config.restore_step or checkpointer.latest_step()
         if step is None:
-            return jax.jit(self.create_state, out_shardings=everywhere)(rng), {}
-        shapes = jax.eval_shape(self.create_state, rng)
+            rng = jax.random.key(self.config.seed)
+            state = jax.jit(self.create_state, out_shardings=self.state_sharding)(rng)
+            return self._with_sentence_statistics(state), {}
         placed = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            self.shapes,
+            self.state_sharding,
         )
         return checkpointer.restore(step, placed, allow_mismatch=self.config.allow_mismatch)
+
+    def _with_sentence_statistics(self, state: TrainState) -> TrainState:
+        """Set what the generator knows of the training captions before it starts."""
+        if not self.config.generator.whiten_sentence:
+            return state
+        encode = jax.jit(lambda *tokens: self.text.apply(self.frozen_params["text"], *tokens)[1])
+        found = sentence_statistics(self.train_source, self.tokenizer, encode, self.config.seed)
+        where = self.state_sharding.g_batch_stats["whitening"]
+        placed = {name: put(value, where[name]) for name, value in found.items()}
+        return state.replace(
+            g_batch_stats=state.g_batch_stats | {"whitening": placed},
+            ema_batch_stats=state.ema_batch_stats | {"whitening": jax.tree.map(jnp.copy, placed)},
+        )
 
     def _loop(
         self,
@@ -151,20 +202,22 @@ class Run:
     ) -> int:
         """Run steps from `first_step`; return how many are done."""
         config, step, saved_step = self.config, first_step, first_step
-        averages = MetricAverages(extra.get("metrics"))
-        previous = None
+        averages, vote = MetricAverages(extra.get("metrics")), StopVote(stop, self.mesh)
+        skips = SkipCount(config.stop_after_skipped_steps, extra.get("skipped_in_row", 0))
         with contextlib.closing(self._batches(first_step)) as batches, self._progress() as progress:
             step_fn = self._compile(state, next_batch := next(batches))
             clock = StepClock(first_step, config.batch_size)
             task = progress.add_task("training", total=self.num_steps, completed=first_step)
-            while step < self.num_steps and stop.received is None:
+            while step < self.num_steps and not vote.is_over():
                 state, metrics = step_fn(state, self.frozen_params, next_batch)
                 step += 1
                 averages.add(metrics)
                 next_batch = next(batches)
                 # One step in flight: enough to keep the devices busy, and Ctrl-C is quick.
-                jax.block_until_ready(previous)
-                previous = metrics["g_loss"]
+                skips.add(metrics[SKIPPED])
+                if skips.are_too_many():
+                    self._save(step, state, averages, skips, checkpointer)
+                    self._explain_skips(step, state)
                 progress.update(task, completed=step)
                 if step % config.log_every_steps == 0:
                     self._log(step, averages.take(step) | clock.lap(step), writer)
@@ -172,20 +225,47 @@ class Run:
                     if step % config.sample_every_steps == 0 or step == self.num_steps:
                         self.fixed.draw(state, step, writer)
                     if step % config.checkpoint_every_steps == 0:
-                        self._save(step, state, averages, checkpointer)
+                        self._save(step, state, averages, skips, checkpointer)
                         saved_step = step
         if saved_step != step:
-            self._save(step, state, averages, checkpointer)
+            self._save(step, state, averages, skips, checkpointer)
         return step
 
+    def _explain_skips(self, step: int, state: TrainState) -> NoReturn:
+        """Keep the last step's batch and say what in it is not finite first."""
+        with contextlib.closing(self._batches(step - 1)) as batches:
+            batch = next(batches)
+        path = self.workdir / "not_finite" / f"step_{step}.npz"
+        arrays = {name: fetch(value) for name, value in batch.items()}
+        if is_first():
+            path.parent.mkdir(exist_ok=True)
+            with atomic_file(path) as file:
+                np.savez(file, allow_pickle=False, **arrays)
+        before = state.replace(step=state.step - 1)  # nothing else changed
+        first = first_not_finite(
+            before, self.frozen_params, batch, self.networks, self.frozen, self.config
+        )
+        raise TrainingError(
+            f"{self.config.stop_after_skipped_steps} steps in a row were skipped because a "
+            f"gradient was not finite; first of all: {first}. The state is checkpoint {step}, the "
+            f"last batch is in {path}. The same command goes on with the next batch; lower the "
+            "learning rates, or try --config.dtype=float32."
+        )
+
     def _save(
-        self, step: int, state: TrainState, averages: MetricAverages, checkpointer: Checkpointer
+        self,
+        step: int,
+        state: TrainState,
+        averages: MetricAverages,
+        skips: SkipCount,
+        checkpointer: Checkpointer,
     ) -> None:
         examples_seen = step * self.config.batch_size * self.config.d_steps
         extra = {
             "examples_seen": examples_seen,
             "num_train_steps": self.num_steps,
             "metrics": averages.state(step),
+            "skipped_in_row": skips.in_row(),
         }
         checkpointer.save(step, state, extra)
 
@@ -201,17 +281,20 @@ class Run:
             resize=config.data.resize,
             flip=config.data.flip,
             seed=config.seed,
+            num_microbatches=config.num_microbatches,
             start_step=first_step,
             num_workers=config.data.num_workers,
+            share=(jax.process_index(), jax.process_count()),
         )
         with contextlib.closing(batches):  # ends its threads and worker processes
             for batch in batches:
-                yield put(batch, sharding)
+                yield put_shares(batch, sharding)
 
     def _compile(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
         start = time.monotonic()
         self.console.print("compiling the training step ...")
         compiled = self.step_fn.lower(state, self.frozen_params, batch).compile()
+        exchange("compiled")  # a collective would not wait minutes for the slowest
         self.console.print(f"compiled in {time.monotonic() - start:.0f} s")
         return compiled
 
@@ -227,6 +310,13 @@ class Run:
         values = [f"{k} {scalars[v]:.3f}" for k, v in shown.items() if v in scalars]
         rate = f"{scalars['images_per_second']:.1f} images/s"
         self.console.print(f"step {step:>6}  {'  '.join(values)}  {rate}")
+        if scalars[SKIPPED]:
+            self.console.print(
+                f"warning: {scalars[SKIPPED]:.0f} updates were skipped because a gradient was not "
+                "finite"
+            )
+        for warning in self.health.warnings(scalars):
+            self.console.print(f"warning: {warning}", markup=False)
 
     def _progress(self) -> Progress:
         return Progress(
@@ -280,10 +370,8 @@ class Run:
         )
 
 
-def open_data(config: ConfigDict) -> tuple[sources.TfdsSource, sources.TfdsSource, str]:
+def open_data(config: ConfigDict) -> tuple[sources.Source, sources.TfdsSource, str]:
     """Open the training split, and the split that sample grids take their captions from.
-
-    `shapes` is drawn where it is not there yet; other data sets have a script that prepares them.
 
     Returns:
         Both splits, and the name of the second.
@@ -292,11 +380,13 @@ def open_data(config: ConfigDict) -> tuple[sources.TfdsSource, sources.TfdsSourc
         DataError: the data are not prepared, damaged, or lack a split that was asked for.
     """
     data = config.data
-    prepare.ensure_prepared(data.name, data.data_dir, progress=True)
     sample_split = data.sample_split or sources.held_out_split(data.name, data.data_dir)
     sample_split = sample_split or data.train_split
+    train_source: sources.Source = sources.load_source(data.name, data.data_dir, data.train_split)
+    if data.max_damaged_records:
+        train_source = SkippingSource(train_source, data.max_damaged_records)
     return (
-        sources.load_source(data.name, data.data_dir, data.train_split),
+        train_source,
         sources.load_source(data.name, data.data_dir, sample_split),
         sample_split,
     )
@@ -308,7 +398,9 @@ def millions(params: Any) -> float:
 
 
 def open_writers(workdir: Path, first_step: int) -> MultiWriter:
-    """Open the logs of a workdir, without what was logged after `first_step`."""
+    """Open the logs of a workdir, without what was logged after `first_step`; only process 0's."""
+    if not is_first():
+        return MultiWriter([])
     json_lines = JsonLinesWriter(workdir / "metrics.jsonl")
     json_lines.truncate_after(first_step)
     tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)

@@ -17,12 +17,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import future
 
+from xmcgan.mesh import fetch
+
 PyTree = Any
 JSON = Any
 
 RECORD_ITEM = "record"
 _FILE = "record.json"
-_MAX_LISTED = 8  # differences named in one message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +95,7 @@ def structure_differences(record: Record, wanted: Mapping[str, Any]) -> list[str
 
 def damaged_leaves(record: Record, leaves: Mapping[str, Any]) -> list[str]:
     """Return the names of the arrays whose bytes are not those that were saved."""
-    return [
-        name for name, leaf in leaves.items() if _describe(np.asarray(leaf)) != record.leaves[name]
-    ]
-
-
-def listed(lines: list[str]) -> str:
-    """Return the lines indented below each other, the many cut to a few and a count."""
-    shown = lines[:_MAX_LISTED]
-    if len(lines) > len(shown):
-        shown.append(f"and {len(lines) - _MAX_LISTED} more")
-    return "".join(f"\n  {line}" for line in shown)
+    return [name for name, leaf in leaves.items() if _describe(fetch(leaf)) != record.leaves[name]]
 
 
 class RecordHandler(ocp.AsyncCheckpointHandler):

@@ -11,7 +11,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from xmcgan.atomic_file import atomic_file
+
 _PINS = "pins"
+_NEWEST = "newest"  # a file with the number of the last step that was saved
 # Orbax's mark of what is not whole, which `Checkpointer` clears away when it opens a folder.
 _REMOVED = ".orbax-checkpoint-tmp-removed"
 
@@ -21,6 +24,20 @@ def committed_steps(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def note_newest(directory: Path, step: int | None) -> None:
+    """Write down which step is the newest, so that its loss is noticed; None: there is none."""
+    with atomic_file(directory / _NEWEST) as file:
+        file.write(b"" if step is None else str(step).encode())
+
+
+def noted_newest(directory: Path) -> int | None:
+    """Return the step that was written down, None where there is none or it cannot be read."""
+    try:
+        return int((directory / _NEWEST).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def pin(directory: Path, step: int, reason: str) -> bool:

@@ -2,7 +2,8 @@
 
 Pure functions of (state, batch). Both losses are taken at the same parameters, as in the official
 code: one forward pass of each network, then two pull-backs, the discriminator's loss to its
-parameters and the generator's loss through the generated half alone to the generator.
+parameters and the generator's loss through the generated half alone to the generator. A batch may
+come in parts: the networks take one after the other, the losses see all of them.
 """
 
 from collections.abc import Callable
@@ -12,30 +13,48 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from xmcgan.losses.adversarial import hinge_discriminator, hinge_generator
-from xmcgan.losses.contrastive import Contrast, feature_contrast, in_groups, word_region_contrast
 from xmcgan.models.discriminator import ImageEncoding
-from xmcgan.models.spectral_norm import spectral_normalize
+from xmcgan.models.spectral_norm import spectral_normalize, spectral_norms
+from xmcgan.training.health import hinge_to_contrast
+from xmcgan.training.microbatches import encode_parts, map_parts, merge_parts
+from xmcgan.training.objectives import Captions, Metrics, discriminator_loss, generator_loss
 from xmcgan.training.state import Networks, TrainState
 
-Metrics = dict[str, Float[Array, ""]]
 
-
-class Captions(NamedTuple):
-    """Hold a batch of encoded captions.
+class Examples(NamedTuple):
+    """Hold what one update sees, in parts.
 
     Attributes:
-        words: one feature vector a token, special tokens included.
-        word_mask: true where a token stands, false on padding.
-        sentence: one feature vector a caption.
+        real: images in [0, 1].
+        captions: their captions, encoded; arrays with leading axes (m, n).
+        z: standard normal noise.
     """
 
-    words: Float[Array, "b t d"]
-    word_mask: Bool[Array, "b t"]
-    sentence: Float[Array, "b e"]
+    real: Float[Array, "m n h w 3"]
+    captions: Captions
+    z: Float[Array, "m n z"]
+
+
+class Encodings(NamedTuple):
+    """Hold all features that the losses of an update ask for.
+
+    Attributes:
+        real: the discriminator's encoding of the real images.
+        fake: its encoding of the generated images.
+        pretrained: the frozen network's features of (real, generated) images, or None where its
+            loss is off.
+    """
+
+    real: ImageEncoding
+    fake: ImageEncoding
+    pretrained: tuple[Float[Array, "m n f"], Float[Array, "m n f"]] | None = None
+
+
+# In a gradient by the features, instead of zeros where a loss does not use them.
+_NONE: Any = None
 
 
 class FrozenNetworks(NamedTuple):
@@ -58,93 +77,120 @@ def make_train_step(
     Args:
         networks: the two networks and their optimisers.
         frozen: the pretrained networks.
-        config: `losses`, `ema_decay`, `ema_warmup`, `contrastive_group_size` are read.
+        config: `num_microbatches`, `losses`, `ema_decay`, `ema_warmup` and
+            `contrastive_group_size` are read.
 
     Returns:
         A pure function (state, frozen_params, batch) -> (state, metrics); `frozen_params` has
-        `text` and `image`, the batch `image` uint8 (d_steps, b, h, w, 3), `token_ids` and
-        `word_mask` (d_steps, b, t). All parts but the last update the discriminator alone.
+        `text` and `image`, the batch `image` uint8 (d_steps * m, n, h, w, 3), `token_ids` and
+        `word_mask` (d_steps * m, n, t), with m microbatches of n images an update. All updates
+        but the last are of the discriminator alone. An update whose gradients are not finite is
+        skipped and counted in `skipped_updates`; where it is the last, other metrics are not
+        finite either.
     """
 
     def train_step(
         state: TrainState, frozen_params: dict[str, Any], batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        d_steps = batch["image"].shape[0]
+        encode_text = partial(frozen.encode_text, frozen_params["text"])
+        encode_image = None
+        if frozen.encode_image is not None:
+            encode_image = partial(frozen.encode_image, frozen_params["image"])
+        d_steps = batch["image"].shape[0] // config.num_microbatches
         metrics: Metrics = {}
+        skipped = jnp.zeros(())
         for index in range(d_steps):
-            part = {name: value[index] for name, value in batch.items()}
-            real = part["image"].astype(jnp.float32) / 255
-            words, sentence = frozen.encode_text(
-                frozen_params["text"], part["token_ids"], part["word_mask"]
-            )
-            captions = Captions(words, part["word_mask"], sentence)
-            shape = (real.shape[0], networks.generator.z_dim)
-            z = jax.random.normal(jax.random.fold_in(rng, index), shape)
+            start = index * config.num_microbatches
+            parts = {name: x[start : start + config.num_microbatches] for name, x in batch.items()}
+            key = jax.random.fold_in(rng, index)
+            examples = make_examples(parts, key, encode_text, networks.generator.z_dim)
             if index < d_steps - 1:
-                state = discriminator_step(state, real, captions, z, networks, config)
+                state, is_finite = discriminator_step(state, examples, networks, config)
             else:
-                encode_image = None
-                if frozen.encode_image is not None:
-                    encode_image = partial(frozen.encode_image, frozen_params["image"])
-                state, metrics = joint_step(
-                    state, real, captions, z, networks, config, encode_image
+                state, is_finite, metrics = joint_step(
+                    state, examples, networks, config, encode_image
                 )
-        return state.replace(step=state.step + 1), metrics
+            skipped += 1 - is_finite
+        return state.replace(step=state.step + 1), metrics | {"skipped_updates": skipped}
 
     return train_step
 
 
+def make_examples(
+    batch: dict[str, Array],
+    key: PRNGKeyArray,
+    encode_text: Callable[[Array, Array], tuple[Array, Array]],
+    z_dim: int,
+) -> Examples:
+    """Scale the images of an update, encode its captions and draw its noise."""
+    tokens = (batch["token_ids"], batch["word_mask"])
+    words, sentence = map_parts(lambda part: encode_text(*part), tokens)
+    num_parts, size = batch["image"].shape[:2]
+    # Drawn for the whole batch: an example's noise does not depend on the number of parts.
+    z = jax.random.normal(key, (num_parts * size, z_dim)).reshape(num_parts, size, z_dim)
+    real = batch["image"].astype(jnp.float32) / 255
+    return Examples(real, Captions(words, batch["word_mask"], sentence), z)
+
+
 def discriminator_step(
-    state: TrainState,
-    real: Float[Array, "b h w 3"],
-    captions: Captions,
-    z: Float[Array, "b z"],
-    networks: Networks,
-    config: ConfigDict,
-) -> TrainState:
+    state: TrainState, examples: Examples, networks: Networks, config: ConfigDict
+) -> tuple[TrainState, Bool[Array, ""]]:
     """Update the discriminator alone, against images of the generator as it stands.
 
     The generator's running statistics are left to the joint step, so that they advance once a
     step whatever `d_steps` is.
+
+    Returns:
+        The new state, and whether the gradients were finite: where not, it is the old one.
     """
-    fake, _ = generate(networks, state.g_params, state.g_batch_stats, captions, z)
 
-    def loss_fn(d_params: Any) -> tuple[Array, Any]:
-        real_encoding, fake_encoding, vectors = encode_pair(
-            networks, d_params, state.d_vectors, real, fake, captions
-        )
-        loss, _ = discriminator_loss(real_encoding, fake_encoding, captions, config)
-        return loss, vectors
+    def draw(part: Examples) -> Float[Array, "n h w 3"]:
+        return generate(networks, state.g_params, state.g_batch_stats, part.captions, part.z)[0]
 
-    grads, vectors = jax.grad(loss_fn, has_aux=True)(state.d_params)
-    return update_discriminator(state, grads, vectors, networks)
+    def encode(params: dict[str, Any], part: tuple[Examples, Array]) -> tuple[Encodings, Any]:
+        return encode_pair(networks, params["d_loss"], *part), {}
+
+    fake = map_parts(draw, examples)
+    normalized, pull_to_kernels, vectors = normalize_discriminator(state)
+    encodings, _, pull_back = encode_parts(encode, {"d_loss": normalized}, (examples, fake))
+    feature_grads, _ = discriminator_feature_gradients(encodings, examples.captions, config)
+    (grads,) = pull_to_kernels(pull_back({"d_loss": feature_grads})["d_loss"])
+    is_finite = jnp.isfinite(optax.tree.norm(grads))
+    update_fn = partial(update_discriminator, grads=grads, vectors=vectors, networks=networks)
+    return update_if(is_finite, update_fn, state), is_finite
 
 
 def joint_step(
     state: TrainState,
-    real: Float[Array, "b h w 3"],
-    captions: Captions,
-    z: Float[Array, "b z"],
+    examples: Examples,
     networks: Networks,
     config: ConfigDict,
     encode_image: Callable[[Array], Array] | None,
-) -> tuple[TrainState, Metrics]:
-    """Update both networks from the same parameters."""
+) -> tuple[TrainState, Bool[Array, ""], Metrics]:
+    """Update both networks from the same parameters.
+
+    Returns:
+        The new state; whether all gradients were finite: where not, it is the old one; and the
+        metrics.
+    """
     d_grads, g_grads, batch_stats, vectors, metrics = joint_gradients(
-        state, real, captions, z, networks, config, encode_image
+        state, examples, networks, config, encode_image
     )
     metrics["d_grad_norm"] = optax.tree.norm(d_grads)
     metrics["g_grad_norm"] = optax.tree.norm(g_grads)
-    state = update_discriminator(state, d_grads, vectors, networks)
-    return update_generator(state, g_grads, batch_stats, networks, config), metrics
+
+    def update_both(state: TrainState) -> TrainState:
+        state = update_discriminator(state, d_grads, vectors, networks)
+        return update_generator(state, g_grads, batch_stats, networks, config)
+
+    is_finite = jnp.isfinite(metrics["d_grad_norm"] + metrics["g_grad_norm"])
+    return update_if(is_finite, update_both, state), is_finite, metrics
 
 
 def joint_gradients(
     state: TrainState,
-    real: Float[Array, "b h w 3"],
-    captions: Captions,
-    z: Float[Array, "b z"],
+    examples: Examples,
     networks: Networks,
     config: ConfigDict,
     encode_image: Callable[[Array], Array] | None,
@@ -153,9 +199,7 @@ def joint_gradients(
 
     Args:
         state: parameters, statistics and vectors to start from.
-        real: images in [0, 1].
-        captions: their captions, encoded.
-        z: standard normal noise.
+        examples: real images, captions and noise.
         networks: the two networks.
         config: `losses` and `contrastive_group_size` are read.
         encode_image: the frozen image network, or None where its loss is off.
@@ -164,35 +208,76 @@ def joint_gradients(
         The discriminator's gradients, the generator's, its new running statistics, the new
         vectors of the spectral norms, and all losses and accuracies by name.
     """
-    fake, pull_to_generator, batch_stats = jax.vjp(
-        lambda g_params: generate(networks, g_params, state.g_batch_stats, captions, z),
-        state.g_params,
-        has_aux=True,
-    )
 
-    def losses_fn(d_params: Any, fake: Array) -> tuple[tuple[Array, Array], Any]:
-        real_encoding, fake_encoding, vectors = encode_pair(
-            networks, d_params, state.d_vectors, real, fake, captions
+    def encode(params: dict[str, Any], part: Examples) -> tuple[Encodings, Any]:
+        fake, batch_stats = generate(
+            networks, params["g_loss"], state.g_batch_stats, part.captions, part.z
         )
-        d_loss, d_metrics = discriminator_loss(real_encoding, fake_encoding, captions, config)
-        pretrained = None
+        encodings = encode_pair(networks, params["d_loss"], part, fake)
         if encode_image is not None:
-            pretrained = (encode_image(real), encode_image(fake))
-        g_loss, g_metrics = generator_loss(
-            real_encoding, fake_encoding, captions, config, pretrained
-        )
-        return (d_loss, g_loss), (vectors, d_metrics | g_metrics)
+            pretrained = (encode_image(part.real), encode_image(fake))
+            encodings = encodings._replace(pretrained=pretrained)
+        return encodings, batch_stats
 
-    (d_loss, g_loss), pull_back, (vectors, metrics) = jax.vjp(
-        losses_fn, state.d_params, fake, has_aux=True
+    normalized, pull_to_kernels, vectors = normalize_discriminator(state)
+    params = {"d_loss": normalized, "g_loss": state.g_params}
+    encodings, batch_stats, pull_back = encode_parts(encode, params, examples)
+    d_feature_grads, d_metrics = discriminator_feature_gradients(
+        encodings, examples.captions, config
     )
-    one, zero = jnp.ones_like(d_loss), jnp.zeros_like(d_loss)
-    # What is not asked for here (the generator's loss to the discriminator's parameters, the real
-    # half of its backward pass) is dead code to the compiler and costs nothing.
-    d_grads, _ = pull_back((one, zero))
-    _, fake_grads = pull_back((zero, one))
-    (g_grads,) = pull_to_generator(fake_grads)
-    return d_grads, g_grads, batch_stats, vectors, metrics | {"d_loss": d_loss, "g_loss": g_loss}
+    g_feature_grads, g_metrics = generator_feature_gradients(encodings, examples.captions, config)
+    grads = pull_back({"d_loss": d_feature_grads, "g_loss": g_feature_grads})
+    (d_grads,) = pull_to_kernels(grads["d_loss"])
+    norms = spectral_norms(state.d_params, normalized)
+    metrics = d_metrics | g_metrics
+    metrics |= {"d_spectral_norm_max": norms.max(), "d_spectral_norm_mean": norms.mean()}
+    slopes = normalized["logit"]["kernel"][:, 0] + encodings.fake.sentence
+    metrics["g_hinge_to_contrast"] = hinge_to_contrast(
+        g_feature_grads.fake.logits, slopes, g_feature_grads.fake.feature
+    )
+    return d_grads, grads["g_loss"], batch_stats, vectors, metrics
+
+
+def discriminator_feature_gradients(
+    encodings: Encodings, captions: Captions, config: ConfigDict
+) -> tuple[Encodings, Metrics]:
+    """Differentiate the discriminator's loss by the features; None where it does not use them."""
+
+    def loss_fn(real: ImageEncoding, fake_logits: Array) -> tuple[Array, Metrics]:
+        fake = encodings.fake._replace(logits=fake_logits)
+        merged, merged_captions = _merge((Encodings(real, fake), captions), config)
+        return discriminator_loss(merged.real, merged.fake, merged_captions, config)
+
+    (loss, metrics), (real, fake_logits) = jax.value_and_grad(loss_fn, (0, 1), has_aux=True)(
+        encodings.real, encodings.fake.logits
+    )
+    fake = ImageEncoding(fake_logits, _NONE, _NONE, _NONE)
+    return Encodings(real, fake), metrics | {"d_loss": loss}
+
+
+def generator_feature_gradients(
+    encodings: Encodings, captions: Captions, config: ConfigDict
+) -> tuple[Encodings, Metrics]:
+    """Differentiate the generator's loss by the generated images' features, None for the rest."""
+
+    def loss_fn(fake: ImageEncoding, fake_feature: Any) -> tuple[Array, Metrics]:
+        pretrained = encodings.pretrained and (encodings.pretrained[0], fake_feature)
+        merged, merged_captions = _merge(
+            (Encodings(encodings.real, fake, pretrained), captions), config
+        )
+        return generator_loss(merged.real, merged.fake, merged_captions, config, merged.pretrained)
+
+    fake_feature = encodings.pretrained and encodings.pretrained[1]
+    (loss, metrics), (fake, fake_feature) = jax.value_and_grad(loss_fn, (0, 1), has_aux=True)(
+        encodings.fake, fake_feature
+    )
+    pretrained = encodings.pretrained and (_NONE, fake_feature)
+    return Encodings(_NONE, fake, pretrained), metrics | {"g_loss": loss}
+
+
+def _merge(parts: Any, config: ConfigDict) -> Any:
+    merge = partial(merge_parts, group_size=config.contrastive_group_size)
+    return jax.tree.map(merge, parts)
 
 
 def generate(
@@ -206,117 +291,37 @@ def generate(
     return fake, updates["batch_stats"]
 
 
+def normalize_discriminator(state: TrainState) -> tuple[Any, Callable[[Any], tuple[Any]], Any]:
+    """Normalise the discriminator's parameters, once an update however often they are used.
+
+    Returns:
+        The parameters to apply; a function that carries a gradient of theirs back to those of the
+        state; the new vectors.
+    """
+    return jax.vjp(
+        lambda d_params: spectral_normalize(d_params, state.d_vectors),
+        state.d_params,
+        has_aux=True,
+    )
+
+
 def encode_pair(
-    networks: Networks,
-    d_params: Any,
-    vectors: Any,
-    real: Float[Array, "b h w 3"],
-    fake: Float[Array, "b h w 3"],
-    captions: Captions,
-) -> tuple[ImageEncoding, ImageEncoding, Any]:
-    """Encode real and generated images with one spectral normalisation of the parameters."""
-    normalized, vectors = spectral_normalize(d_params, vectors)
+    networks: Networks, normalized: Any, examples: Examples, fake: Float[Array, "n h w 3"]
+) -> Encodings:
+    """Encode real and generated images by normalised parameters."""
     encode: Any = partial(networks.discriminator.apply, {"params": normalized})
-    return encode(real, captions.sentence), encode(fake, captions.sentence), vectors
+    sentence = examples.captions.sentence
+    return Encodings(encode(examples.real, sentence), encode(fake, sentence))
 
 
-def discriminator_loss(
-    real: ImageEncoding, fake: ImageEncoding, captions: Captions, config: ConfigDict
-) -> tuple[Float[Array, ""], Metrics]:
-    """Add up the discriminator's losses (paper, training algorithm).
+def update_if(
+    is_finite: Bool[Array, ""], update_fn: Callable[[TrainState], TrainState], state: TrainState
+) -> TrainState:
+    """Update a state unless a gradient was not finite.
 
-    Its contrastive heads learn from real images only.
-
-    Returns:
-        The weighted sum, and every loss and accuracy by name.
+    A branch and not a choice between two results: those would both be in memory.
     """
-    terms: Metrics = {}
-    metrics: Metrics = {
-        "d_real_logit": jnp.mean(real.logits),
-        "d_fake_logit": jnp.mean(fake.logits),
-        "d_margin": jnp.mean(real.logits) - jnp.mean(fake.logits),
-    }
-    if config.losses.hinge.enabled:
-        terms["hinge"] = hinge_discriminator(real.logits, fake.logits)
-    for name, contrast in caption_contrasts(real, captions, config).items():
-        terms[name] = contrast.loss
-        metrics |= contrast_metrics(f"real_{name}", contrast)
-    metrics |= {f"d_{name}_loss": value for name, value in terms.items()}
-    return weighted_sum(terms, config), metrics
-
-
-def generator_loss(
-    real: ImageEncoding,
-    fake: ImageEncoding,
-    captions: Captions,
-    config: ConfigDict,
-    pretrained: tuple[Float[Array, "b f"], Float[Array, "b f"]] | None,
-) -> tuple[Float[Array, ""], Metrics]:
-    """Add up the generator's losses (paper, training algorithm).
-
-    Args:
-        real: encoding of the real images.
-        fake: encoding of the generated images.
-        captions: the captions of both.
-        config: `losses` and `contrastive_group_size` are read.
-        pretrained: the frozen network's features of (real, generated) images, or None.
-
-    Returns:
-        The weighted sum, and every loss and accuracy by name.
-    """
-    terms: Metrics = {}
-    contrasts = caption_contrasts(fake, captions, config)
-    image_sides = {
-        "image_discriminator": (real.feature, fake.feature),
-        "image_pretrained": pretrained,
-    }
-    for name, sides in image_sides.items():
-        if config.losses[name].enabled and sides is not None:
-            contrast_fn = partial(feature_contrast, temperature=config.losses[name].temperature)
-            contrasts[name] = in_groups(contrast_fn, config.contrastive_group_size, *sides)
-    if config.losses.hinge.enabled:
-        terms["hinge"] = hinge_generator(fake.logits)
-    metrics: Metrics = {}
-    for name, contrast in contrasts.items():
-        terms[name] = contrast.loss
-        metrics |= contrast_metrics(f"fake_{name}", contrast)
-    metrics |= {f"g_{name}_loss": value for name, value in terms.items()}
-    return weighted_sum(terms, config), metrics
-
-
-def caption_contrasts(
-    images: ImageEncoding, captions: Captions, config: ConfigDict
-) -> dict[str, Contrast]:
-    """Contrast images with their sentences and with their words, as far as switched on."""
-    losses, group_size = config.losses, config.contrastive_group_size
-    contrasts = {}
-    if losses.sentence.enabled:
-        contrast_fn = partial(feature_contrast, temperature=losses.sentence.temperature)
-        contrasts["sentence"] = in_groups(contrast_fn, group_size, images.feature, images.sentence)
-    if losses.word.enabled:
-        contrast_fn = partial(
-            word_region_contrast,
-            region_gamma=losses.word.region_gamma,
-            word_gamma=losses.word.word_gamma,
-            score_gamma=1 / losses.word.temperature,
-        )
-        contrasts["word"] = in_groups(
-            contrast_fn, group_size, images.regions, captions.words, captions.word_mask
-        )
-    return contrasts
-
-
-def contrast_metrics(name: str, contrast: Contrast) -> Metrics:
-    """Name a contrastive loss's accuracy and entropy for the logs."""
-    return {f"{name}_accuracy": contrast.accuracy, f"{name}_entropy": contrast.entropy}
-
-
-def weighted_sum(terms: Metrics, config: ConfigDict) -> Float[Array, ""]:
-    """Add up losses by the weights of the config."""
-    total = jnp.zeros(())
-    for name, value in terms.items():
-        total = total + config.losses[name].weight * value
-    return total
+    return jax.lax.cond(is_finite, update_fn, lambda state: state, state)
 
 
 def update_discriminator(

@@ -18,6 +18,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from xmcgan.atomic_file import atomic_file
+
 Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
 
 
@@ -163,7 +165,8 @@ class PngWriter(MetricWriter):
         for name, image in _single_images(images):
             plain = name.replace("/", "_")
             for file_name in (f"{plain}_{step:07d}.png", f"{plain}.png"):
-                _replace_with_png(self._directory / file_name, image)
+                with atomic_file(self._directory / file_name) as file:
+                    Image.fromarray(image).save(file, format="PNG")
 
 
 class MultiWriter(MetricWriter):
@@ -232,15 +235,14 @@ def _keep_lines(path: Path, wanted: Callable[[int], bool]) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if _is_whole(line) and wanted(json.loads(line)["step"])]
     if len(kept) < len(lines):
-        beside = path.with_name(f"{path.name}.tmp")
-        beside.write_bytes(b"".join(kept))
-        os.replace(beside, path)
+        with atomic_file(path) as file:
+            file.writelines(kept)
 
 
 def _is_whole(line: bytes) -> bool:
     try:
         return line.endswith(b"\n") and isinstance(json.loads(line)["step"], int)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -250,9 +252,3 @@ def _single_images(images: Images) -> Iterator[tuple[str, np.ndarray]]:
             raise ValueError(f"{name} must be uint8 (n, h, w, 3), not {batch.dtype} {batch.shape}")
         for number, image in enumerate(batch):
             yield (name if len(batch) == 1 else f"{name}_{number:02d}"), image
-
-
-def _replace_with_png(path: Path, image: np.ndarray) -> None:
-    beside = path.with_name(f"{path.name}.tmp")
-    Image.fromarray(image).save(beside, format="PNG")
-    os.replace(beside, path)

@@ -1,12 +1,12 @@
 """The official architecture and its losses, written as literally as they can be described.
 
-An oracle to test `xmcgan` against: it shares no code with it and merges, reorders or saves
-nothing. Arrays go by the names of a golden file, in flat dictionaries: the parameters of a
-generator are those under `generator/params/`, say. Everything is float32.
+An oracle to test `xmcgan` against, and what its speed and memory are measured beside: it shares no
+code with it and merges, reorders or saves nothing. Arrays go by the names of a golden file, in
+flat dictionaries: the parameters of a generator are those under `generator/params/`, say.
+Everything is float32.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,7 @@ def under(arrays: Mapping[str, Any], prefix: str) -> Arrays:
 
 
 def count(params: Arrays, kind: str) -> int:
+    """Count the layers `KIND_0`, `KIND_1`, ... at the top of a network."""
     return len({name.split("/")[0] for name in params if name.startswith(f"{kind}_")})
 
 
@@ -38,28 +39,34 @@ def count(params: Arrays, kind: str) -> int:
 
 
 def dense(net: Network, name: str, x: Any) -> Any:
+    """Multiply by a layer's kernel and add its bias."""
     return x @ net.params[f"{name}/kernel"] + net.params[f"{name}/bias"]
 
 
 def conv(net: Network, name: str, x: Any) -> Any:
+    """Convolve with a layer's kernel and add its bias."""
     return convolve(x, net.params[f"{name}/kernel"]) + net.params[f"{name}/bias"]
 
 
 def convolve(x: Any, kernel: Any) -> Any:
+    """Convolve with zero padding to the same size."""
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def upsample(x: Any) -> Any:
+    """Double height and width by repeating pixels."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def normalize(x: Any) -> Any:
+    """Scale vectors to unit length."""
     return x / jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
 
 
 def batch_norm(net: Network, name: str, x: Any) -> Any:
+    """Normalise by the batch's statistics, or by the running ones."""
     mean, var = net.stats[f"{name}/mean"], net.stats[f"{name}/var"]
     if net.train:
         batch_mean, batch_var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
@@ -70,17 +77,20 @@ def batch_norm(net: Network, name: str, x: Any) -> Any:
 
 
 def global_norm(net: Network, name: str, x: Any, g: Any) -> Any:
+    """Normalise, then modulate by the global condition."""
     gamma, beta = dense(net, f"{name}/Dense_0", g), dense(net, f"{name}/Dense_1", g)
     x = batch_norm(net, f"{name}/BatchNorm_0", x)
     return x * (gamma[:, None, None] + 1) + beta[:, None, None]
 
 
 def spatial_norm(net: Network, name: str, x: Any, s: Any) -> Any:
+    """Normalise, then modulate by a condition map of the size of `x`."""
     gamma, beta = conv(net, f"{name}/Conv_0", s), conv(net, f"{name}/Conv_1", s)
     return batch_norm(net, f"{name}/BatchNorm_0", x) * (gamma + 1) + beta
 
 
 def gen_block(net: Network, name: str, x: Any, g: Any) -> Any:
+    """Double a map's size under the global condition."""
     shortcut = conv(net, f"{name}/Conv_2", upsample(x))
     x = jax.nn.relu(global_norm(net, f"{name}/ConditionalBatchNorm_0", x, g))
     x = conv(net, f"{name}/Conv_0", upsample(x))
@@ -89,6 +99,7 @@ def gen_block(net: Network, name: str, x: Any, g: Any) -> Any:
 
 
 def gen_spatial_block(net: Network, name: str, x: Any, s: Any) -> tuple[Any, Any]:
+    """Double a map's size, and its condition map's, under that map."""
     shortcut = conv(net, f"{name}/Conv_2", upsample(x))
     x = jax.nn.relu(spatial_norm(net, f"{name}/LocalConditionalBatchNorm_0", x, s))
     x, s = conv(net, f"{name}/Conv_0", upsample(x)), upsample(s)
@@ -122,6 +133,8 @@ def generator(net: Network, inputs: Arrays, gamma: float) -> Any:
 
 
 def spectral_kernel(net: Network, name: str) -> Any:
+    """Divide a kernel by its largest singular value, after one power iteration."""
+
     def unit(x: Any) -> Any:
         return x / jnp.sqrt(jnp.sum(x**2) + 1e-10)
 
@@ -135,24 +148,29 @@ def spectral_kernel(net: Network, name: str) -> Any:
 
 
 def spectral_dense(net: Network, name: str, x: Any) -> Any:
+    """Multiply by a normalised kernel and add the bias."""
     return x @ spectral_kernel(net, name) + net.params[f"{name}/bias"]
 
 
 def spectral_conv(net: Network, name: str, x: Any) -> Any:
+    """Convolve with a normalised kernel and add the bias."""
     return convolve(x, spectral_kernel(net, name)) + net.params[f"{name}/bias"]
 
 
 def pool(x: Any) -> Any:
+    """Average blocks of 2x2 pixels."""
     return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
 
 
 def stem(net: Network, name: str, x: Any) -> Any:
+    """Encode an image at half its size."""
     shortcut = spectral_conv(net, f"{name}/SpectralConv_2", pool(x))
     x = jax.nn.relu(spectral_conv(net, f"{name}/SpectralConv_0", x))
     return pool(spectral_conv(net, f"{name}/SpectralConv_1", x)) + shortcut
 
 
 def disc_block(net: Network, name: str, x: Any, downsample: bool) -> Any:
+    """Encode a map, at half its size if `downsample`."""
     shortcut = x
     x = spectral_conv(net, f"{name}/SpectralConv_0", jax.nn.relu(x))
     x = spectral_conv(net, f"{name}/SpectralConv_1", jax.nn.relu(x))
@@ -180,6 +198,7 @@ def discriminator(net: Network, image: Any, sentence: Any, cond_size: int) -> tu
 
 
 def cross_entropies(logits: Any) -> dict[str, Any]:
+    """Return loss, accuracy and entropy of both retrieval directions."""
     terms = []
     for way in (logits, logits.T):
         probability, pairs = jax.nn.softmax(way, axis=1), jnp.arange(len(way))
@@ -196,10 +215,12 @@ def cross_entropies(logits: Any) -> dict[str, Any]:
 
 
 def contrastive(a: Any, b: Any) -> dict[str, Any]:
+    """Contrast two sets of features, row by row a match."""
     return cross_entropies(normalize(a) @ normalize(b).T / 0.1)
 
 
 def word_loss(regions: Any, words: Any, length: Any) -> dict[str, Any]:
+    """Contrast regions (b, r, d) with words (b, t, d) of `length` (b, 1) each."""
     regions, words = normalize(regions), normalize(words)
     is_word = jnp.arange(words.shape[1]) < length  # (captions, t)
     logits = 5 * jnp.einsum("ird,ctd->ictr", regions, words)
@@ -210,61 +231,39 @@ def word_loss(regions: Any, words: Any, length: Any) -> dict[str, Any]:
     return cross_entropies(50 * scores)
 
 
-# What a golden file expects.
+def losses(g: Network, d: Network, inputs: Arrays, gamma: float, cond_size: int) -> Arrays:
+    """Run both networks on a batch, real and generated images in one, and take every loss.
 
+    Args:
+        g: the generator.
+        d: the discriminator.
+        inputs: `image` (b, h, w, 3) in [0, 1], `embedding` (b, t, d), `max_len` (b, 1),
+            `sentence_embedding` (b, e) and `z` (b, z).
+        gamma: sharpness of the generator's attention over words.
+        cond_size: side of the maps where regions meet words.
 
-@partial(jax.jit, static_argnums=(1, 2))
-def networks_and_gradients(arrays: Arrays, gamma: float, cond_size: int) -> Arrays:
-    """Return everything under `expect/` from `input/`, `generator/` and `discriminator/`."""
-    inputs, g_stats = under(arrays, "input"), under(arrays, "generator/batch_stats")
-    d_stats = under(arrays, "discriminator/spectral_norm_stats")
+    Returns:
+        `d_loss`, `g_loss`, `fake`, `logits`, and `NAME_loss`, `NAME_accuracy` and `NAME_entropy`
+        of each contrastive loss.
+    """
     real, sentence = inputs["image"], inputs["sentence_embedding"]
-    words, length = inputs["embedding"], inputs["max_len"]
-
-    def both_losses(g_params: Arrays, d_params: Arrays) -> tuple[Any, Any, Arrays]:
-        g, d = Network(g_params, g_stats, {}, True), Network(d_params, d_stats, {}, True)
-        fake = generator(g, inputs, gamma)
-        logits, feature, regions, projected = discriminator(
-            d, jnp.concatenate([real, fake]), jnp.concatenate([sentence, sentence]), cond_size
-        )
-        b = len(real)
-        contrasts = {
-            "real_word": word_loss(regions[:b], words, length),
-            "fake_word": word_loss(regions[b:], words, length),
-            "real_sentence": contrastive(feature[:b], projected[:b]),
-            "fake_sentence": contrastive(feature[b:], projected[b:]),
-            "image_contrastive": contrastive(feature[:b], feature[b:]),
-        }
-        d_loss = jax.nn.relu(1 - logits[:b]).mean() + jax.nn.relu(1 + logits[b:]).mean()
-        d_loss += contrasts["real_sentence"]["loss"] + contrasts["real_word"]["loss"]
-        g_loss = -logits[b:].mean() + contrasts["image_contrastive"]["loss"]
-        g_loss += contrasts["fake_sentence"]["loss"] + contrasts["fake_word"]["loss"]
-        expected = {"generator_train/image": fake, "discriminator_train/logits": logits}
-        expected |= {"step/d_loss": d_loss, "step/g_loss": g_loss}
-        expected |= prefixed("generator_train/batch_stats", g.new_stats)
-        expected |= prefixed("discriminator_train/spectral_norm_stats", d.new_stats)
-        for name, terms in contrasts.items():
-            for field, short in (("loss", "loss"), ("accuracy", "acc"), ("entropy", "entropy")):
-                expected[f"discriminator_train/{name}_{short}"] = terms[field]
-        return d_loss, g_loss, expected
-
-    g_params, d_params = under(arrays, "generator/params"), under(arrays, "discriminator/params")
-    d_grad = jax.grad(lambda params: both_losses(g_params, params)[0])(d_params)
-    g_grad = jax.grad(lambda params: both_losses(params, d_params)[1])(g_params)
-    expected = both_losses(g_params, d_params)[2]
-    still = Network(g_params, g_stats, {}, False)
-    expected["generator_eval/image"] = generator(still, inputs, gamma)
-    return expected | prefixed("step/d_grad", d_grad) | prefixed("step/g_grad", g_grad)
-
-
-def prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    return {f"{prefix}/{name}": value for name, value in arrays.items()}
-
-
-def expect(meta: dict[str, Any], arrays: Mapping[str, Any]) -> Arrays:
-    """Return what a golden file of these inputs and parameters has under `expect/`."""
-    given = ("input/", "generator/", "discriminator/")
-    arrays = {name: value for name, value in arrays.items() if name.startswith(given)}
-    with jax.default_matmul_precision("highest"):
-        expected = networks_and_gradients(arrays, meta["gamma_for_g"], meta["cond_size"])
-    return prefixed("expect", jax.device_get(expected))
+    words, length, b = inputs["embedding"], inputs["max_len"], len(inputs["image"])
+    fake = generator(g, inputs, gamma)
+    logits, feature, regions, projected = discriminator(
+        d, jnp.concatenate([real, fake]), jnp.concatenate([sentence, sentence]), cond_size
+    )
+    contrasts = {
+        "real_word": word_loss(regions[:b], words, length),
+        "fake_word": word_loss(regions[b:], words, length),
+        "real_sentence": contrastive(feature[:b], projected[:b]),
+        "fake_sentence": contrastive(feature[b:], projected[b:]),
+        "image_contrastive": contrastive(feature[:b], feature[b:]),
+    }
+    d_loss = jax.nn.relu(1 - logits[:b]).mean() + jax.nn.relu(1 + logits[b:]).mean()
+    d_loss += contrasts["real_sentence"]["loss"] + contrasts["real_word"]["loss"]
+    g_loss = -logits[b:].mean() + contrasts["image_contrastive"]["loss"]
+    g_loss += contrasts["fake_sentence"]["loss"] + contrasts["fake_word"]["loss"]
+    found = {"d_loss": d_loss, "g_loss": g_loss, "fake": fake, "logits": logits}
+    for name, terms in contrasts.items():
+        found |= {f"{name}_{field}": value for field, value in terms.items()}
+    return found

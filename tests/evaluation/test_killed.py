@@ -1,0 +1,72 @@
+"""An evaluation that a signal ends leaves whole results, and the next one adds the others."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import processes
+import pytest
+
+from xmcgan.evaluation.results import ResultFile
+from xmcgan.training.retention import pinned_steps
+
+# Ends itself by a real signal, where its fourth argument is one, amid the third set of images: the
+# real ones come first, then the averaged and the last weights of step 3.
+PROGRAM = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import jax, numpy, pytest, tiny_network
+from pathlib import Path
+from xmcgan.evaluation import evaluator, measures
+from xmcgan.evaluation.evaluator import Options
+from xmcgan.evaluation.job import EvaluationJob
+from xmcgan.evaluation.shapes_detector import Detector
+from xmcgan.evaluation.shapes_training import TrainingRecipe, make_module
+
+def open_detector(*args):
+    recipe, area = TrainingRecipe(32, width=4), numpy.zeros((1, 24, 24, 3), "float32")
+    init = jax.jit(make_module(recipe).init)
+    return Detector(recipe, init(jax.random.key(0), area)["params"])
+
+patch = pytest.MonkeyPatch()
+tiny_network.install(patch)
+patch.setattr(evaluator, "open_detector", open_detector)
+observe, calls = measures.ImageQuality.observe, []
+
+def ending(self, images):
+    calls.append(images)
+    if len(calls) == 3 and int(sys.argv[2]):
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return observe(self, images)
+
+patch.setattr(measures.ImageQuality, "observe", ending)
+workdir = Path(sys.argv[1])
+options = Options(num_samples=20, resamples=0, cache_dir=workdir.parent / "cache")
+print("added", EvaluationJob(workdir, options).run())
+"""
+
+
+def evaluate(workdir: Path, number: int) -> tuple[int, str]:
+    program = processes.start(workdir, number, devices=1, program=PROGRAM)
+    return processes.finish([program], 300)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_whole_results_and_the_next_evaluation_adds_the_rest(
+    tiny_workdir, tmp_path, number
+):
+    workdir = Path(shutil.copytree(tiny_workdir, tmp_path / "workdir"))
+    status, output = evaluate(workdir, number)
+    assert status == -number, output
+    results = ResultFile(workdir / "evaluation")
+    assert [(r.step, r.weights) for r in results.read()] == [(3, "ema")]
+    assert pinned_steps(workdir / "checkpoints", "evaluation") == {3, 6}
+    status, output = evaluate(workdir, 0)
+    assert status == 0, output
+    assert "added 3" in output
+    names = [set(result.scores) for result in results.read()]
+    assert len(names) == 4
+    assert all(each == names[0] for each in names)
+    assert not [p for p in os.listdir(workdir / "evaluation") if p.endswith(".tmp")]

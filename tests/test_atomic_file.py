@@ -1,0 +1,30 @@
+"""A file is replaced by a complete one, or stays as it was."""
+
+import pytest
+
+from xmcgan.atomic_file import atomic_file
+
+
+def test_a_file_appears_at_the_end_of_the_block(tmp_path):
+    path = tmp_path / "new.txt"
+    with atomic_file(path) as file:
+        file.write(b"whole")
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "old.txt"
+    path.write_bytes(b"old")
+
+    def write_half() -> None:
+        with atomic_file(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,107 @@
+"""Signs of trouble in training: what a step measures of itself, and when to say so in words."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from xmcgan.models.attention import l2_normalize
+
+_WINDOWS_BEFORE_WARNING = 3
+
+
+def pairwise_similarity(features: Float[Array, "b c"]) -> Float[Array, ""]:
+    """Return the mean cosine of two different rows: 1 where all are the same."""
+    count = features.shape[0]
+    total = jnp.sum(l2_normalize(features), axis=0)
+    return (jnp.sum(total * total) - count) / max(count * (count - 1), 1)
+
+
+def hinge_to_contrast(
+    logit_grads: Float[Array, "... b"],
+    logit_slopes: Float[Array, "... b c"],
+    feature_grads: Float[Array, "... b c"],
+) -> Float[Array, ""]:
+    """Compare what hinge and contrastive losses ask of the generated images' global features.
+
+    Args:
+        logit_grads: the generator's loss by the logits.
+        logit_slopes: the logits by the features.
+        feature_grads: the generator's contrastive losses by the features.
+
+    Returns:
+        The ratio of the two gradients' norms.
+    """
+    hinge = jnp.linalg.norm(logit_grads[..., None] * logit_slopes)
+    return hinge / (jnp.linalg.norm(feature_grads) + 1e-12)
+
+
+class SkipCount:
+    """Count skipped steps in a row, one step behind the devices.
+
+    Args:
+        most: so many in a row are too many.
+        in_row: how many there were when the run was interrupted.
+    """
+
+    def __init__(self, most: int, in_row: int = 0) -> None:
+        self._most, self._in_row = most, in_row
+        self._waiting: jax.Array | None = None
+
+    def add(self, skipped: jax.Array) -> None:
+        """Take the number of skipped updates of one step; wait for the step before."""
+        self._settle()
+        skipped.copy_to_host_async()
+        self._waiting = skipped
+
+    def are_too_many(self) -> bool:
+        """Return whether to stop, one step late; only then wait for the last step, too."""
+        return self._in_row >= self._most and self.in_row() >= self._most
+
+    def in_row(self) -> int:
+        """Return how many of the last steps were skipped, after waiting for all of them."""
+        self._settle()
+        return self._in_row
+
+    def _settle(self) -> None:
+        if self._waiting is not None:
+            self._in_row = self._in_row + 1 if float(self._waiting) else 0
+        self._waiting = None
+
+
+class HealthWatch:
+    """Warn, once an episode, of what lasts for several lines of the log."""
+
+    def __init__(self) -> None:
+        self._lasting: dict[str, int] = {}
+
+    def warnings(self, averages: dict[str, float]) -> list[str]:
+        """Return what is wrong in plain words.
+
+        Args:
+            averages: of a step's metrics since the last line of the log.
+        """
+        found = []
+        for name, message in _signs(averages).items():
+            self._lasting[name] = self._lasting.get(name, 0) + 1 if message else 0
+            if message and self._lasting[name] == _WINDOWS_BEFORE_WARNING:
+                found.append(message)
+        return found
+
+
+def _signs(averages: dict[str, float]) -> dict[str, str]:
+    hinge = averages.get("d_hinge_loss", 1.0)
+    fake, real = averages.get("fake_similarity", 0.0), averages.get("real_similarity", 0.0)
+    return {
+        "discriminator": (
+            f"the discriminator tells real from generated outright (its hinge loss is {hinge:.3f})"
+            ": the generator learns little from it. Lower discriminator.learning_rate or width, "
+            "or raise the generator's."
+        )
+        * (hinge < 0.05),
+        "collapse": (
+            f"generated images look alike (similarity {fake:.3f}, of real ones {real:.3f}): the "
+            "samples may have collapsed. Look at the sample grids; an earlier checkpoint may be "
+            "better."
+        )
+        * (1 - fake < 0.1 * (1 - real)),
+    }

@@ -1,0 +1,52 @@
+"""How the sentences of a data set vary, for the generator that whitens them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+MOST_CAPTIONS = 4096
+_BATCH = 64
+
+Tokenize = Callable[[Sequence[str]], tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]]
+
+
+def sentence_statistics(
+    source: Any, tokenize: Tokenize, encode: Callable[..., Any], seed: int
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """Encode captions drawn from a data set and return what whitens them.
+
+    Args:
+        source: examples with `captions`; at most `MOST_CAPTIONS` are drawn, one of each.
+        tokenize: captions -> (token_ids, word_mask).
+        encode: (token_ids, word_mask) -> sentences.
+        seed: of the choice.
+
+    Returns:
+        `mean` and `matrix`; see `whitening`.
+    """
+    rng = np.random.default_rng(seed)
+    indices = rng.choice(len(source), min(MOST_CAPTIONS, len(source)), replace=False)
+    captions = [str(rng.choice(source[int(index)].captions)) for index in indices]
+    sentences = []
+    for start in range(0, len(captions), _BATCH):
+        part = captions[start : start + _BATCH]
+        padded = part + part[-1:] * (_BATCH - len(part))  # one shape, compiled once
+        sentences.append(np.asarray(encode(*tokenize(padded)))[: len(part)])
+    return whitening(np.concatenate(sentences))
+
+
+def whitening(sentences: Float[np.ndarray, "n e"]) -> dict[str, Float[np.ndarray, "..."]]:
+    """Return the mean, and the symmetric matrix that makes all main directions vary alike.
+
+    It is (C + c I)^(-1/2), with C the covariance and c the mean variance of a dimension: directions
+    that vary more come to about unit variance, those that hardly vary stay small.
+    """
+    wide = sentences.astype(np.float64)
+    mean = wide.mean(axis=0)
+    covariance = (wide - mean).T @ (wide - mean) / len(wide)
+    values, vectors = np.linalg.eigh(covariance)
+    scales = 1 / np.sqrt(np.maximum(values, 0) + max(values.mean(), 1e-12))
+    matrix = (vectors * scales) @ vectors.T
+    return {"mean": mean.astype(np.float32), "matrix": matrix.astype(np.float32)}

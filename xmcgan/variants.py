@@ -1,0 +1,92 @@
+"""Variants of a config: what may follow the colon of `--config NAME:variant`."""
+
+from ml_collections import ConfigDict
+
+from xmcgan.config import LOSSES, default_config
+from xmcgan.errors import ConfigError, did_you_mean
+
+# The names of the paper's ablation table.
+ABLATION_NAMES = {
+    "sentence": "sentence",
+    "word": "word",
+    "image": "image_discriminator",
+    "pretrained": "image_pretrained",
+}
+
+
+def parse_variant(
+    variant: str,
+    *,
+    sizes: tuple[int, ...],
+    names: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
+) -> ConfigDict:
+    """Read a variant such as `64`, `quickstart` or `64,ablation=sentence+word`.
+
+    Args:
+        variant: items separated by commas; may be empty.
+        sizes: image sizes that the config knows.
+        names: plain items that it knows.
+        options: items `NAME=VALUE` that it knows beside `ablation`.
+
+    Returns:
+        `size` (int or None), `names` (those given), `ablation` (losses to keep beside the hinge,
+        or None for all that the config switches on), and each option (a string, maybe empty).
+
+    Raises:
+        ConfigError: an item that is none of these.
+    """
+    parsed = ConfigDict({"size": None, "names": [], "ablation": None})
+    parsed.update(dict.fromkeys(options, ""))
+    for item in filter(None, variant.split(",")):
+        key, equals, value = item.partition("=")
+        if item in map(str, sizes):
+            parsed.size = int(item)
+        elif item in names:
+            parsed.names = [*parsed.names, item]
+        elif key == "ablation" and equals:
+            parsed.ablation = _parse_ablation(value)
+        elif key in options and value:
+            parsed[key] = value
+        else:
+            known = [*map(str, sizes), *names, "ablation=LOSS+LOSS", *(f"{o}=..." for o in options)]
+            hint = did_you_mean(item, known)
+            raise ConfigError(f"unknown variant {item!r}. Known: {', '.join(known)}{hint}")
+    return parsed
+
+
+def _parse_ablation(text: str) -> list[str]:
+    if text == "none":
+        return []
+    parts = text.split("+")
+    for part in parts:
+        if part not in ABLATION_NAMES:
+            known = [*ABLATION_NAMES, "none"]
+            hint = did_you_mean(part, known)
+            raise ConfigError(
+                f"unknown loss {part!r} in ablation={text}. Known: {', '.join(known)}{hint}"
+            )
+    return [ABLATION_NAMES[part] for part in parts]
+
+
+def apply_ablation(config: ConfigDict, keep: list[str] | None) -> None:
+    """Switch on the contrastive losses in `keep` and off all others; None changes nothing."""
+    if keep is not None:
+        for name in set(LOSSES) - {"hinge"}:
+            config.losses[name].enabled = name in keep
+
+
+def paper_config(parsed: ConfigDict) -> ConfigDict:
+    """Return what the configs of the paper's data sets share.
+
+    The paper's batch at 256 pixels; that of the official code, 7 GPUs of 8 images, at 128.
+
+    Args:
+        parsed: of `parse_variant`; its size and ablation are used.
+    """
+    config = default_config()
+    config.image_size = parsed.size or 128
+    config.batch_size = 256 if config.image_size == 256 else 56
+    config.num_epochs = 500
+    apply_ablation(config, parsed.ablation)
+    return config
