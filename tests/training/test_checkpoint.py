@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -233,32 +232,6 @@ def test_damage_without_an_older_step_says_so(tmp_path):
     (tmp_path / "5" / "record" / "record.json").write_text("{}")
     with pytest.raises(CheckpointError, match="There is no older step"):
         restore(tmp_path)
-
-
-def test_a_newest_step_that_is_gone_is_missed_and_never_taken_for_a_fresh_start(tmp_path):
-    save_steps(tmp_path, 1, 2)
-    shutil.rmtree(tmp_path / "2")
-    with (
-        open_run(tmp_path) as checkpointer,
-        pytest.raises(CheckpointError, match=r"step 2 was saved .* is gone(.|\n)*restore_step=1"),
-    ):
-        checkpointer.latest_step()
-    shutil.rmtree(tmp_path / "1")
-    with (
-        open_run(tmp_path) as checkpointer,
-        pytest.raises(CheckpointError, match="to start anew, give another --workdir"),
-    ):
-        checkpointer.latest_step()
-
-
-def test_a_run_that_went_back_and_was_killed_is_not_missed_a_step(tmp_path):
-    save_steps(tmp_path, 1, 2)
-    with open_run(tmp_path) as checkpointer:
-        checkpointer._set_aside_from(2)  # what a save of step 2 does first
-    with open_run(tmp_path) as checkpointer:
-        assert checkpointer.latest_step() == 1
-        checkpointer._set_aside_from(1)
-        assert checkpointer.latest_step() is None
 
 
 def test_a_changed_position_in_the_record_is_found(tmp_path):
