@@ -150,11 +150,15 @@ def shapes_pipeline_image():
     return image
 
 
-def test_large_images_are_reduced_first():
+def test_large_images_are_reduced_first(tmp_path):
     images, _, _ = held_out_scenes(2, 128)
-    assert images.shape == (2, 64, 64, 3)
+    assert images.shape == (2, 128, 128, 3)
+    assert view(images[0]).shape == (64, 64, 3)
     small_image = np.zeros((32, 32, 3), np.uint8)
     assert view(small_image) is small_image
+    detector = open_detector(tmp_path, 128, dataclasses.replace(TINY, image_size=128))
+    reduced = np.stack([view(image).repeat(2, axis=0).repeat(2, axis=1) for image in images])
+    assert np.array_equal(detector(images).shape, detector(reduced).shape)
 
 
 def test_a_detector_is_trained_once_and_read_afterwards(tmp_path, counted):

@@ -1,6 +1,7 @@
 """Ours and the literal formulation of one training step, from the same parameters and inputs."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +84,7 @@ def ours(config: ConfigDict, word_dim: int, name: str = "ours") -> Formulation:
         name=name,
         dtype=config.dtype,
         init=lambda arrays: _our_state(arrays, networks),
-        place=_our_batch,
+        place=partial(_our_batch, config=config),
         step=lambda state, batch: train_step(state, {"text": None, "image": None}, batch),
     )
 
@@ -155,10 +156,12 @@ def _our_state(arrays: Arrays, networks: Networks) -> TrainState:
     )
 
 
-def _our_batch(inputs: Arrays) -> Arrays:
+def _our_batch(inputs: Arrays, config: ConfigDict) -> Arrays:
     """Hand words over where token ids would be; z is drawn inside the step."""
     mask = jnp.arange(inputs["words"].shape[2]) < inputs["length"]
-    return {"image": inputs["image"], "token_ids": inputs["words"], "word_mask": mask}
+    batch = {"image": inputs["image"], "token_ids": inputs["words"], "word_mask": mask}
+    parts = (config.d_steps * config.num_microbatches, -1)
+    return {name: x[: config.d_steps].reshape(*parts, *x.shape[2:]) for name, x in batch.items()}
 
 
 def _literal_batch(inputs: Arrays) -> Arrays:

@@ -83,7 +83,7 @@ def view(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
 
 def _drawn(scene: Scene, rng: np.random.Generator, image_size: int) -> np.ndarray:
     # The pipeline's own resize; `shapes` is square, so that "crop" and "squash" agree.
-    return view(resize_image(Image.fromarray(draw_scene(scene, rng)), image_size, "crop"))
+    return resize_image(Image.fromarray(draw_scene(scene, rng)), image_size, "crop")
 
 
 def held_out_scenes(
@@ -97,7 +97,7 @@ def held_out_scenes(
         seed: of the scenes.
 
     Returns:
-        Images as the detector sees them, what stands in them, and the scenes.
+        Images of that size, what stands in them, and the scenes.
     """
     images, scenes = [], []
     for index in range(num):
@@ -117,7 +117,7 @@ def training_areas(recipe: TrainingRecipe) -> dict[str, np.ndarray]:
     for index in range(recipe.num_scenes):
         rng = _rng(_TRAINING, recipe.seed, index)
         scenes.append(_crowded(rng))
-        image = _drawn(scenes[-1], rng, recipe.image_size)
+        image = view(_drawn(scenes[-1], rng, recipe.image_size))
         reach = len(image) // 32
         dy, dx = rng.integers(-reach, reach + 1, size=2) * rng.integers(2)
         padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")

@@ -9,11 +9,9 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import parameter_overview
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xmcgan import build
 from xmcgan import config as configs
@@ -32,6 +30,7 @@ from xmcgan.mesh import (
     state_sharding,
 )
 from xmcgan.sampling import Sampler
+from xmcgan.training import terminal
 from xmcgan.training.checkpoint import Checkpointer, lock_workdir
 from xmcgan.training.clock import StepClock
 from xmcgan.training.diagnosis import first_not_finite
@@ -44,8 +43,6 @@ from xmcgan.training.signals import StopSignal, StopVote
 from xmcgan.training.state import TrainState, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
-
-RESIZE_NAMES = {"crop": "cropped to a square", "squash": "squashed to a square"}
 
 
 def train(config: ConfigDict, workdir: Path) -> int:
@@ -152,7 +149,7 @@ class Run:
             first_step = int(state.step)
             if is_first():
                 configs.save_config(self.config, self.workdir / "config.json")
-            self._print_summary(state, first_step)
+            terminal.print_summary(self, state, first_step)
             if first_step >= self.num_steps:
                 self.console.print(
                     f"This run is finished: {first_step} of {self.num_steps} steps. Train it "
@@ -162,7 +159,7 @@ class Run:
             with open_writers(self.workdir, first_step) as writer:
                 writer.write_hparams(fingerprint)
                 last_step = self._loop(state, first_step, extra, checkpointer, writer, stop)
-        self._print_end(last_step, stop)
+        terminal.print_end(self, last_step, stop)
         return stop.exit_status
 
     def _restore(self, checkpointer: Checkpointer) -> tuple[TrainState, dict[str, Any]]:
@@ -204,7 +201,10 @@ class Run:
         config, step, saved_step = self.config, first_step, first_step
         averages, vote = MetricAverages(extra.get("metrics")), StopVote(stop, self.mesh)
         skips = SkipCount(config.stop_after_skipped_steps, extra.get("skipped_in_row", 0))
-        with contextlib.closing(self._batches(first_step)) as batches, self._progress() as progress:
+        with (
+            contextlib.closing(self._batches(first_step)) as batches,
+            terminal.progress_bar(self.console) as progress,
+        ):
             step_fn = self._compile(state, next_batch := next(batches))
             clock = StepClock(first_step, config.batch_size)
             task = progress.add_task("training", total=self.num_steps, completed=first_step)
@@ -300,74 +300,9 @@ class Run:
 
     def _log(self, step: int, scalars: dict[str, float], writer: MultiWriter) -> None:
         writer.write_scalars(step, scalars)
-        shown = {
-            "d_loss": "d_loss",
-            "g_loss": "g_loss",
-            "margin": "d_margin",
-            "sentence": "real_sentence_accuracy",
-            "word": "real_word_accuracy",
-        }
-        values = [f"{k} {scalars[v]:.3f}" for k, v in shown.items() if v in scalars]
-        rate = f"{scalars['images_per_second']:.1f} images/s"
-        self.console.print(f"step {step:>6}  {'  '.join(values)}  {rate}")
-        if scalars[SKIPPED]:
-            self.console.print(
-                f"warning: {scalars[SKIPPED]:.0f} updates were skipped because a gradient was not "
-                "finite"
-            )
+        terminal.print_step(self.console, step, scalars)
         for warning in self.health.warnings(scalars):
             self.console.print(f"warning: {warning}", markup=False)
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("steps, left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-
-    def _print_summary(self, state: TrainState, first_step: int) -> None:
-        config = self.config
-        losses = [name for name in configs.LOSSES if config.losses[name].enabled]
-        kind = self.mesh.devices.flat[0].device_kind
-        per_epoch = pipeline.steps_per_epoch(
-            len(self.train_source), config.batch_size, config.d_steps
-        )
-        lines = {
-            "generator": f"{millions(state.g_params):.2f} M parameters, {config.image_size} px",
-            "discriminator": f"{millions(state.d_params):.2f} M parameters",
-            "text encoder": f"{config.text.weights}, {millions(self.frozen_params['text']):.1f} M",
-            "losses": ", ".join(losses),
-            "devices": f"{self.mesh.size} x {kind}, {config.dtype}",
-            "data": f"{config.data.name}, {len(self.train_source):,} training images; samples "
-            f"from {self.sample_split!r}; {RESIZE_NAMES[config.data.resize]}",
-            "batch": f"{config.batch_size} images, {config.d_steps} discriminator updates a step",
-            "steps": f"{self.num_steps:,} ({self.num_steps / per_epoch:.1f} epochs)"
-            + (f", resumed at {first_step:,}" if first_step else ""),
-            "workdir": str(self.workdir),
-        }
-        for name, text in lines.items():
-            self.console.print(f"{name:>14}  {text}", markup=False)
-
-    def _print_end(self, step: int, stop: StopSignal) -> None:
-        if stop.received is None:
-            self.console.print(f"finished: {step:,} steps")
-        elif step == 0:
-            self.console.print(f"stopped by {stop.received.name} before the first step")
-            return
-        else:
-            self.console.print(
-                f"stopped by {stop.received.name} and saved at step {step:,} of "
-                f"{self.num_steps:,}; the same command goes on from there"
-            )
-        self.console.print(f"   samples  {self.workdir / 'samples'}", markup=False)
-        self.console.print(f"checkpoint  {self.workdir / 'checkpoints' / str(step)}", markup=False)
-        self.console.print(
-            f"      logs  tensorboard --logdir {self.workdir / 'tensorboard'}", markup=False
-        )
 
 
 def open_data(config: ConfigDict) -> tuple[sources.Source, sources.TfdsSource, str]:
@@ -390,11 +325,6 @@ def open_data(config: ConfigDict) -> tuple[sources.Source, sources.TfdsSource, s
         sources.load_source(data.name, data.data_dir, sample_split),
         sample_split,
     )
-
-
-def millions(params: Any) -> float:
-    """Count the parameters of a network, in millions."""
-    return parameter_overview.count_parameters(params) / 1e6
 
 
 def open_writers(workdir: Path, first_step: int) -> MultiWriter:
