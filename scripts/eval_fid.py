@@ -11,6 +11,8 @@ python scripts/eval_fid.py stats IMAGES --protocol fd-effnet-lite0 --out statist
 import argparse
 from pathlib import Path
 
+from xmcgan import distributed
+from xmcgan.agreement import is_first, together
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
@@ -25,6 +27,7 @@ from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
 from xmcgan.evaluation.report import write_report
 from xmcgan.evaluation.tables import score_json, score_table
 from xmcgan.runtime import use_compilation_cache, use_cpu_cores_as_devices
+from xmcgan.training.peers import require_same
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,14 +35,18 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     _add_job_flags(parser)
+    distributed.add_flags(parser)
     commands = parser.add_subparsers(dest="command", title="without or after a training run")
     report = commands.add_parser("report", help="table, curves and manifest of a run's scores")
     report.add_argument("--workdir", type=Path, required=True, help="of an evaluated run")
     images = argparse.ArgumentParser(add_help=False)
     _add_image_flags(images)
+    # Suppressed, or the defaults of a command would undo what stands before it.
+    processes = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    distributed.add_flags(processes)
 
     scoring = commands.add_parser(
-        "compare", parents=[images], help="score a set of images against a reference"
+        "compare", parents=[images, processes], help="score a set of images against a reference"
     )
     scoring.add_argument("real", type=Path, help="the reference: a directory, zip, or .npz")
     scoring.add_argument("fake", type=Path, help="what is judged: a directory, zip, or .npz")
@@ -59,7 +66,9 @@ def parse_args() -> argparse.Namespace:
         ("features", "write names, features and logits"),
         ("stats", "write mean, covariance, count and recipe"),
     ):
-        writing = commands.add_parser(name, parents=[images], help=f"{purpose} to a .npz")
+        writing = commands.add_parser(
+            name, parents=[images, processes], help=f"{purpose} to a .npz"
+        )
         writing.add_argument("images", type=Path, help="a directory or a zip")
         writing.add_argument("--out", type=Path, required=True, help="the .npz to write")
     return parser.parse_args()
@@ -148,40 +157,57 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
     )
 
 
-def run_job(args: argparse.Namespace) -> None:
-    if args.workdir is None:
-        raise EvaluationError("give --workdir DIR, or one of: report, compare, features, stats")
-    if args.step and args.watch:
-        raise EvaluationError("--step evaluates one checkpoint, --watch all that appear: give one")
-    added = EvaluationJob(args.workdir, _job_options(args)).run(args.step, watch=args.watch)
-    print(f"{added} new results in {args.workdir / 'evaluation' / 'results.jsonl'}")
-    print(f"for a table and curves: python scripts/eval_fid.py report --workdir {args.workdir}")
+def run_job(args: argparse.Namespace) -> str:
+    """Evaluate checkpoints; return what is to be said of it."""
+    with together():
+        options = _job_options(args)
+        if args.workdir is None:
+            raise EvaluationError("give --workdir DIR, or one of: report, compare, features, stats")
+        if args.step and args.watch:
+            raise EvaluationError("--step is for one checkpoint, --watch for all: give one")
+    added = EvaluationJob(args.workdir, options).run(args.step, watch=args.watch)
+    return (
+        f"{added} new results in {args.workdir / 'evaluation' / 'results.jsonl'}\n"
+        f"for a table and curves: python scripts/eval_fid.py report --workdir {args.workdir}"
+    )
+
+
+def run_images(args: argparse.Namespace) -> str:
+    """Score or describe sets of images; return what is to be said of it."""
+    with together():
+        options = _options(args)
+    if args.command == "features":
+        num = write_features(args.images, args.out, options)
+        return f"features of {num} images in {args.out}"
+    if args.command == "stats":
+        statistics = write_statistics(args.images, args.out, options)
+        return f"statistics of {statistics.n} images in {args.out}"
+    scores, recipe = compare(
+        args.real,
+        args.fake,
+        options,
+        resamples=args.bootstrap,
+        allow_foreign=args.allow_foreign_statistics,
+    )
+    if not scores:
+        return ""  # process 0 has them
+    return score_json(scores, recipe) if args.json else score_table(scores, recipe)
 
 
 def main() -> None:
     args = parse_args()
-    _check_numbers(args)
+    if args.command == "report":
+        print(write_report(args.workdir))
+        return
     use_compilation_cache()
     use_cpu_cores_as_devices()
-    if args.command is None:
-        run_job(args)
-    elif args.command == "report":
-        print(write_report(args.workdir))
-    elif args.command == "compare":
-        scores, recipe = compare(
-            args.real,
-            args.fake,
-            _options(args),
-            resamples=args.bootstrap,
-            allow_foreign=args.allow_foreign_statistics,
-        )
-        print(score_json(scores, recipe) if args.json else score_table(scores, recipe))
-    elif args.command == "features":
-        num = write_features(args.images, args.out, _options(args))
-        print(f"features of {num} images in {args.out}")
-    else:
-        statistics = write_statistics(args.images, args.out, _options(args))
-        print(f"statistics of {statistics.n} images in {args.out}")
+    with distributed.session(args):
+        with together():
+            _check_numbers(args)
+        require_same({"command": args.command})
+        said = run_job(args) if args.command is None else run_images(args)
+        if is_first():
+            print(said)
 
 
 if __name__ == "__main__":

@@ -156,6 +156,14 @@ def test_groups_must_fit_into_a_microbatch():
         configs.validate(config)
 
 
+def test_the_papers_batch_comes_in_parts():
+    config = load_config("coco:256")
+    for override in ("num_microbatches=8", "batch_norm_group_size=32"):
+        apply_override(config, override)
+    configs.validate(config)
+    assert config.batch_size == 256
+
+
 def test_devices_share_every_microbatch():
     config = load_config("shapes")
     config.num_microbatches = 4

@@ -12,8 +12,8 @@ import numpy as np
 import processes
 import pytest
 
-from xmcgan import distributed
-from xmcgan.agreement import exchange, is_first, together
+from xmcgan import agreement, distributed
+from xmcgan.agreement import decided_by_first, exchange, is_first, together
 from xmcgan.errors import DataError, DistributedError
 from xmcgan.training.retention import committed_steps
 
@@ -65,6 +65,14 @@ def test_without_flags_nothing_is_started():
     assert exchange({"a": 1}) == [{"a": 1}]
     with pytest.raises(DataError, match="broken"), together():
         raise DataError("broken")
+    assert decided_by_first(lambda: 3) == 3
+
+
+def test_process_0_alone_is_asked_what_it_decides(monkeypatch):
+    told = iter([[None, None], ["by process 0", None]])  # no mistakes, then the decision
+    monkeypatch.setattr(agreement, "exchange", lambda own: next(told))
+    monkeypatch.setattr(agreement, "is_first", lambda: False)
+    assert decided_by_first(lambda: pytest.fail("asked")) == "by process 0"
 
 
 @pytest.mark.parametrize(

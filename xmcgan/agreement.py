@@ -7,7 +7,7 @@ minutes, because it compiles or draws data, then holds up no collective.
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -56,3 +56,14 @@ def together() -> Iterator[None]:
     for process, found in enumerate(exchange(mistake)):
         if found is not None:
             raise AgreedError(f"process {process}: {found}")
+
+
+def decided_by_first(decide: Callable[[], JSON]) -> JSON:
+    """Return in all processes what process 0 decides; only there is it asked.
+
+    Raises:
+        AgreedError: process 0 of several raised a UserError.
+    """
+    with together():
+        decision = decide() if is_first() else None
+    return exchange(decision)[0]

@@ -8,34 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from eval_program import PROGRAM
 
 ROOT = Path(__file__).resolve().parents[2]
-# Says how many devices it ran on.
-PROGRAM = """
-import jax, numpy, pytest, runpy, tiny_network
-from xmcgan.evaluation import evaluator
-from xmcgan.evaluation.shapes_detector import Detector
-from xmcgan.evaluation.shapes_training import TrainingRecipe, make_module
-
-def open_detector(*args):
-    recipe, area = TrainingRecipe(32, width=4), numpy.zeros((1, 24, 24, 3), "float32")
-    init = jax.jit(make_module(recipe).init)
-    return Detector(recipe, init(jax.random.key(0), area)["params"])
-
-patch = pytest.MonkeyPatch()
-tiny_network.install(patch)
-patch.setattr(evaluator, "open_detector", open_detector)
-try:
-    runpy.run_path("scripts/eval_fid.py", run_name="__main__")
-finally:
-    print("devices", jax.device_count())
-"""
 
 
 def start(workdir: Path, devices: str) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    folders = [ROOT, ROOT / "tests", ROOT / "tests" / "evaluation", environment["PYTHONPATH"]]
-    path = os.pathsep.join(map(str, folders))
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), environment["PYTHONPATH"]])
     environment |= {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
     if devices:
@@ -43,7 +23,7 @@ def start(workdir: Path, devices: str) -> subprocess.Popen:
     flags = ["--num-samples", "7", "--bootstrap", "0", "--use", "ema", "--step", "6"]
     command = [sys.executable, "-c", PROGRAM, "--workdir", workdir, *flags]
     command += ["--cache-dir", workdir / "cache"]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def test_cores_are_devices_and_change_no_score(tiny_workdir, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from xmcgan.agreement import is_first
 from xmcgan.atomic_file import atomic_file
 from xmcgan.data.sources import Source
 from xmcgan.errors import EvaluationError
@@ -113,7 +114,7 @@ def open_manifest(
     split: str,
     seed: int,
 ) -> CaptionManifest:
-    """Read the manifest of a choice, or choose and write it.
+    """Read the manifest of a choice, or choose and write it; of several processes the first writes.
 
     Args:
         directory: where manifests are kept.
@@ -143,8 +144,9 @@ def open_manifest(
             f"distinct captions; pass --num-samples {len(choices)} or fewer, or another --split"
         )
     manifest = CaptionManifest({**identity, "num": len(choices)}, tuple(choices))
-    directory.mkdir(parents=True, exist_ok=True)
-    write_manifest(manifest, path)
+    if is_first():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_manifest(manifest, path)
     return manifest
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import xmcgan
 from xmcgan import build
+from xmcgan.agreement import is_first, together
 from xmcgan.config import read_config
 from xmcgan.data import sources
 from xmcgan.data.images import decode_image, resize_image
@@ -33,9 +34,10 @@ from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.references import cached_reference, join
 from xmcgan.evaluation.results import Weights
 from xmcgan.evaluation.scores import Score
-from xmcgan.evaluation.shapes_detector import open_detector
+from xmcgan.evaluation.shapes_detector import Detector, open_detector
 from xmcgan.mesh import make_mesh, sampling_batch_size
 from xmcgan.sampling import Sampler, draw_noise
+from xmcgan.training.peers import require_same
 
 CHUNK = 512  # images that are drawn before they are observed
 
@@ -78,6 +80,8 @@ class Options:
 class Evaluator:
     """Draw images from fixed captions and noise, and score them against real images.
 
+    All processes draw and observe, each on its devices; process 0 scores.
+
     Args:
         workdir: of a training run; its config says what is drawn.
         options: what to measure.
@@ -92,18 +96,18 @@ class Evaluator:
     """
 
     def __init__(self, workdir: Path, options: Options) -> None:
-        self._options, self._config = options, _evaluation_config(workdir)
-        check_resamples(options.resamples)
-        self.mesh = make_mesh()
-        self._open_data()
-        self._measures = self._open_measures()
-        label = get_protocol(options.protocols[0]).label.lower()
-        self.primary = f"{self._measures[0].name}/{label}"
-        text, tokenizer = build.build_text_encoder(self._config)
-        generator = build.build_generator(self._config)
-        batch_size = options.batch_size or sampling_batch_size(self.mesh)
-        self._sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
-        self._z = draw_noise(options.seed, len(self.manifest.choices), generator.z_dim)
+        self._options = options
+        with together():
+            self._config = _evaluation_config(workdir)
+            check_resamples(options.resamples)
+            self.mesh = make_mesh()
+            self._open_data()
+            self._open_networks()
+        self._detector = self._open_detector()
+        require_same(self._choices())
+        self._measures = self._make_measures()
+        protocol = get_protocol(options.protocols[0])
+        self.primary = f"{protocol.name}/{protocol.label.lower()}"
         self._references: dict[str, Observations] = {}
 
     def observe_references(self) -> None:
@@ -116,10 +120,16 @@ class Evaluator:
         Args:
             variables: of the generator, as `load_generator` gives them.
             title: of the progress bar.
+
+        Returns:
+            The scores in process 0, nothing in the others.
+
+        Raises:
+            EvaluationError: images of which there is no score.
         """
         parts: list[list[dict[str, np.ndarray]]] = [[] for _ in self._measures]
         num = len(self.manifest.choices)
-        with tqdm(total=num, desc=title, unit="image", leave=False) as progress:
+        with _progress(num, title) as progress:
             for start in range(0, num, CHUNK):
                 captions = self.manifest.captions[start : start + CHUNK]
                 with jax.default_matmul_precision("highest"):
@@ -127,11 +137,14 @@ class Evaluator:
                 for measure, seen in zip(self._measures, parts, strict=True):
                     seen.append(measure.observe(images))
                 progress.update(len(images))
-        return {
-            f"{measure.name}/{score.name}": score
-            for measure, seen in zip(self._measures, parts, strict=True)
-            for score in measure.score(self._references[measure.name], join(seen, num))
-        }
+        with together():
+            if not is_first():
+                return {}
+            return {
+                f"{measure.name}/{score.name}": score
+                for measure, seen in zip(self._measures, parts, strict=True)
+                for score in measure.score(self._references[measure.name], join(seen, num))
+            }
 
     def recipe(self) -> dict[str, Any]:
         """Return all that the scores depend on, except the checkpoint."""
@@ -174,28 +187,59 @@ class Evaluator:
             seed=options.seed,
         )
 
-    def _open_measures(self) -> list[Measure]:
-        options = self._options
-        resampling: Any = {"resamples": options.resamples, "seed": options.seed}
+    def _open_networks(self) -> None:
+        options, config = self._options, self._config
         loading: Any = {
             "mesh": self.mesh,
             "batch_size": options.batch_size,
             "allow_unverified": options.allow_unverified,
         }
-        measures: list[Measure] = []
-        for name in dict.fromkeys(options.protocols):
-            weights = options.network_weights.get(name)
-            extractor = FeatureExtractor(get_protocol(name), weights=weights, **loading)
-            measures.append(ImageQuality(extractor, **resampling))
-        if options.cmmd_weights:
-            clip = ClipExtractor(options.cmmd_weights, **loading)
-            measures.append(ClipQuality(clip, **resampling))
-        if options.clip_weights:
-            clip = ClipExtractor(options.clip_weights, **loading)
-            measures.append(ClipAlignment(clip, self.manifest, **resampling))
-        if self._config.data.name.partition("/")[0] == "shapes":
-            detector = open_detector(self._cache_dir, self._config.image_size)
-            measures.append(ShapesAlignment(detector, self.manifest.captions, **resampling))
+        self._extractors = [
+            FeatureExtractor(
+                get_protocol(name), weights=options.network_weights.get(name), **loading
+            )
+            for name in dict.fromkeys(options.protocols)
+        ]
+        cmmd, clip = options.cmmd_weights, options.clip_weights
+        self._cmmd = ClipExtractor(cmmd, **loading) if cmmd else None
+        self._clip = ClipExtractor(clip, **loading) if clip else None
+        text, tokenizer = build.build_text_encoder(config)
+        generator = build.build_generator(config)
+        batch_size = options.batch_size or sampling_batch_size(self.mesh)
+        self._sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
+        self._z = draw_noise(options.seed, len(self.manifest.choices), generator.z_dim)
+
+    def _open_detector(self) -> Detector | None:
+        if self._config.data.name.partition("/")[0] != "shapes":
+            return None
+        with together():
+            if is_first():  # trains it where it is missing; the others read it
+                open_detector(self._cache_dir, self._config.image_size)
+        with together():
+            return open_detector(self._cache_dir, self._config.image_size)
+
+    def _choices(self) -> dict[str, Any]:
+        """Return what decides which networks all processes run on which images."""
+        named = {each.protocol.name: each for each in self._extractors}
+        named |= {"--cmmd": self._cmmd, "--clip": self._clip}
+        return {
+            "captions_sha256": self.manifest.digest,
+            "real images": len(self._images),
+            "config.json": self._config.to_dict(),
+            "--seed": self._options.seed,
+            "--batch-size": self._options.batch_size,
+            **{name: network.recipe for name, network in named.items() if network},
+        }
+
+    def _make_measures(self) -> list[Measure]:
+        resampling: Any = {"resamples": self._options.resamples, "seed": self._options.seed}
+        measures: list[Measure] = [ImageQuality(each, **resampling) for each in self._extractors]
+        if self._cmmd:
+            measures.append(ClipQuality(self._cmmd, **resampling))
+        if self._clip:  # embeds the captions, on all devices
+            measures.append(ClipAlignment(self._clip, self.manifest, **resampling))
+        if self._detector:
+            measures.append(ShapesAlignment(self._detector, self.manifest.captions, **resampling))
         return measures
 
     def _observe_references(self, measure: Measure) -> dict[str, np.ndarray]:
@@ -223,21 +267,22 @@ class Evaluator:
     def _real_images(
         self, indices: Sequence[int], title: str
     ) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
-        with tqdm(total=len(indices), desc=title, unit="image", leave=False) as progress:
+        size, resize = self._config.image_size, self._config.data.resize
+        with _progress(len(indices), title) as progress:
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
-                examples = [self._source[index] for index in chunk]
-                yield np.stack(
-                    [
-                        resize_image(
-                            decode_image(example.image, example.name),
-                            self._config.image_size,
-                            self._config.data.resize,
-                        )
-                        for example in examples
+                with together():
+                    examples = [self._source[index] for index in chunk]
+                    images = [
+                        resize_image(decode_image(each.image, each.name), size, resize)
+                        for each in examples
                     ]
-                )
+                yield np.stack(images)
                 progress.update(len(chunk))
+
+
+def _progress(total: int, title: str) -> Any:
+    return tqdm(total=total, desc=title, unit="image", leave=False, disable=not is_first())
 
 
 def _evaluation_config(workdir: Path) -> ConfigDict:

@@ -1,4 +1,7 @@
-"""Score folder against folder, without a training run: compare, features, stats."""
+"""Score folder against folder, without a training run: compare, features, stats.
+
+All processes read all images and share the network's work; process 0 scores and writes.
+"""
 
 import dataclasses
 import sys
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from xmcgan.agreement import is_first, together
 from xmcgan.data.images import Resize
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.bootstrap import check_resamples
@@ -28,6 +32,7 @@ from xmcgan.evaluation.statistics import (
     save_statistics,
 )
 from xmcgan.mesh import make_mesh
+from xmcgan.training.peers import require_same
 
 _OF_FEATURES = (*COMPARED, "weights_verified")
 
@@ -71,27 +76,31 @@ def compare(
 
     Returns:
         The scores (of two sets of images all, of statistics the Frechet distance alone), and
-        their recipe as JSON values.
+        their recipe as JSON values; nothing in processes other than the first.
 
     Raises:
         EvaluationError: the sets cannot be read or compared; nothing is scored.
         WeightsError: the weights are missing or wrong.
     """
-    check_resamples(resamples)
-    opened = {path: _open(path, options) for path in (real, fake)}
-    folders = {path: each for path, each in opened.items() if isinstance(each, ImageFolder)}
-    stored = {path: each for path, each in opened.items() if isinstance(each, Statistics)}
-    extractor = _extractor(options) if folders else None
-    recipe = dict(extractor.recipe) if extractor else {}
-    for path, statistics in stored.items():
-        _check_recipe(statistics, path, options.protocol, recipe, allow_foreign)
-        recipe = recipe or {key: statistics.recipe.get(key) for key in _OF_FEATURES}
+    with together():
+        check_resamples(resamples)
+        opened = {path: _open(path, options) for path in (real, fake)}
+        folders = {path: each for path, each in opened.items() if isinstance(each, ImageFolder)}
+        stored = {path: each for path, each in opened.items() if isinstance(each, Statistics)}
+        extractor = _extractor(options) if folders else None
+        recipe = dict(extractor.recipe) if extractor else {}
+        for path, statistics in stored.items():
+            _check_recipe(statistics, path, options.protocol, recipe, allow_foreign)
+            recipe = recipe or {key: statistics.recipe.get(key) for key in _OF_FEATURES}
     sides: dict[Path, Features | Statistics] = dict(stored)
     for path, folder in folders.items():
         assert extractor is not None
         sides[path] = _extract(extractor, folder, options, path.name)
-    scores = _scores(sides[real], sides[fake], options, resamples)
-    described = [_describe(opened[path], path) for path in (real, fake)]
+    with together():
+        if not is_first():
+            return [], {}
+        scores = _scores(sides[real], sides[fake], options, resamples)
+        described = [_describe(opened[path], path) for path in (real, fake)]
     _warn(described, options.protocol)
     recipe |= provenance() | {"bootstrap": resamples, "seed": options.seed}
     return scores, recipe | {"real": described[0], "fake": described[1]}
@@ -112,13 +121,14 @@ def write_features(images: Path, out: Path, options: Options) -> int:
         EvaluationError: the images cannot be read, or the file not be written.
         WeightsError: the weights are missing or wrong.
     """
-    check_writable(out)
-    folder = _open_images(images, options)
-    features = _extract(_extractor(options), folder, options, images.name)
+    folder, extractor = _open_to_write(images, out, options)
+    features = _extract(extractor, folder, options, images.name)
     arrays = {"names": np.array(folder.names), "features": features.values}
     if features.logits is not None:
         arrays["logits"] = features.logits
-    save_npz(out, arrays)
+    with together():
+        if is_first():
+            save_npz(out, arrays)
     return len(features)
 
 
@@ -134,19 +144,28 @@ def write_statistics(images: Path, out: Path, options: Options) -> Statistics:
         EvaluationError: the images cannot be read, or the file not be written.
         WeightsError: the weights are missing or wrong.
     """
-    check_writable(out)
-    folder = _open_images(images, options)
-    extractor = _extractor(options)
+    folder, extractor = _open_to_write(images, out, options)
     features = _extract(extractor, folder, options, images.name)
-    recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
-    statistics = compute_statistics(features, recipe)
-    _warn_of_few(len(features), options.protocol, str(images))
-    save_statistics(out, statistics)
+    with together():
+        recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
+        statistics = compute_statistics(features, recipe)
+        if is_first():
+            _warn_of_few(len(features), options.protocol, str(images))
+            save_statistics(out, statistics)
     return statistics
 
 
 def _open(path: Path, options: Options) -> ImageFolder | Statistics:
     return load_statistics(path) if path.suffix == ".npz" else _open_images(path, options)
+
+
+def _open_to_write(
+    images: Path, out: Path, options: Options
+) -> tuple[ImageFolder, FeatureExtractor]:
+    with together():
+        if is_first():
+            check_writable(out)
+        return _open_images(images, options), _extractor(options)
 
 
 def _open_images(path: Path, options: Options) -> ImageFolder:
@@ -167,15 +186,31 @@ def _extractor(options: Options) -> FeatureExtractor:
 def _extract(
     extractor: FeatureExtractor, folder: ImageFolder, options: Options, name: str
 ) -> Features:
+    require_same(
+        {
+            f"number of images in {name}": len(folder),
+            "--batch-size": options.batch_size,
+            "network": extractor.recipe,
+        }
+    )
     # None: a bar on a terminal, nothing in a file of logs.
-    with tqdm(total=len(folder), desc=name, unit="img", disable=None) as bar:
+    disable = None if is_first() else True
+    with tqdm(total=len(folder), desc=name, unit="img", disable=disable) as bar:
 
         def watched() -> Iterator[np.ndarray]:
-            for batch in folder.batches():
+            batches = folder.batches()
+            while True:
+                with together():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
                 yield batch
                 bar.update(len(batch))
 
-        return extractor(watched(), expected=len(folder))
+        features = extractor(watched(), expected=len(folder))
+    # Else a score would be of one half of each.
+    require_same({f"images of {name}": folder.recipe() | {"source": ""}})
+    return features
 
 
 def _check_recipe(

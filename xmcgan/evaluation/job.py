@@ -1,21 +1,26 @@
 """The evaluation job: scores of the checkpoints of a run, beside its training or after it.
 
-A separate process. It may be killed at any time: a checkpoint has a whole result or none, and is
-pinned until it has one, so training does not delete it.
+A program of its own. It may be killed at any time: a checkpoint has a whole result or none, and is
+pinned until it has one, so training does not delete it. Of several processes the first decides
+which checkpoint comes next, and writes.
 """
 
+import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from xmcgan.errors import CheckpointError
+from xmcgan.agreement import decided_by_first, is_first, together
+from xmcgan.errors import AgreedError, CheckpointError
 from xmcgan.evaluation.captions import write_manifest
 from xmcgan.evaluation.evaluator import Evaluator, Options
 from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
+from xmcgan.evaluation.scores import Score
 from xmcgan.sampling import load_generator
 from xmcgan.training import retention
 from xmcgan.training.checkpoint import lock_workdir, read_record
@@ -42,6 +47,7 @@ class EvaluationJob:
         self._checkpoints = workdir / "checkpoints"
         self._evaluator = Evaluator(workdir, options)
         self._results = ResultFile(self._directory)
+        self._recipe_id = ""  # known to process 0
         self._damaged: dict[int, str] = {}  # steps that cannot be evaluated, and why
 
     def run(self, steps: Sequence[int] | None = None, *, watch: bool = False) -> int:
@@ -58,64 +64,85 @@ class EvaluationJob:
             CheckpointError: a step that was asked for is not there, or is damaged; another process
                 evaluates this workdir.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with lock_workdir(self._directory):
-            recipe_id = self._results.write_recipe(self._evaluator.recipe())
-            write_manifest(self._evaluator.manifest, self._directory / "captions.jsonl")
-            self._check_steps(steps)
-            self._forget_lost_pins()
-            self._pin_pending(steps, recipe_id)
+        with contextlib.ExitStack() as held:
+            with together():
+                if is_first():
+                    self._directory.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(lock_workdir(self._directory))
+                    self._prepare(steps)
             # Before the first image is drawn: what is wrong with the real ones shows now.
             self._evaluator.observe_references()
             added = 0
-            while True:
-                if pending := self._pin_pending(steps, recipe_id):
-                    added += self._evaluate_step(pending[0], recipe_id)
-                elif watch and not self._is_finished():
-                    time.sleep(POLL_SECONDS)
-                else:
-                    break
-        if self._damaged:
-            raise CheckpointError(
-                f"{added} results were added; these steps have none:\n"
-                + "\n".join(self._damaged.values())
-            )
+            while (task := self._next(steps, watch)) is not None:
+                added += self._evaluate_step(*task)
+        with together():
+            if self._damaged and is_first():
+                raise CheckpointError(
+                    f"{added} results were added; these steps have none:\n"
+                    + "\n".join(self._damaged.values())
+                )
         return added
 
-    def _evaluate_step(self, step: int, recipe_id: str) -> int:
+    def _prepare(self, steps: Sequence[int] | None) -> None:
+        self._recipe_id = self._results.write_recipe(self._evaluator.recipe())
+        write_manifest(self._evaluator.manifest, self._directory / "captions.jsonl")
+        self._check_steps(steps)
+        self._forget_lost_pins()
+        self._pin_pending(steps)
+
+    def _next(self, steps: Sequence[int] | None, watch: bool) -> tuple[int, list[Weights]] | None:
+        """Return a step and the weights that lack a result, None at the end; wait if need be."""
+
+        def look() -> tuple[tuple[int, list[Weights]] | None, bool]:
+            pending = next(iter(self._pin_pending(steps).items()), None)
+            return pending, not watch or self._is_finished()
+
+        while True:
+            pending, is_last = decided_by_first(look)
+            if pending or is_last:
+                return pending
+            time.sleep(POLL_SECONDS)
+
+    def _evaluate_step(self, step: int, missing: list[Weights]) -> int:
         """Add the results that a step lacks; return how many."""
-        missing = self._missing(step, recipe_id)
-        try:
-            for weights in missing:
-                self._write(self._evaluate(step, weights, recipe_id))
-        except CheckpointError as error:
-            self._damaged[step] = str(error)
-            return 0
-        finally:
-            if not self._missing(step, recipe_id):
-                retention.unpin(self._checkpoints, step, _PENDING)
-        self._pin_best()
+        for number, weights in enumerate(missing):
+            start = time.time()
+            try:
+                with together():
+                    digest, variables = self._load(step, weights)
+            except (CheckpointError, AgreedError) as error:
+                self._damaged[step] = str(error)
+                return number
+            scores = self._evaluator.score(variables, f"step {step:,} ({weights})")
+            with together():
+                if is_first():
+                    self._write(self._result(step, weights, digest, scores, start))
         return len(missing)
 
-    def _missing(self, step: int, recipe_id: str) -> list[Weights]:
-        done = {result.key for result in self._results.read()}
-        checkpoint = self._checkpoint_digest(step)
-        return [w for w in self._weights if (step, w, recipe_id, checkpoint) not in done]
+    def _load(self, step: int, weights: Weights) -> tuple[str, Any]:
+        """Return the digest of a checkpoint and its generator, on all devices."""
+        mesh, is_raw = self._evaluator.mesh, weights == "raw"
+        variables = load_generator(self._checkpoints, step, mesh, raw=is_raw)
+        return self._checkpoint_digest(step), variables
 
-    def _evaluate(self, step: int, weights: Weights, recipe_id: str) -> Result:
-        start = time.time()
-        raw = weights == "raw"
-        variables = load_generator(self._checkpoints, step, self._evaluator.mesh, raw=raw)
-        scores = self._evaluator.score(variables, f"step {step:,} ({weights})")
+    def _result(
+        self, step: int, weights: Weights, digest: str, scores: dict[str, Score], start: float
+    ) -> Result:
+        now = time.time()
         return Result(
             step=step,
             weights=weights,
-            recipe=recipe_id,
-            checkpoint=self._checkpoint_digest(step),
+            recipe=self._recipe_id,
+            checkpoint=digest,
             scores=scores,
-            time=round(time.time(), 3),
-            seconds=round(time.time() - start, 3),
+            time=round(now, 3),
+            seconds=round(now - start, 3),
         )
+
+    def _missing(self, step: int) -> list[Weights]:
+        done = {result.key for result in self._results.read()}
+        checkpoint = self._checkpoint_digest(step)
+        return [w for w in self._weights if (step, w, self._recipe_id, checkpoint) not in done]
 
     def _write(self, result: Result) -> None:
         # TensorBoard first: a result that stands in the file is never evaluated again.
@@ -128,6 +155,7 @@ class EvaluationJob:
             f"step {result.step:>7,} ({result.weights})  {self._evaluator.primary} {value:.4g}  "
             f"({result.seconds:.0f} s)"
         )
+        self._pin_best()
 
     def _checkpoint_digest(self, step: int) -> str:
         leaves = read_record(self._checkpoints, step).leaves
@@ -148,9 +176,9 @@ class EvaluationJob:
         for step in retention.pinned_steps(self._checkpoints, _PENDING) - set(there):
             retention.unpin(self._checkpoints, step, _PENDING)
 
-    def _pin_pending(self, steps: Sequence[int] | None, recipe_id: str) -> list[int]:
-        """Return the steps that lack a result, oldest first, after making sure that they stay."""
-        pending = []
+    def _pin_pending(self, steps: Sequence[int] | None) -> dict[int, list[Weights]]:
+        """Return what steps lack, the oldest first, after making sure that they stay."""
+        pending: dict[int, list[Weights]] = {}
         for step in retention.committed_steps(self._checkpoints):
             asked_for = steps is None or step in steps
             if not asked_for or step in self._damaged:
@@ -158,11 +186,11 @@ class EvaluationJob:
             if not retention.pin(self._checkpoints, step, _PENDING):
                 continue  # training was quicker
             try:
-                missing = self._missing(step, recipe_id)
+                missing = self._missing(step)
             except CheckpointError as error:
                 self._damaged[step], missing = str(error), []
             if missing:
-                pending.append(step)
+                pending[step] = missing
             else:
                 retention.unpin(self._checkpoints, step, _PENDING)
         return pending

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xmcgan.agreement import decided_by_first, is_first, together
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.measures import Images, Measure, Observations
 from xmcgan.evaluation.moments import Moments
@@ -53,7 +54,8 @@ def cached_reference(
     """Return the observations of the real images, from the cache where they are there.
 
     The file of a protocol also holds mean and covariance of the features, so that
-    `eval_fid.py compare` reads it.
+    `eval_fid.py compare` reads it. Of several processes the first reads and writes it; the others
+    only help to observe.
 
     Args:
         path: of the .npz.
@@ -62,20 +64,30 @@ def cached_reference(
         batches: the images, not read where the cache is there.
         expected: how many images there are.
 
+    Returns:
+        The observations; in processes other than the first only where they were made now.
+
     Raises:
         EvaluationError: the file was made another way; the differing entries are named.
     """
     wanted = {**recipe, **{k: v for k, v in measure.recipe.items() if k not in _NOT_OBSERVING}}
-    if path.exists():
-        return _read(path, wanted)
+    if decided_by_first(path.exists):
+        with together():
+            return _read(path, wanted) if is_first() else {}
     observations = observe_all(measure, batches, expected)
+    with together():
+        if is_first():
+            _write(path, wanted, observations)
+    return observations
+
+
+def _write(path: Path, recipe: Mapping[str, Any], observations: Observations) -> None:
     arrays = dict(observations)
     if "values" in observations:
         moments = Moments.of(observations["values"])
         arrays |= {"mu": moments.mean, "sigma": moments.covariance(), "n": np.array(moments.n)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_npz(path, arrays | {"recipe": np.array(json.dumps(wanted, sort_keys=True))})
-    return observations
+    save_npz(path, arrays | {"recipe": np.array(json.dumps(recipe, sort_keys=True))})
 
 
 def _read(path: Path, wanted: Mapping[str, Any]) -> Observations:

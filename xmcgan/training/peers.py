@@ -15,6 +15,7 @@ from xmcgan.training.record import fingerprint_differences
 _PACE = (
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "num_samples",
     "num_microbatches", "remat", "mesh", "restore_step", "allow_mismatch",
+    "stop_after_skipped_steps",
 )  # fmt: skip
 
 
@@ -30,16 +31,18 @@ def check_peers(config: ConfigDict, fingerprint: Mapping[str, Any], num_steps: i
         AgreedError: naming every field that differs from process 0's.
     """
     stored = config.to_dict()
-    choices = (
-        dict(fingerprint)
-        | {name: stored[name] for name in _PACE}
-        | {
-            "number of steps": num_steps,
-            "version of jax": jax.__version__,
-            "version of xmcgan": xmcgan.__version__,
-        }
-    )
-    first, *others = exchange(choices)
+    pace = {name: stored[name] for name in _PACE} | {"number of steps": num_steps}
+    require_same(dict(fingerprint) | pace)
+
+
+def require_same(choices: Mapping[str, Any]) -> None:
+    """Refuse processes whose choices, as JSON values, or libraries differ.
+
+    Raises:
+        AgreedError: naming every field that differs from process 0's.
+    """
+    versions = {"version of jax": jax.__version__, "version of xmcgan": xmcgan.__version__}
+    first, *others = exchange(dict(choices) | versions)
     for number, other in enumerate(others, start=1):
         if differences := fingerprint_differences(first, other):
             raise AgreedError(
