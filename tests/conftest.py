@@ -8,7 +8,11 @@ from pathlib import Path
 
 # Before the first import of JAX: eight CPU devices stand in for a mesh.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Tests compile more than they compute: without the compiler's last stage they take less time.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+)
 
 # Before what might use them: no network and no TensorFlow, here and in processes that tests start.
 import offline.sitecustomize  # noqa: F401
