@@ -25,7 +25,7 @@ def test_measures_take_turns_and_the_first_round_is_not_kept():
 
 
 def test_cores_are_what_the_gpu_takes_over_what_a_core_gives():
-    need = cores_for_gpu(200.0, 128, sustained_tflops=52.5)
+    need = cores_for_gpu(200.0, 128, sustained_tflops=25.9)
     assert need["consumed_per_second"] == pytest.approx(200.0)
     assert need["cores"] == pytest.approx(1.0)
 

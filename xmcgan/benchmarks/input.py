@@ -19,8 +19,8 @@ Clock = Callable[[], float]
 
 BATCH = 4  # small: what the threads hold back at the end counts against the pipeline
 # GFLOP of a step per image of the generator's batch (two discriminator updates, one generator
-# update), as the literal architecture counts them; each takes two images from the data.
-STEP_GFLOP = {128: 525.0, 256: 1943.0}
+# update), by the compiler's count; each takes two images from the data.
+STEP_GFLOP = {128: 259.0, 256: 915.0}
 IMAGES_PER_STEP_IMAGE = 2
 
 
