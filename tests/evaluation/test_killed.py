@@ -16,22 +16,15 @@ from xmcgan.training.retention import pinned_steps
 PROGRAM = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import jax, numpy, pytest, tiny_network
+import pytest, tiny_network
 from pathlib import Path
-from xmcgan.evaluation import evaluator, measures
+from xmcgan.evaluation import measures
 from xmcgan.evaluation.evaluator import Options
 from xmcgan.evaluation.job import EvaluationJob
-from xmcgan.evaluation.shapes_detector import Detector
-from xmcgan.evaluation.shapes_training import TrainingRecipe, make_module
-
-def open_detector(*args):
-    recipe, area = TrainingRecipe(32, width=4), numpy.zeros((1, 24, 24, 3), "float32")
-    init = jax.jit(make_module(recipe).init)
-    return Detector(recipe, init(jax.random.key(0), area)["params"])
 
 patch = pytest.MonkeyPatch()
 tiny_network.install(patch)
-patch.setattr(evaluator, "open_detector", open_detector)
+tiny_network.install_detector(patch)
 observe, calls = measures.ImageQuality.observe, []
 
 def ending(self, images):

@@ -2,13 +2,16 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xmcgan.evaluation import features
+from xmcgan.evaluation import evaluator, features
 from xmcgan.evaluation.networks import FeatureNetwork
 from xmcgan.evaluation.protocols import PROTOCOLS
+from xmcgan.evaluation.shapes_detector import Detector
+from xmcgan.evaluation.shapes_training import TrainingRecipe, make_module
 from xmcgan.pretrained.weights import FileIdentity
 
 NUM_FEATURES = 12
@@ -31,3 +34,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, protocol in list(PROTOCOLS.items()):
         tiny = dataclasses.replace(protocol, num_features=NUM_FEATURES)
         monkeypatch.setitem(PROTOCOLS, name, tiny)
+
+
+def install_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let evaluations of `shapes` use a small detector that was never trained."""
+
+    def open_detector(*_):
+        recipe, area = TrainingRecipe(32, width=4), np.zeros((1, 24, 24, 3), np.float32)
+        init = jax.jit(make_module(recipe).init)
+        return Detector(recipe, init(jax.random.key(0), area)["params"])
+
+    monkeypatch.setattr(evaluator, "open_detector", open_detector)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.models.spectral_norm import spectral_normalize
 from xmcgan.training.state import Networks, TrainState
-from xmcgan.training.step import Examples, FrozenNetworks, joint_gradients, make_examples
+from xmcgan.training.step import Examples, FrozenNetworks, joint_gradients, split_updates
 
 Named = Iterator[tuple[str, Any]]
 
@@ -38,38 +38,24 @@ def first_not_finite(
         The name of the first array that is not finite, and the update that it belongs to. None
         where all are finite.
     """
-    checks = _everything(state, frozen_params, batch, networks, frozen, config)
-    return next((name for name, x in checks if not bool(jnp.isfinite(x).all())), None)
-
-
-def _everything(
-    state: TrainState,
-    frozen_params: dict[str, Any],
-    batch: dict[str, Array],
-    networks: Networks,
-    frozen: FrozenNetworks,
-    config: ConfigDict,
-) -> Named:
-    yield from _leaves("parameter of the generator", state.g_params)
-    yield from _leaves("parameter of the discriminator", state.d_params)
-    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     encode_text = partial(jax.jit(frozen.encode_text), frozen_params["text"])
     encode_image = frozen.encode_image and partial(frozen.encode_image, frozen_params["image"])
     gradients = jax.jit(lambda s, e: joint_gradients(s, e, networks, config, encode_image))
-    parts = config.num_microbatches
-    for index in range(batch["image"].shape[0] // parts):
-        update = {name: x[index * parts : (index + 1) * parts] for name, x in batch.items()}
-        key = jax.random.fold_in(rng, index)
-        examples = make_examples(update, key, encode_text, networks.generator.z_dim)
-        named = _of_update(state, examples, networks, gradients, parts)
-        yield from ((f"{name}, update {index + 1} of the step", x) for name, x in named)
+
+    def in_order() -> Named:
+        yield from _leaves("parameter of the generator", state.g_params)
+        yield from _leaves("parameter of the discriminator", state.d_params)
+        updates = split_updates(state, batch, encode_text, networks, config)
+        for number, examples in enumerate(updates, start=1):
+            for name, x in _of_update(state, examples, networks, gradients):
+                yield f"{name}, update {number} of the step", x
+
+    return next((name for name, x in in_order() if not bool(jnp.isfinite(x).all())), None)
 
 
-def _of_update(
-    state: TrainState, examples: Examples, networks: Networks, gradients: Any, parts: int
-) -> Named:
+def _of_update(state: TrainState, examples: Examples, networks: Networks, gradients: Any) -> Named:
     yield "output of the text encoder", examples.captions.words
-    for part in range(parts):
+    for part in range(len(examples.z)):
         yield from _layers(state, jax.tree.map(lambda x, i=part: x[i], examples), networks)
     d_grads, g_grads, _, _, metrics = gradients(state, examples)
     terms = sorted(name for name in metrics if name.endswith("_loss"))

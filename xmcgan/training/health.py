@@ -89,19 +89,20 @@ class HealthWatch:
 
 
 def _signs(averages: dict[str, float]) -> dict[str, str]:
+    """Return what each sign of trouble says, empty where it does not hold."""
     hinge = averages.get("d_hinge_loss", 1.0)
     fake, real = averages.get("fake_similarity", 0.0), averages.get("real_similarity", 0.0)
-    return {
-        "discriminator": (
+    signs = {"discriminator": "", "collapse": ""}
+    if hinge < 0.05:
+        signs["discriminator"] = (
             f"the discriminator tells real from generated outright (its hinge loss is {hinge:.3f})"
             ": the generator learns little from it. Lower discriminator.learning_rate or width, "
             "or raise the generator's."
         )
-        * (hinge < 0.05),
-        "collapse": (
+    if 1 - fake < 0.1 * (1 - real):
+        signs["collapse"] = (
             f"generated images look alike (similarity {fake:.3f}, of real ones {real:.3f}): the "
             "samples may have collapsed. Look at the sample grids; an earlier checkpoint may be "
             "better."
         )
-        * (1 - fake < 0.1 * (1 - real)),
-    }
+    return signs

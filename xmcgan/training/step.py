@@ -6,7 +6,7 @@ parameters and the generator's loss through the generated half alone to the gene
 come in parts: the networks take one after the other, the losses see all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -92,29 +92,36 @@ def make_train_step(
     def train_step(
         state: TrainState, frozen_params: dict[str, Any], batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         encode_text = partial(frozen.encode_text, frozen_params["text"])
         encode_image = None
         if frozen.encode_image is not None:
             encode_image = partial(frozen.encode_image, frozen_params["image"])
-        d_steps = batch["image"].shape[0] // config.num_microbatches
-        metrics: Metrics = {}
+        updates = [*split_updates(state, batch, encode_text, networks, config)]
         skipped = jnp.zeros(())
-        for index in range(d_steps):
-            start = index * config.num_microbatches
-            parts = {name: x[start : start + config.num_microbatches] for name, x in batch.items()}
-            key = jax.random.fold_in(rng, index)
-            examples = make_examples(parts, key, encode_text, networks.generator.z_dim)
-            if index < d_steps - 1:
-                state, is_finite = discriminator_step(state, examples, networks, config)
-            else:
-                state, is_finite, metrics = joint_step(
-                    state, examples, networks, config, encode_image
-                )
+        for examples in updates[:-1]:
+            state, is_finite = discriminator_step(state, examples, networks, config)
             skipped += 1 - is_finite
+        state, is_finite, metrics = joint_step(state, updates[-1], networks, config, encode_image)
+        skipped += 1 - is_finite
         return state.replace(step=state.step + 1), metrics | {"skipped_updates": skipped}
 
     return train_step
+
+
+def split_updates(
+    state: TrainState,
+    batch: dict[str, Array],
+    encode_text: Callable[[Array, Array], tuple[Array, Array]],
+    networks: Networks,
+    config: ConfigDict,
+) -> Iterator[Examples]:
+    """Yield what each update of a step sees; its noise follows from the state's key and step."""
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    parts = config.num_microbatches
+    for index in range(batch["image"].shape[0] // parts):
+        update = {name: x[index * parts : (index + 1) * parts] for name, x in batch.items()}
+        key = jax.random.fold_in(rng, index)
+        yield make_examples(update, key, encode_text, networks.generator.z_dim)
 
 
 def make_examples(
