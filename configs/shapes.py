@@ -23,6 +23,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.num_epochs = 100
     config.generator.width = 32
     config.discriminator.width = 32
+    config.generator.sentence_in_first_map = True  # as in the paper: places are decided early
+    # Sentences of drawn scenes differ mostly in colours; left and right would be lost beside them.
+    config.generator.whiten_sentence = True
     config.region_size = min(16, config.image_size // 4)
     # Photographs taught the frozen image network; it says little of drawn shapes.
     config.losses.image_pretrained.enabled = False
@@ -45,7 +48,7 @@ def _small(config: ConfigDict) -> None:
     config.d_steps = 1
     config.generator.width = 12
     config.generator.z_dim = 64
-    config.generator.learning_rate = 4e-4
+    config.generator.learning_rate = 1e-3
     config.discriminator.width = 8
     config.discriminator.learning_rate = 1e-3
     config.num_train_steps = 5000

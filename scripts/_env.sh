@@ -3,7 +3,14 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-say() { printf '\033[1m%s\033[0m\n' "$*"; }
+# Bold where a terminal can show it.
+say() {
+  if [[ -t 1 && -z "${NO_COLOR:-}" && "${TERM:-dumb}" != dumb ]]; then
+    printf '\033[1m%s\033[0m\n' "$*"
+  else
+    printf '%s\n' "$*"
+  fi
+}
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
 # Succeeds if "$1" runs and is a Python that the requirements support.

@@ -1,16 +1,16 @@
 """Measure speed, each measure beside its literal counterpart.
 
 python scripts/benchmark.py step --image-size 128 --width 16 --batch 4
-python scripts/benchmark.py step --batch 4 8 16 32          does time grow with the batch?
-python scripts/benchmark.py flops --image-size 128 256      by the compiler's count, without running
+python scripts/benchmark.py step --batch 4 8 16 32       time against batch
+python scripts/benchmark.py flops --image-size 128 256   counted, not run
 python scripts/benchmark.py memory --image-size 128 --batch 8
 python scripts/benchmark.py memory --config coco:256 --batch 32
 python scripts/benchmark.py words | frechet | compile
 python scripts/benchmark.py input --data coco --data-dir data/
 
-The literal counterpart computes the same function as the official code does; it is float32.
-Captions are given as words, so that networks and losses are compared: the frozen networks are
-left out on both sides.
+The literal counterpart computes the same function as the official code does; it
+is float32. Captions are given as words, so that networks and losses are
+compared: the frozen networks are left out on both sides.
 """
 
 import argparse
@@ -52,7 +52,11 @@ def _add_command(
     parser = commands.add_parser(name, aliases=aliases, help=text, description=text)
     if rounds:
         parser.add_argument(
-            "--rounds", type=int, default=rounds, help=f"turns of each (default: {rounds})"
+            "--rounds",
+            type=int,
+            metavar="N",
+            default=rounds,
+            help=f"turns of each (default: {rounds})",
         )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
     parser.set_defaults(run=run)
@@ -74,7 +78,7 @@ def _add_step(
         default = sizes[flag.removeprefix("--").replace("-", "_")]
         shown = " ".join(map(str, default)) if several else default
         text = f"{kind} (default: {shown}, or the config's)"
-        parser.add_argument(flag, type=int, nargs=several, help=text)
+        parser.add_argument(flag, type=int, nargs=several, metavar="N", help=text)
     _add_word_dim(parser)
     parser.add_argument(
         "--variant",
@@ -88,40 +92,67 @@ def _add_step(
 
 def _add_word_dim(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--word-dim", type=int, default=768, help="size of a word's feature (default: 768, BERT's)"
+        "--word-dim",
+        type=int,
+        metavar="N",
+        default=768,
+        help="size of a word's feature (default: 768, BERT's)",
     )
 
 
 def _add_words(commands: argparse._SubParsersAction) -> None:
     text = "the word loss with its gradient"
     parser = _add_command(commands, "words", text, _run_words, ROUNDS["words"])
-    parser.add_argument("--batch", type=int, default=64, help="of the timed loss (default: 64)")
-    parser.add_argument("--large-batch", type=int, default=256, help="compiled only (default: 256)")
-    parser.add_argument("--tokens", type=int, default=17, help="a caption (default: 17)")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", default=64, help="of the timed loss (default: 64)"
+    )
+    parser.add_argument(
+        "--large-batch", type=int, metavar="N", default=256, help="compiled only (default: 256)"
+    )
+    parser.add_argument(
+        "--tokens", type=int, metavar="N", default=17, help="a caption (default: 17)"
+    )
     _add_word_dim(parser)
 
 
 def _add_frechet(commands: argparse._SubParsersAction) -> None:
     text = "the Frechet distance of two Gaussians"
     parser = _add_command(commands, "frechet", text, _run_frechet, ROUNDS["frechet"])
-    parser.add_argument("--dimensions", type=int, default=2048, help="(default: 2048)")
+    parser.add_argument("--dimensions", type=int, metavar="N", default=2048, help="(default: 2048)")
 
 
 def _add_input(commands: argparse._SubParsersAction) -> None:
     text = "the data pipeline beside a bare Pillow loop"
     parser = _add_command(commands, "input", text, _run_input, ROUNDS["input"])
     parser.add_argument("--data", default="coco", help="a prepared data set (default: coco)")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data/)")
-    parser.add_argument("--split", default="train", help="(default: train)")
-    parser.add_argument("--image-size", type=int, nargs="+", choices=(128, 256), default=[128, 256])
-    parser.add_argument("--num", type=int, default=320, help="images a turn (default: 320)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument(
-        "--text-weights", default="minilm", help="whose vocabulary tokenizes (default: minilm)"
+        "--data-dir", type=Path, metavar="DIR", default=Path("data"), help="(default: data/)"
+    )
+    parser.add_argument("--split", default="train", help="(default: train)")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs="+",
+        choices=(128, 256),
+        default=[128, 256],
+        help="sides (default: both)",
+    )
+    parser.add_argument(
+        "--num", type=int, metavar="N", default=320, help="images a turn (default: 320)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", nargs="+", default=[1, 2], help="(default: 1 2)"
+    )
+    parser.add_argument(
+        "--text-weights",
+        metavar="NAME",
+        default="minilm",
+        help="whose vocabulary tokenizes (default: minilm)",
     )
     parser.add_argument(
         "--sustained-tflops",
         type=float,
+        metavar="T",
         default=400.0,
         help="of the accelerator to feed (default: 400, 40 %% of an H100's bfloat16 peak)",
     )

@@ -1,10 +1,12 @@
 """Count what a training step sends between devices, from its compiled program.
 
-python scripts/count_collectives.py --config coco:128 --devices 64 --batch-size 512
+python scripts/count_collectives.py --config coco:128 --devices 64 \\
+    --batch-size 512
 
-Compiles for simulated CPU devices, with shapes alone: it needs neither the devices nor the memory,
-data or weights. The frozen networks are left out: they send nothing, but for the features of the
-frozen image network where its loss is on.
+Compiles for simulated CPU devices, with shapes alone: it needs neither the
+devices nor the memory, data or weights. The frozen networks are left out: they
+send nothing, but for the features of the frozen image network where its loss is
+on.
 """
 
 import argparse
@@ -32,11 +34,21 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", required=True, metavar="NAME[:VARIANT]")
-    parser.add_argument("--devices", type=int, default=8, help="simulated (default: 8)")
-    parser.add_argument("--batch-size", type=int, help="of all devices (default: the config's)")
     parser.add_argument(
-        "--fsdp", type=int, default=1, help="devices that share one copy of a state"
+        "--config", required=True, metavar="NAME[:VARIANT]", help="such as coco:128"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=8, metavar="N", help="simulated (default: 8)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="of all devices (default: the config's)"
+    )
+    parser.add_argument(
+        "--fsdp",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that share one copy of a state (default: 1)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the config"

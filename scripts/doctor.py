@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Say what is wrong with an installation, with prepared data or with a run, and what to do.
+"""Say what is wrong with an installation, with data or a run, and what to do.
 
 python scripts/doctor.py                            the installation
-python scripts/doctor.py --data-dir data            and every prepared data set in a folder
-python scripts/doctor.py --workdir runs/quickstart  and a run, with its data and weights
+python scripts/doctor.py --data-dir data            and all prepared data sets
+python scripts/doctor.py --workdir runs/quickstart  and a run, its data, weights
 
-Nothing is changed. Exit status: 0 no problems, 1 problems were found, 2 a mistake in the command.
+Nothing is changed. Exit status: 0 no problems, 1 problems were found, 2 a
+mistake in the command.
 """
 
 import argparse
@@ -26,9 +27,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workdir", type=Path, help="of a run, which may be going on")
-    parser.add_argument("--data-dir", type=Path, help="root of prepared data sets")
-    parser.add_argument("--weights-dir", type=Path, help="of fetched weights (default: weights/)")
+    for flag, text in (
+        ("--workdir", "of a run, which may be going on"),
+        ("--data-dir", "root of prepared data sets"),
+        ("--weights-dir", "of fetched weights (default: weights/)"),
+    ):
+        parser.add_argument(flag, type=Path, metavar="DIR", help=text)
     return parser.parse_args()
 
 

@@ -1,11 +1,15 @@
 """Score the checkpoints of a training run, or images against images.
 
 python scripts/eval_fid.py --workdir runs/quickstart
-python scripts/eval_fid.py --workdir runs/coco --watch --protocols fid-2015 --weights fid-2015=FILE
+python scripts/eval_fid.py --workdir runs/coco --watch \\
+    --protocols fid-2015 --weights fid-2015=FILE
 python scripts/eval_fid.py report --workdir runs/quickstart
 python scripts/eval_fid.py compare REAL FAKE --protocol fd-effnet-lite0
-python scripts/eval_fid.py features IMAGES --protocol fd-effnet-lite0 --out features.npz
-python scripts/eval_fid.py stats IMAGES --protocol fd-effnet-lite0 --out statistics.npz
+python scripts/eval_fid.py features IMAGES --protocol fid-2015 --out F.npz
+python scripts/eval_fid.py stats IMAGES --protocol fid-2015 --out S.npz
+
+Exit status: 0 done, 2 a mistake (named), 130 and 143 stopped by a signal; whole
+results stay.
 """
 
 import argparse
@@ -38,7 +42,9 @@ def parse_args() -> argparse.Namespace:
     distributed.add_flags(parser)
     commands = parser.add_subparsers(dest="command", title="without or after a training run")
     report = commands.add_parser("report", help="table, curves and manifest of a run's scores")
-    report.add_argument("--workdir", type=Path, required=True, help="of an evaluated run")
+    report.add_argument(
+        "--workdir", type=Path, required=True, metavar="DIR", help="of an evaluated run"
+    )
     images = argparse.ArgumentParser(add_help=False)
     _add_image_flags(images)
     # Suppressed, or the defaults of a command would undo what stands before it.
@@ -53,6 +59,7 @@ def parse_args() -> argparse.Namespace:
     scoring.add_argument(
         "--bootstrap",
         type=int,
+        metavar="N",
         default=20,
         help="resamples for the 95%% intervals, 0 for none (default: 20)",
     )
@@ -70,14 +77,24 @@ def parse_args() -> argparse.Namespace:
             name, parents=[images, processes], help=f"{purpose} to a .npz"
         )
         writing.add_argument("images", type=Path, help="a directory or a zip")
-        writing.add_argument("--out", type=Path, required=True, help="the .npz to write")
+        writing.add_argument(
+            "--out", type=Path, required=True, metavar="FILE", help="the .npz to write"
+        )
     return parser.parse_args()
 
 
 def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     job = parser.add_argument_group("the checkpoints of a run")
-    job.add_argument("--workdir", type=Path, help="of a training run, finished or going on")
-    job.add_argument("--step", type=int, action="append", help="checkpoint; repeatable (all)")
+    job.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="of a training run, finished or going on"
+    )
+    job.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        action="append",
+        help="a checkpoint; repeatable (default: all)",
+    )
     job.add_argument("--watch", action="store_true", help="wait for more, until the run's end")
     job.add_argument(
         "--protocols",
@@ -86,32 +103,63 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite0); the first tells the best",
     )
-    job.add_argument("--num-samples", type=int, metavar="N", help="captions (30,000 or all)")
-    job.add_argument("--use", choices=("ema", "raw", "both"), default="both", help="which weights")
-    job.add_argument("--weights", action="append", default=[], metavar="P=FILE", dest="job_weights")
+    job.add_argument(
+        "--num-samples", type=int, metavar="N", help="captions (default: 30,000, or all of fewer)"
+    )
+    job.add_argument(
+        "--use", choices=("ema", "raw", "both"), default="both", help="weights (default: both)"
+    )
+    job.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="P=FILE",
+        dest="job_weights",
+        help="of a protocol's network; repeatable",
+    )
     job.add_argument("--clip", metavar="DIR", help="CLIP ViT-B/32: CLIPScore and R-precision")
     job.add_argument("--cmmd", metavar="DIR", help="CLIP ViT-L/14 at 336 pixels: CMMD")
-    job.add_argument("--allow-unverified-weights", action="store_true")
-    job.add_argument("--split", default="", help="of captions and real images (held out)")
-    job.add_argument("--seed", type=int, default=0, help="of captions and noise (default: 0)")
-    job.add_argument("--bootstrap", type=int, default=50, help="resamples for intervals (50)")
-    job.add_argument("--batch-size", type=int, help="images at once (default: fits the devices)")
-    job.add_argument("--cache-dir", type=Path, help="(default: DATA_DIR/evaluation)")
+    job.add_argument(
+        "--allow-unverified-weights",
+        action="store_true",
+        help="accept another file than the published one",
+    )
+    job.add_argument("--split", default="", help="of captions, images (default: held out)")
+    job.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of captions and noise (default: 0)"
+    )
+    job.add_argument(
+        "--bootstrap", type=int, default=50, metavar="N", help="resamples for intervals (50)"
+    )
+    job.add_argument(
+        "--batch-size", type=int, metavar="N", help="images at once (default: fits the devices)"
+    )
+    job.add_argument("--cache-dir", type=Path, metavar="DIR", help="(default: DATA_DIR/evaluation)")
 
 
 def _add_image_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--protocol", required=True, help=", ".join(PROTOCOLS))
-    parser.add_argument("--weights", help="path of the network's weights")
+    parser.add_argument("--protocol", required=True, metavar="P", help=", ".join(PROTOCOLS))
+    parser.add_argument("--weights", metavar="FILE", help="the network's weights")
     parser.add_argument(
         "--allow-unverified-weights",
         action="store_true",
         help="accept another file than the published one",
     )
-    parser.add_argument("--image-size", type=int, help="side in pixels to bring images to first")
-    parser.add_argument("--resize", choices=RESIZE_MODES, default="crop", help="(default: crop)")
-    parser.add_argument("--num-samples", type=int, help="images of each set, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
-    parser.add_argument("--batch-size", type=int, help="images at once (default: fits the devices)")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="side in pixels to bring images to first"
+    )
+    parser.add_argument(
+        "--resize", choices=RESIZE_MODES, default="crop", help="to squares (default: crop)"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, metavar="N", help="images of each set, drawn at random"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images at once (default: fits the devices)"
+    )
 
 
 def _check_numbers(args: argparse.Namespace) -> None:

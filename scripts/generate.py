@@ -23,13 +23,34 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Draw images from your own captions: PNG files, a grid and a manifest."
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a training run")
-    parser.add_argument("--caption", action="append", default=[], help="repeatable")
-    parser.add_argument("--captions-file", type=Path, help="a text file, one caption a line")
-    parser.add_argument("--num", type=int, default=4, help="images a caption (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the images")
-    parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    parser.add_argument(
+        "--workdir", type=Path, required=True, metavar="DIR", help="of a training run"
+    )
+    parser.add_argument(
+        "--caption", action="append", default=[], metavar="TEXT", help="one caption; repeatable"
+    )
+    parser.add_argument(
+        "--captions-file", type=Path, metavar="FILE", help="a text file, one caption a line"
+    )
+    parser.add_argument(
+        "--num", type=int, default=4, metavar="N", help="images a caption (default: 4)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)"
+    )
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        metavar="T",
+        help="draw noise values beyond this anew, for safer images that differ less "
+        "(try 1; 0 is no noise; default: off)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the images"
+    )
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="checkpoint to use (default: the newest)"
+    )
     parser.add_argument(
         "--raw", action="store_true", help="the weights of that step, not their moving average"
     )
@@ -87,8 +108,8 @@ def draw(args: argparse.Namespace) -> None:
     repeated = [caption for caption in captions for _ in range(args.num)]
     # One row of noise an image of a caption, shared by all captions: columns of the grid differ
     # in noise, rows in caption.
-    z = np.tile(draw_noise(args.seed, args.num, model.config.generator.z_dim), (len(captions), 1))
-    images = model(repeated, z)
+    z = draw_noise(args.seed, args.num, model.config.generator.z_dim, args.truncation)
+    images = model(repeated, np.tile(z, (len(captions), 1)))
     if not is_first():
         return
 
@@ -104,6 +125,7 @@ def draw(args: argparse.Namespace) -> None:
             "step": model.step,
             "weights": "raw" if args.raw else "ema",
             "seed": args.seed,
+            "truncation": args.truncation,
             "images": [
                 {"file": name, "caption": caption, "noise": i % args.num}
                 for i, (name, caption) in enumerate(zip(files, repeated, strict=True))

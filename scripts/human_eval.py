@@ -1,8 +1,11 @@
 """Let people rank the images of several models blindly, and score their answers.
 
-python scripts/human_eval.py create --images ours=images/a --images theirs=images/b \\
-    --out ranking.html
-python scripts/human_eval.py score --key ranking.key.json --results answers/ --out human_eval/
+python scripts/human_eval.py create --images ours=images/ours \\
+    --images theirs=images/theirs --out ranking.html
+python scripts/human_eval.py score --key ranking.key.json \\
+    --results answers/ --out human_eval/
+
+Exit status: 0 done, 2 a mistake (named).
 """
 
 import argparse
@@ -33,33 +36,62 @@ def parse_args() -> argparse.Namespace:
         metavar="FILE",
         help="for other folders: lines NAME<tab>CAPTION, or JSON lines with image and captions",
     )
-    create.add_argument("--out", type=Path, required=True, help="the page, an .html file")
-    create.add_argument("--num", type=int, help="captions (default: 50, or all of fewer)")
     create.add_argument(
-        "--checks", type=int, help="attention checks besides (default: a tenth, at least 2)"
+        "--out", type=Path, required=True, metavar="FILE", help="the page, an .html file"
     )
-    create.add_argument("--seed", type=int, default=0, help="of captions and order (default: 0)")
     create.add_argument(
-        "--image-size", type=int, default=256, help="side of all images in pixels (default: 256)"
+        "--num", type=int, metavar="N", help="captions (default: 50, or all of fewer)"
     )
-    create.add_argument("--title", default=DEFAULT_TITLE, help="heading of the page")
+    create.add_argument(
+        "--checks",
+        type=int,
+        metavar="N",
+        help="attention checks besides (default: a tenth, at least 2)",
+    )
+    create.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of captions and order (default: 0)"
+    )
+    create.add_argument(
+        "--image-size",
+        type=int,
+        default=256,
+        metavar="N",
+        help="side of all images in pixels (default: 256)",
+    )
+    create.add_argument(
+        "--title", metavar="TEXT", default=DEFAULT_TITLE, help="heading of the page"
+    )
 
     score = commands.add_parser("score", help="join the raters' files with the key")
-    score.add_argument("--key", type=Path, required=True, help="that create wrote")
+    score.add_argument("--key", type=Path, required=True, metavar="FILE", help="of create")
     score.add_argument(
-        "--results", type=Path, nargs="+", required=True, help="raters' files, or folders of them"
+        "--results",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="raters' files, or folders of them",
     )
-    score.add_argument("--out", type=Path, required=True, help="folder for the report")
+    score.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the report"
+    )
     score.add_argument(
         "--min-checks",
         type=float,
+        metavar="SHARE",
         default=0.75,
         help="share of attention questions a rater has to get right (default: 0.75)",
     )
     score.add_argument(
-        "--bootstrap", type=int, default=2000, help="resamples for intervals (default: 2000)"
+        "--bootstrap",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="resamples for intervals (default: 2000)",
     )
-    score.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    score.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the resamples (default: 0)"
+    )
     return parser.parse_args()
 
 

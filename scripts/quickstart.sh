@@ -30,9 +30,11 @@ python scripts/generate.py --workdir "$workdir" --out "$own" \
 say "Evaluation: how real, and how true to their captions"
 python scripts/eval_fid.py --workdir "$workdir" --num-samples 256 --use ema --bootstrap 10
 python scripts/eval_fid.py report --workdir "$workdir"
+python scripts/report.py --workdir "$workdir"
 
 say "Done. What was left where:"
 cat <<EOF
+  $workdir/report.md        the run on one page: samples, curves, scores, settings
   $workdir/samples/         fixed captions as training went on, each beside its real image
   $own/    images for the captions above; grid.png shows them all
   $workdir/evaluation/      report.md and curves.png: the scores of four checkpoints
@@ -43,6 +45,6 @@ cat <<EOF
 What to try next, after: source .venv/bin/activate
   python scripts/generate.py --workdir $workdir --caption "a purple star" --out runs/mine
   python -m xmcgan.train --config shapes:small     the same for an hour
-  python -m xmcgan.train --config shapes      larger networks and images; wants a GPU
+  python -m xmcgan.train --config shapes            larger networks and images; wants a GPU
   python scripts/prepare_data.py folder --help      your own images and captions
 EOF

@@ -2,8 +2,8 @@
 
     python scripts/verify_reference.py FILE.npz
 
-Prints one line a quantity with its relative error, and exits with 1 where one is past its
-tolerance (1e-4; gradients 1e-3).
+Prints one line a quantity with its relative error, and exits with 1 where one
+is past its tolerance (1e-4; gradients 1e-3).
 """
 
 import argparse

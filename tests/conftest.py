@@ -3,7 +3,7 @@
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before the first import of JAX: eight CPU devices stand in for a mesh.
@@ -33,6 +33,14 @@ SHARED = Path(os.environ.get("XMCGAN_SHARED_DIR", ROOT.parent / "shared"))
 
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny_runs_draw_no_report() -> Iterator[None]:
+    """Save the second that each report takes; tests/run_report draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Run, "write_report", lambda run: None)
+        yield
 
 
 @pytest.fixture(scope="session")

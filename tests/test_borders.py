@@ -142,8 +142,13 @@ def test_the_literal_formulation_shares_no_code_with_ours_and_benchmarks_are_a_l
 
 
 def test_evaluation_and_sampling_never_use_the_training_step():
-    rooms = ("xmcgan/evaluation", "xmcgan/sampling.py")
+    rooms = ("xmcgan/evaluation", "xmcgan/sampling.py", "xmcgan/exploration.py")
     assert using(rooms, {"xmcgan.training.step"}) == []
+
+
+def test_who_looks_at_a_workdir_does_not_train():
+    packages = {"xmcgan.training.loop", "xmcgan.training.step"}
+    assert using(("xmcgan/run_report", "xmcgan/doctor"), packages) == []
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def test_generated_images_follow_the_seed_and_not_their_number(run, tiny_workdir
     np.testing.assert_array_equal(two, five[:2])
     assert np.any(two[0] != other[0])
     assert np.any(two[0] != draw("d", "--raw")[0])
+    still = draw("e", "--truncation", 0, "--num", 2)
+    np.testing.assert_array_equal(still[0], still[1])
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,7 @@ def test_generated_images_follow_the_seed_and_not_their_number(run, tiny_workdir
         (["--workdir", "WORKDIR", "--caption", "x" * 2001], "2,001 characters"),
         (["--workdir", "WORKDIR", "--captions-file", "none.txt"], "none.txt"),
         (["--workdir", "WORKDIR", "--caption", "x", "--num", "0"], "--num"),
+        (["--workdir", "WORKDIR", "--caption", "x", "--truncation", "-1"], "truncation is -1"),
         (["--workdir", "WORKDIR", "--caption", "x", "--step", "5"], "no checkpoint of step 5"),
         (["--workdir", "WORKDIR", "--caption", "x", "--out", "/dev/null/x"], "/dev/null/x"),
     ],

@@ -79,6 +79,8 @@ def default_config() -> ConfigDict:
     config.num_samples = 16  # images of the grid
     config.restore_step = 0  # resume from this checkpoint; 0: the newest
     config.allow_mismatch = False  # resume although data or config differ from the checkpoint's
+    # Weights & Biases: off where no project is named; an empty entity is your default one.
+    config.wandb = {"project": "", "entity": ""}
     return config
 
 
@@ -118,14 +120,25 @@ def find_config_file(name: str) -> Path:
     Raises:
         ConfigError: there is none; a near miss is named.
     """
-    folders = [Path.cwd() / "configs", Path(__file__).resolve().parents[1] / "configs"]
-    candidates = [Path(name)] if name.endswith(".py") else [f / f"{name}.py" for f in folders]
+    candidates = (
+        [Path(name)] if name.endswith(".py") else [f / f"{name}.py" for f in _config_folders()]
+    )
     for path in candidates:
         if path.is_file():
             return path
-    known = sorted({p.stem for f in folders for p in f.glob("*.py") if not p.stem.startswith("_")})
+    known = known_configs()
     hint = did_you_mean(name, known)
     raise ConfigError(f"unknown config {name!r}. Known: {', '.join(known)}{hint}")
+
+
+def known_configs() -> list[str]:
+    """Return the names that `find_config_file` knows."""
+    files = [path for folder in _config_folders() for path in folder.glob("*.py")]
+    return sorted({path.stem for path in files if not path.stem.startswith("_")})
+
+
+def _config_folders() -> list[Path]:
+    return [Path.cwd() / "configs", Path(__file__).resolve().parents[1] / "configs"]
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -340,7 +353,7 @@ _FREE_FIELDS = (
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
     "num_samples", "num_microbatches", "remat", "mesh.fsdp", "restore_step", "allow_mismatch",
     "stop_after_skipped_steps",
-    "text.weights", "losses.image_pretrained.weights",
+    "text.weights", "losses.image_pretrained.weights", "wandb.project", "wandb.entity",
 )  # fmt: skip
 
 
@@ -348,3 +361,13 @@ def fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Return the fields that a resumed run must share with its start, by dotted name."""
     leaves = {".".join(path): value for path, value in _leaves(config)}
     return {name: value for name, value in leaves.items() if name not in _FREE_FIELDS}
+
+
+def changed_fields(config: ConfigDict) -> list[tuple[str, Any, Any]]:
+    """Return the fields that differ from `default_config`: dotted name, value and default."""
+    defaults = dict(_leaves(default_config()))
+    return [
+        (".".join(path), value, defaults.get(path))
+        for path, value in _leaves(config)
+        if value != defaults.get(path)
+    ]

@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--distributed",
         action="store_true",
-        help="join the processes that srun, mpirun, a TPU pod or Kubernetes started",
+        help="join those that srun, mpirun, a TPU pod or GKE started",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where none did")
     group.add_argument("--num-processes", type=int, metavar="N", help="of all processes")
@@ -37,8 +37,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--join-timeout",
         type=int,
         default=300,
-        metavar="SECONDS",
-        help="how long to wait for the others (default: 300)",
+        metavar="S",
+        help="seconds to wait for the others (default: 300)",
     )
 
 

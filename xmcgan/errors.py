@@ -11,6 +11,10 @@ _MOST_LISTED = 5
 class UserError(Exception):
     """Report a mistake that the user can mend; the message says what and how."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that a notebook shows: IPython asks for them by this name."""
+        return [f"error: {self}"]
+
 
 class ConfigError(UserError):
     """Report a configuration that is unknown, mistyped or cannot work."""

@@ -1,7 +1,9 @@
 """From captions and noise to images, the same way in training, on the command line and later."""
 
+import copy
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from xmcgan import build
 from xmcgan.config import read_config
 from xmcgan.data.tokenizer import Tokenizer
-from xmcgan.errors import CheckpointError
+from xmcgan.errors import CheckpointError, UserError
 from xmcgan.mesh import fetch, make_mesh, put, replicated, sample_sharding
 from xmcgan.models.generator import Generator
 from xmcgan.pretrained.encoders import TextEncoder
@@ -28,16 +30,56 @@ def to_uint8(images: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
     return jnp.floor(jnp.clip(images, 0, 1) * 255 + 0.5).astype(jnp.uint8)
 
 
-def draw_noise(seed: int, num: int, z_dim: int) -> Float[np.ndarray, "n z"]:
+def draw_noise(
+    seed: int, num: int, z_dim: int, truncation: float | None = None
+) -> Float[np.ndarray, "n z"]:
     """Draw noise, each row from its own key: row i is the same however many are drawn.
+
+    `truncation` is the truncation trick of BigGAN (Brock et al., ICLR 2019, section 3.1): values
+    beyond a threshold are drawn anew, which is a normal distribution cut off there. It is drawn
+    by its quantiles, so that a lower threshold moves the noise of a seed towards 0, smoothly.
 
     Args:
         seed: any whole number from 0.
         num: rows.
         z_dim: size of a row.
+        truncation: the largest magnitude of a value, at least 0; None is the whole distribution.
+
+    Raises:
+        UserError: the threshold is below 0 or not a finite number.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(num))
-    return np.asarray(jax.vmap(lambda key: jax.random.normal(key, (z_dim,)))(keys))
+    if truncation is None:
+        return np.asarray(jax.vmap(lambda key: jax.random.normal(key, (z_dim,)))(keys))
+    if not 0 <= truncation < np.inf:
+        raise UserError(f"truncation is {truncation}: it must be a number from 0")
+    cut = partial(jax.random.truncated_normal, lower=-truncation, upper=truncation, shape=(z_dim,))
+    return np.asarray(jax.vmap(cut)(keys))
+
+
+def sample_images(
+    generator: Generator,
+    text: TextEncoder,
+    variables: Any,
+    text_params: Any,
+    token_ids: Int[Array, "b t"],
+    word_mask: Bool[Array, "b t"],
+    z: Float[Array, "b z"],
+) -> UInt8[Array, "b h w 3"]:
+    """Draw images from tokenized captions with a generator in evaluation mode.
+
+    Args:
+        generator: the network.
+        text: the text encoder that it was trained with.
+        variables: `params` and `batch_stats` of the generator.
+        text_params: of the text encoder.
+        token_ids: of the captions.
+        word_mask: True where a token stands.
+        z: noise.
+    """
+    words, sentence = text.apply(text_params, token_ids, word_mask)
+    images: Any = generator.apply(variables, words, word_mask, sentence, z, train=False)
+    return to_uint8(images)
 
 
 class Sampler:
@@ -67,13 +109,7 @@ class Sampler:
             text_params = put(text.params, replicated(mesh))
         self._text_params = text_params
 
-        @jax.jit
-        def sample(variables: Any, text_params: Any, token_ids: Array, mask: Array, z: Array):
-            words, sentence = text.apply(text_params, token_ids, mask)
-            images: Any = generator.apply(variables, words, mask, sentence, z, train=False)
-            return to_uint8(images)
-
-        self._sample = sample
+        self._sample = jax.jit(partial(sample_images, generator, text))
 
     def __call__(
         self, variables: Any, captions: Sequence[str], z: Float[np.ndarray, "n z"]
@@ -130,26 +166,53 @@ class TrainedModel:
 
     Attributes:
         config: the run's.
+        steps: of all checkpoints, oldest first.
         step: of the checkpoint.
+        variables: `params` and `batch_stats` of the generator.
+        generator: the network.
+        text: the text encoder.
+        text_params: its parameters, on the devices.
+        tokenizer: its tokenizer.
     """
 
     def __init__(self, workdir: Path, step: int | None = None, *, raw: bool = False) -> None:
         self.config: ConfigDict = read_config(workdir / "config.json")
-        checkpoints = workdir / "checkpoints"
-        steps = committed_steps(checkpoints)
-        if not steps:
-            raise CheckpointError(f"{checkpoints} has no checkpoint yet: train first")
-        self.step = steps[-1] if step is None else step
-        mesh = make_mesh()
-        self._variables = load_generator(checkpoints, self.step, mesh, raw=raw)
-        text, tokenizer = build.build_text_encoder(self.config)
-        self._sampler = Sampler(build.build_generator(self.config), text, tokenizer, mesh)
+        self._checkpoints = workdir / "checkpoints"
+        self.steps = committed_steps(self._checkpoints)
+        if not self.steps:
+            raise CheckpointError(f"{self._checkpoints} has no checkpoint yet: train first")
+        self._mesh = make_mesh()
+        self._load(step, raw)
+        self.generator = build.build_generator(self.config)
+        self.text, self.tokenizer = build.build_text_encoder(self.config)
+        self.text_params = put(self.text.params, replicated(self._mesh))
+        self._sampler = Sampler(
+            self.generator, self.text, self.tokenizer, self._mesh, text_params=self.text_params
+        )
+
+    def _load(self, step: int | None, raw: bool) -> None:
+        self.step = self.steps[-1] if step is None else step
+        self.variables = load_generator(self._checkpoints, self.step, self._mesh, raw=raw)
+
+    def using(self, step: int | None = None, *, raw: bool = False) -> "TrainedModel":
+        """Return the model with other weights of the run; what is compiled is shared.
+
+        Args:
+            step: checkpoint to load; None is the newest.
+            raw: the weights of that step instead of their moving average.
+
+        Raises:
+            CheckpointError: there is no such step, or it is damaged.
+        """
+        other = copy.copy(self)
+        other._load(step, raw)
+        return other
 
     def __call__(
         self, captions: Sequence[str], z: Float[np.ndarray, "n z"]
     ) -> UInt8[np.ndarray, "n h w 3"]:
         """Draw one image a caption, from one row of noise each."""
-        return self._sampler(self._variables, captions, z)
+        return self._sampler(self.variables, captions, z)
 
 
 def write_manifest(path: Path, entries: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from xmcgan import distributed
-from xmcgan.config import apply_override, load_config
+from xmcgan.config import apply_override, known_configs, load_config
 from xmcgan.errors import ConfigError, did_you_mean, run_cli
 from xmcgan.runtime import use_compilation_cache
 
@@ -30,32 +30,53 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
     """
     parser = argparse.ArgumentParser(
         prog="python -m xmcgan.train",
+        usage="%(prog)s --config NAME[:VARIANT] [--workdir DIR]\n"
+        "                              [--config.FIELD=VALUE ...]",
         description="Train XMC-GAN. The same command resumes a run that was stopped.",
-        epilog="exit status: 0 finished, 2 a mistake (named), 130 stopped by Ctrl-C and saved, "
-        "143 stopped by SIGTERM and saved, 75 or 134 another of several processes was lost",
+        epilog=f"configs: {', '.join(known_configs())}\n"
+        "variants: see the head of configs/NAME.py; fields: see xmcgan/config.py\n"
+        "exit status: 0 finished, 2 a mistake (named), 130 Ctrl-C, saved, 143 SIGTERM,\n"
+        "saved, 75 or 134 another of several processes was lost, 1 a fault of the program",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
         "--config",
         required=True,
         metavar="NAME[:VARIANT]",
-        help="a file of configs/, such as shapes, shapes:quickstart or folder:name=my_photos,64",
+        help="such as shapes:quickstart or folder:name=my_photos,64",
     )
     parser.add_argument(
         "--workdir",
         type=Path,
         metavar="DIR",
-        help="takes checkpoints, logs and samples (default: runs/ and the config's name)",
+        help="of the run (default: runs/ and the config's name)",
     )
     parser.add_argument(
         "--config.FIELD",
         metavar="VALUE",
         dest="ignored",
-        help="set a field of the config, such as --config.batch_size=8; repeatable",
+        help="set a field, such as --config.batch_size=8; repeatable",
     )
     distributed.add_flags(parser)
     args, rest = parser.parse_known_args(arguments)
-    overrides = []
+    overrides = read_overrides(parser, rest)
+    if args.workdir is None:
+        args.workdir = Path("runs") / re.sub(r"[^A-Za-z0-9.+_-]+", "_", args.config)
+    return args, overrides
+
+
+def read_overrides(parser: argparse.ArgumentParser, rest: list[str]) -> list[str]:
+    """Return `field=value` of each flag `--config.field`, which a parser does not know.
+
+    Args:
+        parser: its flags are suggested where one is mistyped.
+        rest: what it left of a command line.
+
+    Raises:
+        ConfigError: an unknown flag.
+    """
+    overrides, rest = [], list(rest)
     while rest:
         flag = rest.pop(0)
         if not flag.startswith("--config."):
@@ -65,9 +86,7 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
         if "=" not in override and rest and not rest[0].startswith("--"):
             override += f"={rest.pop(0)}"
         overrides.append(override)
-    if args.workdir is None:
-        args.workdir = Path("runs") / re.sub(r"[^A-Za-z0-9.+_-]+", "_", args.config)
-    return args, overrides
+    return overrides
 
 
 def main() -> int:

@@ -76,6 +76,28 @@ def test_special_tokens_written_out_in_a_caption_are_plain_text(tokenizer):
     assert names(tokenizer, token_ids[0]).count("[SEP]") == 1
 
 
+@pytest.mark.parametrize(
+    ("caption", "words", "index"),
+    [
+        ("a Réd star.", ["a", "Réd", "star", "."], [1, 2, 3, 4]),
+        ("red starry", ["red", "starry"], [1, 2, 2, 2]),  # star ##r ##y
+        ("red [SEP]", ["red", "[", "SEP", "]"], [1, 2, 3, 3, 3, 4]),
+        ("", [], []),
+    ],
+)
+def test_tokens_are_traced_to_the_words_as_they_are_written(tokenizer, caption, words, index):
+    found, places = tokenizer.name_words(caption)
+    assert found == ["[CLS]", *words, "[SEP]"]
+    assert places.tolist() == [0, *index, len(words) + 1]
+    assert len(places) == tokenizer([caption])[1].sum()
+
+
+def test_words_of_a_caption_that_is_cut_are_those_that_the_network_sees(tokenizer):
+    words, places = tokenizer.name_words("red " * 40)
+    assert words == ["[CLS]", *["red"] * 10, "[SEP]"]
+    assert len(places) == 12
+
+
 def test_pickled_tokenizer_gives_the_same_ids(tokenizer):
     copy = pickle.loads(pickle.dumps(tokenizer))
     np.testing.assert_array_equal(copy(["a large red star"])[0], tokenizer(["a large red star"])[0])

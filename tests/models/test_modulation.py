@@ -75,19 +75,22 @@ def test_global_modulation_is_the_same_at_every_pixel():
 def test_attention_to_words_matches_explicit_loops():
     query, words = np.asarray(_normal(0, 2, 3, 4)), np.asarray(_normal(1, 2, 5, 4))
     mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-    context = attend_to_words(jnp.asarray(query), jnp.asarray(words), jnp.asarray(mask), 15.0)
+    arrays = (jnp.asarray(query), jnp.asarray(words), jnp.asarray(mask))
+    context, shares = attend_to_words(*arrays, 15.0)
     for b in range(2):
         real = words[b][mask[b]] / np.linalg.norm(words[b][mask[b]], axis=-1, keepdims=True)
         for r in range(3):
             logits = 15 * real @ (query[b, r] / np.linalg.norm(query[b, r]))
             weights = np.exp(logits - logits.max())
-            expected = weights / weights.sum() @ real
-            np.testing.assert_allclose(context[b, r], expected, rtol=1e-4, atol=1e-5)
+            expected = weights / weights.sum()
+            np.testing.assert_allclose(shares[b, r][mask[b]], expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(context[b, r], expected @ real, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_ignores_what_stands_on_padding():
     query, words = _normal(0, 2, 3, 4), _normal(1, 2, 5, 4)
     mask = jnp.array([[True] * 3 + [False] * 2] * 2)
     changed = words.at[:, 3:].set(1e4)
-    first, second = (attend_to_words(query, w, mask, 15.0) for w in (words, changed))
+    (first, shares), (second, _) = (attend_to_words(query, w, mask, 15.0) for w in (words, changed))
     np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(shares[:, :, 3:], 0)

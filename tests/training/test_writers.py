@@ -8,16 +8,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from xmcgan.training.writers import (
-    JsonLinesWriter,
-    MultiWriter,
-    PngWriter,
-    TensorBoardWriter,
-    open_writers,
-)
+from xmcgan.training.loop import open_writers
+from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -123,17 +117,6 @@ def test_a_resumed_run_tells_tensorboard_which_steps_to_forget(tmp_path):
     assert [event.step for event in starts] == [5]
 
 
-def test_png_files_hold_the_pixels_and_the_newest_has_a_plain_name(tmp_path):
-    old, new = (np.full((1, 5, 6, 3), value, np.uint8) for value in (10, 20))
-    with PngWriter(tmp_path / "samples") as writer:
-        writer.write_images(1, {"grid/fixed": old})
-        writer.write_images(12, {"grid/fixed": new})
-    found = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "samples").iterdir()}
-    assert set(found) == {"grid_fixed_0000001.png", "grid_fixed_0000012.png", "grid_fixed.png"}
-    np.testing.assert_array_equal(found["grid_fixed_0000001.png"], old[0])
-    np.testing.assert_array_equal(found["grid_fixed.png"], new[0])
-
-
 @pytest.mark.parametrize("image", [np.zeros((1, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8)])
 def test_images_of_another_kind_are_refused(tmp_path, image):
     with pytest.raises(ValueError, match="grid must be uint8"):
@@ -153,25 +136,22 @@ def test_several_writers_get_everything(tmp_path):
     )
 
 
-def test_a_resumed_run_goes_on_in_lines_events_and_pictures(tmp_path):
-    image = np.zeros((1, 4, 4, 3), np.uint8)
+def test_a_resumed_run_goes_on_in_lines_and_events(tmp_path, tiny_config):
     for resume_step in (0, 2):
-        with open_writers(tmp_path, resume_step=resume_step) as writer:
+        with open_writers(tiny_config, tmp_path, resume_step) as writer:
             for step in range(resume_step + 1, resume_step + 5):
                 writer.write_scalars(step, {"resumed_from": resume_step})
-            writer.write_images(resume_step + 1, {"samples": image})
     lines = lines_of(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["resumed_from"] for line in lines] == [0] * 2 + [2] * 4
     events = events_of(tmp_path / "tensorboard")
     assert [e.step for e in events if e.HasField("session_log")] == [1, 3]
-    assert (tmp_path / "samples" / "samples_0000003.png").exists()
 
 
-def test_writing_imports_neither_tensorflow_nor_pytorch():
+def test_training_starts_without_tensorflow_plots_and_uploads():
     check = (
-        "import sys, xmcgan.training.writers;"
-        "print(sorted({'tensorflow', 'torch', 'matplotlib'} & set(sys.modules)))"
+        "import sys, xmcgan.training.loop;"
+        "print(sorted({'tensorflow', 'torch', 'matplotlib', 'wandb'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

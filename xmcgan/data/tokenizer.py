@@ -67,3 +67,35 @@ class Tokenizer:
         token_ids = np.array([e.ids for e in encoded], dtype=np.int32).reshape(shape)
         word_mask = np.array([e.attention_mask for e in encoded], dtype=bool).reshape(shape)
         return token_ids, word_mask
+
+    def name_words(self, caption: str) -> tuple[list[str], Int[np.ndarray, "n"]]:
+        """Tell which word of a caption each of its tokens belongs to.
+
+        Args:
+            caption: any text; one that is too long is cut, as when it is tokenized.
+
+        Returns:
+            words: as they are written; [CLS] and [SEP] stand for themselves.
+            index: for each of the n real tokens the place of its word in `words`.
+        """
+        encoded = self._tokenizer.encode(caption)
+        words: list[str] = []
+        index, previous = [], None
+        for position in range(sum(encoded.attention_mask)):
+            word, (start, end) = encoded.word_ids[position], encoded.offsets[position]
+            if word is None:
+                words.append(encoded.tokens[position])
+            elif word != previous:
+                words.append(caption[start:end])
+            else:
+                words[-1] += caption[start:end]
+            index.append(len(words) - 1)
+            previous = word
+        return words, np.array(index, dtype=np.int32)
+
+    def save(self, path: Path) -> None:
+        """Write it as the library's own `tokenizer.json`.
+
+        What the file cannot hold is `encode_special_tokens`; who reads it sets that to True.
+        """
+        self._tokenizer.save(str(path))

@@ -21,7 +21,6 @@ from xmcgan.evaluation.frechet import frechet_distance
 from xmcgan.evaluation.image_sources import ImageFolder, list_images
 from xmcgan.evaluation.npz_files import check_writable, save_npz
 from xmcgan.evaluation.protocols import Protocol
-from xmcgan.evaluation.provenance import provenance
 from xmcgan.evaluation.scores import Score, frechet_score, image_scores
 from xmcgan.evaluation.statistics import (
     COMPARED,
@@ -32,6 +31,7 @@ from xmcgan.evaluation.statistics import (
     save_statistics,
 )
 from xmcgan.mesh import make_mesh
+from xmcgan.provenance import provenance
 from xmcgan.training.peers import require_same
 
 _OF_FEATURES = (*COMPARED, "weights_verified")

@@ -6,8 +6,6 @@ which checkpoint comes next, and writes.
 """
 
 import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
 from xmcgan.evaluation.scores import Score
 from xmcgan.sampling import load_generator
 from xmcgan.training import retention
-from xmcgan.training.checkpoint import lock_workdir, read_record
+from xmcgan.training.checkpoint import checkpoint_digest, lock_workdir, read_record
 from xmcgan.training.writers import TensorBoardWriter
 
 POLL_SECONDS = 10.0
@@ -123,7 +121,7 @@ class EvaluationJob:
         """Return the digest of a checkpoint and its generator, on all devices."""
         mesh, is_raw = self._evaluator.mesh, weights == "raw"
         variables = load_generator(self._checkpoints, step, mesh, raw=is_raw)
-        return self._checkpoint_digest(step), variables
+        return checkpoint_digest(self._checkpoints, step), variables
 
     def _result(
         self, step: int, weights: Weights, digest: str, scores: dict[str, Score], start: float
@@ -141,7 +139,7 @@ class EvaluationJob:
 
     def _missing(self, step: int) -> list[Weights]:
         done = {result.key for result in self._results.read()}
-        checkpoint = self._checkpoint_digest(step)
+        checkpoint = checkpoint_digest(self._checkpoints, step)
         return [w for w in self._weights if (step, w, self._recipe_id, checkpoint) not in done]
 
     def _write(self, result: Result) -> None:
@@ -156,10 +154,6 @@ class EvaluationJob:
             f"({result.seconds:.0f} s)"
         )
         self._pin_best()
-
-    def _checkpoint_digest(self, step: int) -> str:
-        leaves = read_record(self._checkpoints, step).leaves
-        return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]
 
     def _check_steps(self, steps: Sequence[int] | None) -> None:
         there = retention.committed_steps(self._checkpoints)

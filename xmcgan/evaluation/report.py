@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.provenance import provenance
 from xmcgan.evaluation.results import Result, ResultFile, Weights
 from xmcgan.evaluation.scores import Score
+from xmcgan.provenance import provenance
 
 _COLUMNS = 3
 _COLORS: dict[Weights, str] = {"ema": "#1f6feb", "raw": "#d9822b"}

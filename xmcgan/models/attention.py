@@ -25,7 +25,7 @@ def attend_to_words(
     words: Float[Array, "b t d"],
     word_mask: Bool[Array, "b t"],
     gamma: float,
-) -> Float[Array, "b r d"]:
+) -> tuple[Float[Array, "b r d"], Float[Array, "b r t"]]:
     """Gather for each region the words that it looks like.
 
     Paper, "Attentional self-modulation generator": its c_j, with gamma as its rho_0.
@@ -40,9 +40,11 @@ def attend_to_words(
         gamma: sharpness of the attention (inverse temperature), > 0.
 
     Returns:
-        The context of each region, float32.
+        The context of each region, and the share of each word in it: these sum to 1 over the
+        words and are exactly 0 on padding. Both float32.
     """
     query, words = l2_normalize(query), l2_normalize(words)
     logits = gamma * jnp.einsum("brd,btd->brt", query, words)
     logits = jnp.where(word_mask[:, None, :], logits, MASKED_LOGIT)
-    return jnp.einsum("brt,btd->brd", jax.nn.softmax(logits, axis=-1), words)
+    shares = jax.nn.softmax(logits, axis=-1)
+    return jnp.einsum("brt,btd->brd", shares, words), shares

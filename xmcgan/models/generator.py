@@ -112,5 +112,7 @@ class Generator(nn.Module):
         batch, size, _, _ = x.shape
         dim = words.shape[-1]
         query = Conv1x1(dim, dtype=self.dtype, name="query")(x).reshape(batch, size * size, dim)
-        context = attend_to_words(query, words, word_mask, self.attention_gamma)
+        context, shares = attend_to_words(query, words, word_mask, self.attention_gamma)
+        # For those who ask for the collection; otherwise nothing is stored.
+        self.sow("intermediates", "word_attention", shares.reshape(batch, size, size, -1))
         return condition._replace(context=context.reshape(batch, size, size, dim))

@@ -9,6 +9,8 @@ that it is either complete or absent. Beside the arrays lies the record of `reco
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -262,6 +264,16 @@ def read_record(directory: Path, step: int) -> Record:
     """
     with _named_damage(directory, step):
         return records.read_record(directory / str(step))
+
+
+def checkpoint_digest(directory: Path, step: int) -> str:
+    """Return what tells a step from another of its number: a digest of its arrays' digests.
+
+    Raises:
+        CheckpointError: the record is missing or damaged.
+    """
+    leaves = read_record(directory, step).leaves
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def restore_subtree(directory: Path, step: int, keys: Sequence[str]) -> dict[str, PyTree]:

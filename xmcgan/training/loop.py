@@ -30,18 +30,20 @@ from xmcgan.mesh import (
     state_sharding,
 )
 from xmcgan.sampling import Sampler
-from xmcgan.training import terminal
+from xmcgan.training import starts, terminal
 from xmcgan.training.checkpoint import Checkpointer, lock_workdir
 from xmcgan.training.clock import StepClock
 from xmcgan.training.diagnosis import first_not_finite
 from xmcgan.training.fixed_samples import FixedSamples
 from xmcgan.training.health import HealthWatch, SkipCount
+from xmcgan.training.memory import name_ways_to_save
 from xmcgan.training.metrics import SKIPPED, MetricAverages
 from xmcgan.training.peers import check_peers
 from xmcgan.training.sentence_statistics import sentence_statistics
 from xmcgan.training.signals import StopSignal, StopVote
 from xmcgan.training.state import TrainState, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
+from xmcgan.training.wandb_writer import WandbWriter, import_wandb
 from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
 
 
@@ -66,6 +68,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
     with contextlib.ExitStack() as held, StopSignal() as stop:
         with together():
             if is_first():
+                if config.wandb.project:
+                    import_wandb()
                 held.enter_context(lock_workdir(workdir))
                 prepare.ensure_prepared(config.data.name, config.data.data_dir, progress=True)
         with together():
@@ -156,11 +160,32 @@ class Run:
                     "longer with --config.num_train_steps=N, or give another --workdir."
                 )
                 return 0
-            with open_writers(self.workdir, first_step) as writer:
+            if is_first():
+                starts.record_start(self.workdir, first_step, self.num_steps)
+            with (
+                name_ways_to_save(self.config),
+                open_writers(self.config, self.workdir, first_step) as writer,
+            ):
                 writer.write_hparams(fingerprint)
                 last_step = self._loop(state, first_step, extra, checkpointer, writer, stop)
+        if is_first():
+            starts.record_end(self.workdir, last_step, stop.outcome)
+            if last_step:
+                self.write_report()
         terminal.print_end(self, last_step, stop)
         return stop.exit_status
+
+    def write_report(self) -> None:
+        """Write the page of the run; a failure is a warning: all that it shows is saved."""
+        try:
+            from xmcgan.run_report.document import write_report  # its plots take a second to import
+
+            write_report(self.workdir)
+        except Exception as error:
+            again = f"python scripts/report.py --workdir {self.workdir}"
+            self.console.print(
+                f"warning: no report was written ({error}); try {again}", markup=False
+            )
 
     def _restore(self, checkpointer: Checkpointer) -> tuple[TrainState, dict[str, Any]]:
         step = self.config.restore_step or checkpointer.latest_step()
@@ -327,11 +352,26 @@ def open_data(config: ConfigDict) -> tuple[sources.Source, sources.TfdsSource, s
     )
 
 
-def open_writers(workdir: Path, first_step: int) -> MultiWriter:
-    """Open the logs of a workdir, without what was logged after `first_step`; only process 0's."""
+def open_writers(config: ConfigDict, workdir: Path, first_step: int) -> MultiWriter:
+    """Open the logs of a workdir, without what was logged after `first_step`; only process 0's.
+
+    Args:
+        config: `wandb` is read.
+        workdir: of the run.
+        first_step: the step it goes on from, 0 for a new one.
+    """
     if not is_first():
         return MultiWriter([])
     json_lines = JsonLinesWriter(workdir / "metrics.jsonl")
     json_lines.truncate_after(first_step)
-    tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)
-    return MultiWriter([json_lines, tensorboard])
+    writers = [json_lines, TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)]
+    if config.wandb.project:
+        wandb = WandbWriter(
+            workdir,
+            project=config.wandb.project,
+            entity=config.wandb.entity,
+            name=workdir.resolve().name,
+            first_step=first_step,
+        )
+        writers.append(wandb)
+    return MultiWriter(writers)

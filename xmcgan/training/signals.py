@@ -40,6 +40,11 @@ class StopSignal:
         """Return the shell's status for a process that the signal ended, 0 without one."""
         return 0 if self.received is None else 128 + self.received
 
+    @property
+    def outcome(self) -> str:
+        """Return how a run ended, in a word: the signal's name, or `finished`."""
+        return "finished" if self.received is None else self.received.name
+
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt

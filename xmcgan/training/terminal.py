@@ -88,6 +88,7 @@ def print_end(run: "Run", step: int, stop: StopSignal) -> None:
     results = {
         "samples": run.workdir / "samples",
         "checkpoint": run.workdir / "checkpoints" / str(step),
+        "report": run.workdir / "report.md",
         "logs": f"tensorboard --logdir {run.workdir / 'tensorboard'}",
     }
     for name, text in results.items():

@@ -1,4 +1,4 @@
-"""Write what a run measures: JSON lines, TensorBoard files, PNG files.
+"""Write what a run measures: JSON lines and TensorBoard files.
 
 The methods are named as in `clu.metric_writers`, which needs TensorFlow. A resumed run writes each
 step once: what was logged past the step it resumes from is dropped.
@@ -15,7 +15,6 @@ from typing import Any, Self, SupportsFloat
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from tensorboardX import SummaryWriter
 
 from xmcgan.atomic_file import atomic_file
@@ -152,23 +151,6 @@ class TensorBoardWriter(MetricWriter):
         self._writer.close()
 
 
-class PngWriter(MetricWriter):
-    """Write each image as `NAME_STEP.png`, and the newest of each name as `NAME.png`."""
-
-    def __init__(self, directory: Path) -> None:
-        """Write into a folder, created with the first image."""
-        self._directory = directory
-
-    def write_images(self, step: int, images: Images) -> None:
-        """Write each image, numbered where there are several under a name."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for name, image in _single_images(images):
-            plain = name.replace("/", "_")
-            for file_name in (f"{plain}_{step:07d}.png", f"{plain}.png"):
-                with atomic_file(self._directory / file_name) as file:
-                    Image.fromarray(image).save(file, format="PNG")
-
-
 class MultiWriter(MetricWriter):
     """Hand everything on to several writers, in order."""
 
@@ -205,20 +187,6 @@ class MultiWriter(MetricWriter):
         """Close all writers."""
         for writer in self._writers:
             writer.close()
-
-
-def open_writers(workdir: Path, *, resume_step: int = 0) -> MultiWriter:
-    """Open what a training run writes: `metrics.jsonl`, `tensorboard/` and `samples/`.
-
-    Args:
-        workdir: the run's folder.
-        resume_step: the step the run goes on from, 0 for a new one; what was logged of later steps
-            is dropped.
-    """
-    json_lines = JsonLinesWriter(workdir / "metrics.jsonl")
-    json_lines.truncate_after(resume_step)
-    tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=resume_step + 1)
-    return MultiWriter([json_lines, tensorboard, PngWriter(workdir / "samples")])
 
 
 def _json_number(value: SupportsFloat) -> float | str:

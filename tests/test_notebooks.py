@@ -1,0 +1,68 @@
+"""Notebooks are kept without outputs, and run from top to bottom on a tiny checkpoint."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SAMPLES = ROOT / "notebooks" / "generate_samples.ipynb"
+
+
+@pytest.fixture
+def execute(monkeypatch, tmp_path):
+    """Return a function that runs a notebook's first cells on a workdir, as if opened there."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+
+    def run(workdir: Path, num_cells: int | None = None):
+        monkeypatch.setenv("XMCGAN_WORKDIR", str(workdir))
+        notebook = nbformat.read(SAMPLES, as_version=4)
+        notebook.cells = notebook.cells[:num_cells]
+        place = {"metadata": {"path": str(SAMPLES.parent)}}
+        return NotebookClient(notebook, timeout=300, resources=place).execute()
+
+    return run
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_are_valid_and_kept_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    for cell in notebook.cells:
+        assert cell.metadata == {}
+        assert cell.cell_type == "markdown" or (cell.outputs, cell.execution_count) == ([], None)
+
+
+def test_the_notebook_runs_and_every_section_shows_an_image(execute, tiny_workdir, tmp_path):
+    workdir = shutil.copytree(tiny_workdir, tmp_path / "workdir")
+    cells = {cell.id: cell for cell in execute(workdir).cells if cell.cell_type == "code"}
+    for cell in cells.values():
+        assert not [out for out in cell.outputs if out.get("name") == "stderr"], cell.source
+    assert "step 6" in cells.pop("workdir").outputs[0].text
+    del cells["imports"]
+    for name, cell in cells.items():
+        kinds = {kind for out in cell.outputs for kind in out.data if kind.startswith("image/")}
+        assert kinds == (
+            {"image/png", "image/gif"} if name in ("noises", "blend") else {"image/png"}
+        )
+    assert {path.name for path in (workdir / "notebook").iterdir()} == {
+        "captions.gif",
+        "noises.gif",
+    }
+
+
+def test_a_missing_workdir_is_one_message_and_no_traceback(execute, tmp_path):
+    with pytest.raises(CellExecutionError) as caught:
+        execute(tmp_path / "absent", num_cells=4)
+    assert caught.value.ename == "UserError"
+    shown = caught.value.traceback
+    assert f"error: no training run at {tmp_path / 'absent'}" in shown
+    assert "quickstart.sh" in shown
+    assert "Traceback" not in shown
+    assert "exploration.py" not in shown

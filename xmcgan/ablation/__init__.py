@@ -1,0 +1,1 @@
+"""The ablation table: which loss helps, and by how much."""
