@@ -73,6 +73,18 @@ def test_it_draws_the_images_of_generate_without_the_package(exported, generated
     assert_same_images(read_images(tmp_path / "drawn"), generated())
 
 
+def test_the_program_in_the_readme_draws(exported, tmp_path):
+    program = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert len(program.strip().replace("\n\n", "\n").split("\n")) <= 10
+    (tmp_path / "exported").symlink_to(exported)
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "-c", WITHOUT_PACKAGE, "program.py"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    image = np.asarray(Image.open(tmp_path / "red_circle.png"))
+    assert image.ndim == 3
+    assert image.std() > 1
+
+
 def test_a_fixed_batch_and_raw_weights_draw_the_same_as_well(
     run, tiny_workdir, generated, tmp_path, monkeypatch
 ):
