@@ -18,7 +18,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit(),
         "jax_version": jax.__version__,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }
 
 
