@@ -33,6 +33,7 @@ SHARED = Path(os.environ.get("XMCGAN_SHARED_DIR", ROOT.parent / "shared"))
 
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.devices()  # they start with the flags above; a test may set others for a program of its own
 
 
 @pytest.fixture(scope="session", autouse=True)

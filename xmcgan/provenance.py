@@ -18,8 +18,15 @@ def provenance() -> dict[str, Any]:
         "commit": commit(),
         "jax_version": jax.__version__,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": _command(),
     }
+
+
+def _command() -> str:
+    """Return the command line as it was typed, but for the name of Python."""
+    spec = sys.modules["__main__"].__spec__
+    program = [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def commit(checkout: Path = Path(xmcgan.__file__).parents[1]) -> str | None:

@@ -13,6 +13,7 @@ from xmcgan.human_eval.answers import attention, checksum, read_answers
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 DRIVER = shutil.which("chromedriver")
@@ -129,6 +130,7 @@ def test_keys_alone_are_enough_and_progress_survives_a_reload(opened, page):
     opened.switch_to.active_element.send_keys(Keys.BACKSPACE, "c")
     assert ranks(opened, "quality") == ["3rd, worst", "1st, best", "2nd"]
     opened.refresh()
+    WebDriverWait(opened, 10).until(lambda driver: cards(driver, "quality"))
     assert ranks(opened, "quality") == ["3rd, worst", "1st, best", "2nd"]
     opened.switch_to.active_element.send_keys("cb")
     assert opened.switch_to.active_element.get_attribute("id") == "next"
