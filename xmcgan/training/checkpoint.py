@@ -65,6 +65,8 @@ class Checkpointer:
             # Not Orbax's own cleaning, by marker files: only what is named temporary goes.
             for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in self._directory.glob(".*.tmp"):  # of a note that was being written
+                leftover.unlink()
         exchange("cleared")
         self._fingerprint = records.plain_json(fingerprint)
         self._keep = keep
