@@ -16,7 +16,7 @@ pretrained 39.6, sentence+word 14.3, sentence+word+image 13.0, sentence+word+pre
 11.9. Its pretrained network there is VGG-19.
 
 Memory: the official code is held to 8 images of 128 pixels a GPU; this one was not measured.
-Arithmetic: 259 GFLOP an image of the batch and step at 128 pixels, 915 at 256, before the frozen
+Arithmetic: 258 GFLOP an image of the batch and step at 128 pixels, 913 at 256, before the frozen
 image network (the official code: 525 and 1,943).
 
 The image loss needs a ResNet-50 by path. Without one: EfficientNet-Lite0, which

@@ -22,6 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from xmcgan.errors import ConfigError, run_cli
+from xmcgan.tables import aligned_table, readable_size
 
 Command = Callable[[argparse.Namespace], Any]
 Comparison = tuple[ConfigDict, list[Any]]
@@ -183,9 +184,12 @@ def _heading(found: dict[str, Any]) -> str:
     return f"{found['image_size']} pixels, width {found['width']}, on {found['backend']}"
 
 
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print("\n".join(aligned_table([header, *rows])))
+
+
 def _run_step(args: argparse.Namespace) -> list[dict[str, Any]]:
     from xmcgan.benchmarks.step import measure_step
-    from xmcgan.benchmarks.table import table
 
     header = ["", "batch", "ms", "images/s", "faster", "GFLOP/image", "GFLOP/s", "of peak"]
     header += ["time/image to first batch"]
@@ -210,14 +214,14 @@ def _run_step(args: argparse.Namespace) -> list[dict[str, Any]]:
         ]
         peaks = [f"{rate / 1e9:.0f} GFLOP/s in {d}" for d, rate in found["matmul_peak"].items()]
         print(f"{_heading(found)}; matrix products reach {', '.join(peaks)}")
-        print(table(header, rows), end="\n\n")
+        _print_table(header, rows)
+        print()
         results.append(found)
     return results
 
 
 def _run_compile(args: argparse.Namespace) -> list[dict[str, Any]]:
     from xmcgan.benchmarks.step import measure_first_step
-    from xmcgan.benchmarks.table import table
 
     results = []
     for config, formulations in _configs(args, _batches(args)):
@@ -227,14 +231,14 @@ def _run_compile(args: argparse.Namespace) -> list[dict[str, Any]]:
             for row in found["rows"]
         ]
         print(f"{_heading(found)}, batch {found['batch']}")
-        print(table(["", "s to the first step", "share"], rows), end="\n\n")
+        _print_table(["", "s to the first step", "share"], rows)
+        print()
         results.append(found)
     return results
 
 
 def _run_costs(args: argparse.Namespace) -> list[dict[str, Any]]:
     from xmcgan.benchmarks.costs import measure_costs
-    from xmcgan.benchmarks.table import size, table
 
     header = ["", "GFLOP/image", "share", "temporary", "share", "state and batch"]
     results = []
@@ -245,20 +249,20 @@ def _run_costs(args: argparse.Namespace) -> list[dict[str, Any]]:
                 row["formulation"],
                 f"{row['gflop_per_image']:.1f}",
                 f"{row['flops_share']:.2f}",
-                size(row["temporary_bytes"]),
+                readable_size(row["temporary_bytes"]),
                 f"{row['temporary_share']:.2f}",
-                size(row["argument_bytes"]),
+                readable_size(row["argument_bytes"]),
             ]
             for row in found["rows"]
         ]
         print(f"{_heading(found)}, batch {found['batch']}, compiled only")
-        print(table(header, rows), end="\n\n")
+        _print_table(header, rows)
+        print()
         results.append(found)
     return results
 
 
 def _run_words(args: argparse.Namespace) -> dict[str, Any]:
-    from xmcgan.benchmarks.table import size, table
     from xmcgan.benchmarks.words import measure_words
 
     found = measure_words(
@@ -273,20 +277,19 @@ def _run_words(args: argparse.Namespace) -> dict[str, Any]:
             row["formulation"],
             f"{1e3 * row['seconds']:.0f}",
             f"{row['faster']:.2f}",
-            size(row["temporary_bytes"]),
-            size(row["temporary_bytes_large"]),
+            readable_size(row["temporary_bytes"]),
+            readable_size(row["temporary_bytes_large"]),
         ]
         for row in found["rows"]
     ]
     print(f"{found['regions']} regions, {args.tokens} words of {args.word_dim}, with gradients")
     memory = [f"temporary, batch {batch}" for batch in (args.batch, args.large_batch)]
-    print(table(["", f"ms, batch {args.batch}", "faster", *memory], rows))
+    _print_table(["", f"ms, batch {args.batch}", "faster", *memory], rows)
     return found
 
 
 def _run_frechet(args: argparse.Namespace) -> dict[str, Any]:
     from xmcgan.benchmarks.frechet import measure_frechet
-    from xmcgan.benchmarks.table import table
 
     found = measure_frechet(dimensions=args.dimensions, rounds=args.rounds)
     rows = [
@@ -299,7 +302,7 @@ def _run_frechet(args: argparse.Namespace) -> dict[str, Any]:
         for row in found["rows"]
     ]
     print(f"{args.dimensions} dimensions")
-    print(table(["", "s", "faster", "distance"], rows))
+    _print_table(["", "s", "faster", "distance"], rows)
     return found
 
 

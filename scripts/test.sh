@@ -16,7 +16,8 @@ fi
 setup_env requirements.txt requirements-dev.txt
 
 # The same for everybody: simulated devices on the CPU, whatever else the machine has.
-export JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 TF_CPP_MIN_LOG_LEVEL=2
+export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
+unset XLA_FLAGS  # tests/conftest.py sets them
 
 failed=()
 check() {

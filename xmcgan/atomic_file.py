@@ -12,7 +12,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside `path` that takes its place when the block ends well.
 
     A reader, and whoever comes after a crash, finds the old file or the new one. Where the block
-    fails, nothing is left; a killed process may leave `.NAME.PID.tmp`.
+    fails, nothing is left; what a killed process leaves, `clear_leftovers` removes.
 
     Args:
         path: in a folder that exists.
@@ -30,6 +30,23 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as an `atomic_file`, in UTF-8."""
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def clear_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left of files that never appeared.
+
+    Args:
+        folder: in which nobody writes such a file now.
+        name: of the file, or a pattern.
+    """
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,7 +16,6 @@ from xmcgan.benchmarks.choices import benchmark_config
 from xmcgan.benchmarks.costs import costs, measure_costs
 from xmcgan.benchmarks.formulations import Formulation
 from xmcgan.benchmarks.step import measure_first_step, measure_step
-from xmcgan.benchmarks.table import size, table
 from xmcgan.build import build_networks
 from xmcgan.training import reference
 from xmcgan.training.state import create_state
@@ -192,12 +191,6 @@ def test_the_first_step_is_compiled_again_each_turn_and_the_cache_comes_back():
     assert traced == [False] * 3
     assert jax.config.values["jax_enable_compilation_cache"] is before
     assert found["rows"][0]["share"] == 1
-
-
-def test_a_table_is_aligned():
-    lines = table(["", "ms"], [["literal", "12"], ["ours", "7"]]).splitlines()
-    assert lines == ["         ms", "literal  12", "ours      7"]
-    assert (size(2.5e9), size(3e6)) == ("2.50 GB", "3.0 MB")
 
 
 def test_the_word_and_frechet_commands_write_tables_and_json(run, tmp_path):

@@ -54,6 +54,26 @@ def test_word_scores_equal_explicit_loops():
     )
 
 
+@pytest.mark.parametrize("b", [1, 3])
+def test_gradients_of_word_scores_equal_differences_of_the_explicit_loops(b):
+    regions, words, mask = _inputs(b=b)
+    weights = np.random.default_rng(1).normal(size=(b, b))
+
+    def total(r, w):
+        return jnp.sum(weights * word_region_scores(r, w, mask, **GAMMAS))
+
+    grads = jax.grad(total, argnums=(0, 1))(regions, words)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        way = [rng.normal(size=x.shape) for x in (regions, words)]
+        ahead, behind = (
+            np.sum(weights * _literal_scores(regions + h * way[0], words + h * way[1], mask))
+            for h in (1e-3, -1e-3)
+        )
+        slope = sum(np.sum(np.asarray(g, np.float64) * d) for g, d in zip(grads, way, strict=True))
+        np.testing.assert_allclose(slope, (ahead - behind) / 2e-3, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("b", [1, 3, 5])
 def test_taking_captions_in_turns_changes_neither_scores_nor_gradients(monkeypatch, b):
     regions, words, mask = _inputs(b=b)

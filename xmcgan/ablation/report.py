@@ -16,19 +16,18 @@ from xmcgan.ablation.chart import chart
 from xmcgan.ablation.plan import BASELINE, Cell
 from xmcgan.ablation.table import (
     Row,
-    aligned,
     better,
     difference_cells,
     label,
-    markdown,
     score_cells,
     shown_names,
 )
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import write_text
 from xmcgan.errors import EvaluationError, listed
 from xmcgan.evaluation.protocols import Protocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.provenance import provenance
+from xmcgan.tables import aligned_table, markdown_table
 
 _SINGLE = (
     "Intervals: 95 %, the evaluation's bootstrap over images. With one seed nothing tells how much "
@@ -86,11 +85,11 @@ def write_report(
     seeds = f"{made['seeds']} seed{'s' * (made['seeds'] > 1)}"
     heading = f"{made['config']}: {made['steps']:,} steps, {seeds}"
     tables = score_cells(rows, names), difference_cells(rows, names)
-    _write(out / "ablation.md", _markdown(heading, tables, notes))
+    write_text(out / "ablation.md", _markdown(heading, tables, notes))
     content = {"rows": _values(rows), "failures": list(failures), "protocol": made}
-    _write(out / "ablation.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(out / "ablation.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     chart(rows, names, heading).savefig(out / "ablation.png", dpi=110)
-    scores, differences = (aligned(table) for table in tables)
+    scores, differences = (aligned_table(table) for table in tables)
     text = [heading, "", *scores, "", f"difference to {BASELINE!r}", "", *differences, "", *notes]
     return "\n".join([*text, "", f"ablation.md, ablation.json and ablation.png in {out}"])
 
@@ -180,13 +179,8 @@ def _fields(estimate: Any) -> dict[str, Any] | None:
 
 
 def _markdown(heading: str, tables: tuple[list[list[str]], ...], notes: Sequence[str]) -> str:
-    scores, differences = (markdown(table) for table in tables)
+    scores, differences = (markdown_table(table) for table in tables)
     lines = ["# Ablation of the contrastive losses", "", heading, "", *scores, ""]
     lines += [f"## Difference to `{BASELINE}`, the hinge loss alone", "", *differences, ""]
     lines += [f"- {note}" for note in notes]
     return "\n".join([*lines, "", "![the scores as a picture](ablation.png)", ""])
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as file:
-        file.write(text.encode())

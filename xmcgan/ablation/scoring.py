@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from xmcgan.errors import CheckpointError, ConfigError, EvaluationError, UserErr
 from xmcgan.evaluation.networks import load_network
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
+from xmcgan.run_report.log import read_curves
 from xmcgan.training.checkpoint import checkpoint_digest, read_record
 from xmcgan.training.retention import committed_steps
 
@@ -111,9 +111,5 @@ def find_results(cells: Sequence[Cell], scoring: Scoring) -> dict[Path, Result]:
 
 def images_per_second(cell: Cell) -> list[float]:
     """Return the speeds that a run has logged."""
-    try:
-        lines = (cell.workdir / "metrics.jsonl").read_text("utf-8").splitlines()
-        logged = [json.loads(line).get("images_per_second") for line in lines]
-    except (OSError, ValueError):
-        return []
-    return [speed for speed in logged if speed is not None]
+    curves = read_curves(cell.workdir / "metrics.jsonl")
+    return curves["images_per_second"][1].tolist() if "images_per_second" in curves else []

@@ -1,7 +1,7 @@
 """The rows of an ablation table: what each combination of losses reached, as cells of text."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from xmcgan.ablation.estimates import Estimate, difference, mean_over_seeds
 from xmcgan.ablation.plan import BASELINE
@@ -105,23 +105,6 @@ def ruler(rows: Sequence[Row], name: str) -> float | None:
     """Return the mean of a score over all runs, None where none has it."""
     values = [value for row in rows for value in row.values(name).values()]
     return sum(values) / len(values) if values else None
-
-
-def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Return cells as lines of text."""
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return ["  ".join(_padded(row, widths)).rstrip() for row in cells]
-
-
-def markdown(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Return cells as a Markdown table."""
-    header, *body = (f"| {' | '.join(row)} |" for row in cells)
-    return [header, "|---" + "|---:" * (len(cells[0]) - 1) + "|", *body]
-
-
-def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    sides: list[Callable[[str, int], str]] = [str.ljust, *[str.rjust] * (len(row) - 1)]
-    return [side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)]
 
 
 def _text(found: Estimate | None, name: str, sign: str = "") -> str:

@@ -13,10 +13,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xmcgan.atomic_file import write_text
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.results import Result, ResultFile, Weights
 from xmcgan.evaluation.scores import Score
 from xmcgan.provenance import provenance
+from xmcgan.tables import aligned_table, markdown_table
 
 _COLUMNS = 3
 _COLORS: dict[Weights, str] = {"ema": "#1f6feb", "raw": "#d9822b"}
@@ -54,8 +56,8 @@ def write_report(workdir: Path) -> str:
         f"{recipe['data']['data']} ({recipe['data']['split']}), recipe {recipe_id}"
     )
     table = score_lines(results)
-    text = "\n".join([title, "", *_aligned(table), *_notes(results)])
-    (directory / "report.md").write_text(_markdown(title, table, _notes(results)), "utf-8")
+    text = "\n".join([title, "", *aligned_table(table), *_notes(results)])
+    write_text(directory / "report.md", _markdown(title, table, _notes(results)))
     curves(results, title).savefig(directory / "curves.png", dpi=100)
     manifest = {
         "recipe_id": recipe_id,
@@ -71,7 +73,7 @@ def write_report(workdir: Path) -> str:
             for r in results
         },
     }
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    write_text(directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     return f"{text}\n\nreport.md, curves.png and manifest.json in {directory}"
 
 
@@ -178,29 +180,14 @@ def _notes(results: Sequence[Result]) -> list[str]:
     return ["", *(f"{name}: {note}" for name, note in notes.items())] if notes else []
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
 def _markdown(title: str, rows: Sequence[tuple[str, ...]], notes: Sequence[str]) -> str:
-    header, *body = (f"| {' | '.join(row)} |" for row in rows)
-    rule = "|" + "---|" * len(rows[0])
     return "\n".join(
         [
             "# Evaluation",
             "",
             title,
             "",
-            header,
-            rule,
-            *body,
+            *markdown_table(rows),
             *notes,
             "",
             "![curves](curves.png)",

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import write_text
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.scores import Score
 
@@ -98,8 +98,7 @@ class ResultFile:
         path = self._directory / "recipes" / f"{name}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as file:
-                file.write(text.encode())
+            write_text(path, text)
         return name
 
     def read_recipe(self, name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import UInt8
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import atomic_file, clear_leftovers
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.recipes import differences
 from xmcgan.evaluation.shapes_detections import Detections, accuracy
@@ -161,8 +161,7 @@ def _only_process(directory: Path, path: Path) -> Iterator[None]:
         raise EvaluationError(f"cannot write to {directory}: {error.strerror}") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for left_over in directory.glob(f".{path.name}.*.tmp"):
-            left_over.unlink(missing_ok=True)  # of a process that was killed
+        clear_leftovers(directory, path.name)
         yield
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xmcgan.evaluation.scores import Score
+from xmcgan.tables import aligned_table
 
 
 def score_json(scores: Sequence[Score], recipe: Mapping[str, Any]) -> str:
@@ -30,11 +31,7 @@ def score_table(scores: Sequence[Score], recipe: Mapping[str, Any]) -> str:
     for score in scores:
         interval = "-" if score.low is None else f"{score.low:.4f} to {score.high:.4f}"
         rows.append((score.name, f"{score.value:.4f}", interval, score.better))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:>{widths[2]}}  {better}"
-        for name, value, interval, better in rows
-    ]
+    lines = aligned_table(rows)
     verified = ", UNVERIFIED" if recipe.get("weights_verified") is False else ""
     lines += [f"{score.name}: {score.note}" for score in scores if score.note]
     lines += [

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import write_text
 from xmcgan.errors import DataError
 from xmcgan.human_eval.study import FORMAT, Item
 
@@ -64,8 +64,7 @@ def write_key(
             for item in items
         ],
     }
-    with atomic_file(path) as file:
-        file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_key(path: Path) -> Key:

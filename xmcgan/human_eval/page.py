@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import write_text
 from xmcgan.errors import DataError
 from xmcgan.human_eval.folders import ModelImages
 from xmcgan.human_eval.key import key_path, read_key, write_key
@@ -72,8 +72,7 @@ def write_page(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_key(key, page, [model.name for model in models], items, seed)
-        with atomic_file(out) as file:
-            file.write(text.encode())
+        write_text(out, text)
     except OSError as error:
         raise DataError(f"cannot write to --out {out}: {error.strerror}") from None
     return out, key

@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import write_text
 from xmcgan.errors import DataError
 from xmcgan.human_eval.answers import (
     QUESTIONS,
@@ -26,6 +26,7 @@ from xmcgan.human_eval.answers import (
 )
 from xmcgan.human_eval.key import Key, read_key
 from xmcgan.human_eval.ranking import Estimate, Outcome, outcome
+from xmcgan.tables import aligned_table, markdown_table
 
 TITLES = {"quality": "Image quality", "alignment": "Match with the caption"}
 _HATCHES = ("", "///", "...", "xx", "\\\\\\", "--", "oo", "++", "**", "||")  # without colours
@@ -59,17 +60,15 @@ def write_report(
         for question in QUESTIONS
     }
     notes = _notes(valid, doubles, inattentive, lowest, resamples)
-    text = "\n".join([*_sections(outcomes, _aligned, "", ""), "", *notes])
-    markdown = ["# Human ranking", "", *_sections(outcomes, _table, "## ", "**"), ""]
+    text = "\n".join([*_sections(outcomes, aligned_table, "", ""), "", *notes])
+    markdown = ["# Human ranking", "", *_sections(outcomes, markdown_table, "## ", "**"), ""]
     markdown += [f"- {note}" for note in notes] + ["", "![ranks](ranks.png)", ""]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with atomic_file(out / "report.md") as file:
-            file.write("\n".join(markdown).encode())
+        write_text(out / "report.md", "\n".join(markdown))
         content = _content(key, valid, doubles, inattentive, outcomes)
         content |= {"min_checks": lowest, "resamples": resamples, "seed": seed}
-        with atomic_file(out / "report.json") as file:
-            file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        write_text(out / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
         histograms(outcomes).savefig(out / "ranks.png", dpi=110)
     except OSError as error:
         raise DataError(f"cannot write to --out {out}: {error.strerror}") from None
@@ -144,24 +143,6 @@ def _number(found: Estimate, digits: int = 2, scale: int = 1) -> str:
     if found.low is None or found.high is None:
         return value
     return f"{value} ({scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    header, *body = (
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows
-    )
-    return [header, "|---" + "|---:" * (len(rows[0]) - 1) + "|", *body]
 
 
 def _notes(

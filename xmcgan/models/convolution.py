@@ -48,9 +48,7 @@ def conv3x3_pool(
     x: Float[Array, "b 2*h 2*w c"], kernel: Float[Array, "3 3 c f"]
 ) -> Float[Array, "b h w f"]:
     """Compute `average_pool(conv3x3(x, kernel))` as one 4x4 convolution of stride 2."""
-    shifts = [(i, j) for i in (0, 1) for j in (0, 1)]
-    padded = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in shifts]
-    taps = (padded[0] + padded[1] + padded[2] + padded[3]) / 4
+    taps = _spread_taps(_spread_taps(kernel, axis=0), axis=1) / 4
     return _convolve(x, taps, padding=((1, 1), (1, 1)), stride=2)
 
 
@@ -93,6 +91,15 @@ def _merge_taps(kernel: Array, phase: int, axis: int) -> Array:
     first, middle, last = jnp.split(kernel, 3, axis)
     taps = [first, middle + last] if phase == 0 else [first + middle, last]
     return jnp.concatenate(taps, axis)
+
+
+def _spread_taps(kernel: Array, axis: int) -> Array:
+    """Turn three taps into the four that add up two neighbouring results.
+
+    Not as a sum of padded kernels: XLA kept all four of those, each larger than the kernel.
+    """
+    first, middle, last = jnp.split(kernel, 3, axis)
+    return jnp.concatenate([first, first + middle, middle + last, last], axis)
 
 
 def _convolve(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import atomic_file, write_text
 from xmcgan.config import changed_fields, read_config
 from xmcgan.doctor.workdir import lock_holder
 from xmcgan.errors import EvaluationError, UserError
@@ -15,6 +15,7 @@ from xmcgan.evaluation.report import newest, score_lines
 from xmcgan.evaluation.results import ResultFile
 from xmcgan.run_report.log import Curves, read_curves
 from xmcgan.run_report.plots import draw_curves
+from xmcgan.tables import markdown_table
 from xmcgan.training.starts import read_starts
 
 CURVES_FILE = "report_curves.png"
@@ -59,8 +60,7 @@ def write_report(workdir: Path, out: Path | None = None) -> Path:
             figure = draw_curves(curves, name, chance=chance, resumed_at=resumed_at)
             with atomic_file(out / CURVES_FILE) as file:
                 figure.savefig(file, format="png", dpi=90)
-        with atomic_file(out / "report.md") as file:
-            file.write("\n".join(lines).encode())
+        write_text(out / "report.md", "\n".join(lines))
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error.strerror}") from None
     return out / "report.md"
@@ -117,7 +117,7 @@ def _course(curves: Curves, chance: float) -> list[str]:
         "",
         f"Retrieval by chance is {chance:.4g}. Dashed lines across: the run was resumed there.",
         "",
-        *_table(rows),
+        *markdown_table(rows),
     ]
 
 
@@ -131,7 +131,7 @@ def _scores(workdir: Path, out: Path) -> list[str]:
         return []
     recipe = everything[-1].recipe
     results = newest(result for result in everything if result.recipe == recipe)
-    lines = ["## Evaluation", "", *_table(score_lines(results)), "", f"Recipe {recipe}."]
+    lines = ["## Evaluation", "", *markdown_table(score_lines(results)), "", f"Recipe {recipe}."]
     if (picture := folder / "curves.png").exists():
         lines += ["", f"![scores]({_link(picture, out)})"]
     return lines
@@ -156,7 +156,7 @@ def _starts(starts: Sequence[dict[str, Any]]) -> list[str]:
     return [
         "## Starts",
         "",
-        *_table(rows),
+        *markdown_table(rows, numbers=False),
         "",
         "The last command (`run.json` has all, with packages and variables; a + after a commit: "
         "files differed from it):",
@@ -168,14 +168,11 @@ def _starts(starts: Sequence[dict[str, Any]]) -> list[str]:
 def _settings(config: ConfigDict) -> list[str]:
     rows = [("field", "value", "default")]
     rows += [(name, repr(value), repr(old)) for name, value, old in changed_fields(config)]
-    return ["## Settings that are not the defaults of `xmcgan/config.py`", "", *_table(rows)]
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    header, *body = (
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows
-    )
-    return [header, "|" + "---|" * len(rows[0]), *body]
+    return [
+        "## Settings that are not the defaults of `xmcgan/config.py`",
+        "",
+        *markdown_table(rows, numbers=False),
+    ]
 
 
 def _link(path: Path, out: Path) -> str:

@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from xmcgan.agreement import exchange, is_first
+from xmcgan.atomic_file import clear_leftovers
 from xmcgan.errors import CheckpointError, listed
 from xmcgan.mesh import fetch
 from xmcgan.training import record as records
@@ -65,8 +66,7 @@ class Checkpointer:
             # Not Orbax's own cleaning, by marker files: only what is named temporary goes.
             for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            for leftover in self._directory.glob(".*.tmp"):  # of a note that was being written
-                leftover.unlink()
+            clear_leftovers(self._directory)
         exchange("cleared")
         self._fingerprint = records.plain_json(fingerprint)
         self._keep = keep

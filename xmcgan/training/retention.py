@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import write_text
 
 _PINS = "pins"
 _NEWEST = "newest"  # a file with the number of the last step that was saved
@@ -28,8 +28,7 @@ def committed_steps(directory: Path) -> list[int]:
 
 def note_newest(directory: Path, step: int | None) -> None:
     """Write down which step is the newest, so that its loss is noticed; None: there is none."""
-    with atomic_file(directory / _NEWEST) as file:
-        file.write(b"" if step is None else str(step).encode())
+    write_text(directory / _NEWEST, "" if step is None else str(step))
 
 
 def noted_newest(directory: Path) -> int | None:

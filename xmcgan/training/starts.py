@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import write_text
 from xmcgan.provenance import provenance
 
 FILE = "run.json"
@@ -90,8 +90,7 @@ def _is_start(entry: object) -> bool:
 
 
 def _write(path: Path, starts: list[dict[str, Any]]) -> None:
-    with atomic_file(path) as file:
-        file.write((json.dumps({"starts": starts}, indent=2) + "\n").encode())
+    write_text(path, json.dumps({"starts": starts}, indent=2) + "\n")
 
 
 def _now() -> str:

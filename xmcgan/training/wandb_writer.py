@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, SupportsFloat
 
-from xmcgan.atomic_file import atomic_file
+from xmcgan.atomic_file import write_text
 from xmcgan.errors import ConfigError
 from xmcgan.training.writers import Images, MetricWriter
 
@@ -130,6 +130,5 @@ def _run_id(workdir: Path, first_step: int) -> str:
     if first_step and path.exists() and (kept := path.read_text(encoding="utf-8").strip()):
         return kept
     new = secrets.token_hex(4)
-    with atomic_file(path) as file:
-        file.write(f"{new}\n".encode())
+    write_text(path, f"{new}\n")
     return new
