@@ -6,7 +6,7 @@ import pytest
 from official_samples import write_coco
 
 from xmcgan.benchmarks import timing
-from xmcgan.benchmarks.input import cores_for_gpu
+from xmcgan.benchmarks.input import STEP_GFLOP, cores_for_gpu
 from xmcgan.data.prepare import prepare_official, read_official
 
 
@@ -25,7 +25,7 @@ def test_measures_take_turns_and_the_first_round_is_not_kept():
 
 
 def test_cores_are_what_the_gpu_takes_over_what_a_core_gives():
-    need = cores_for_gpu(200.0, 128, sustained_tflops=25.9)
+    need = cores_for_gpu(200.0, 128, sustained_tflops=0.1 * STEP_GFLOP[128])
     assert need["consumed_per_second"] == pytest.approx(200.0)
     assert need["cores"] == pytest.approx(1.0)
 
