@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from xmcgan.benchmarks import formulations
+from xmcgan.benchmarks import choices, formulations
 from xmcgan.benchmarks.choices import benchmark_config
 from xmcgan.benchmarks.costs import costs, measure_costs
 from xmcgan.benchmarks.formulations import Formulation
@@ -100,6 +100,14 @@ def convolve(x: Any, kernel: Any) -> Any:
     return jax.lax.conv_general_dilated(
         x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def test_a_config_that_departs_from_the_official_networks_is_compared_without_it():
+    config = benchmark_config("shapes:quickstart", image_size=None, width=None, batch=None)
+    for formulation in choices.formulations(config, 6):
+        state = jax.eval_shape(formulation.init, formulations.parameter_shapes(config, 6))
+        batch = jax.eval_shape(formulation.place, formulations.input_shapes(config, 6))
+        assert jax.tree.structure(jax.eval_shape(formulation.step, state, batch)[0])
 
 
 def test_padding_and_the_zeros_of_dilation_are_no_work():

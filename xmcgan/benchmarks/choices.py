@@ -12,7 +12,9 @@ from xmcgan.errors import ConfigError
 def benchmark_config(
     spec: str | None, *, image_size: int | None, width: int | None, batch: int | None
 ) -> ConfigDict:
-    """Return the config of a benchmark, without the frozen image network's loss.
+    """Return the config of a benchmark, without what the literal formulation does not have.
+
+    That is the frozen image network's loss, and the generator's ways from the sentence.
 
     Args:
         spec: `NAME[:variant]`, or None for the default config in float32, which is what the
@@ -36,6 +38,8 @@ def benchmark_config(
         for network in (config.generator, config.discriminator):
             network.width = width or network.width
         config.losses.image_pretrained.enabled = False
+        # The literal formulation is the official code's, which has neither.
+        config.generator.sentence_in_first_map = config.generator.whiten_sentence = False
     validate(config)
     if config.image_size < 4 * config.region_size:
         raise ConfigError(
