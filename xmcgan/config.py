@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from xmcgan.atomic_file import write_text
 from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.models.generator import WIDTH_MULTIPLIERS
 
@@ -325,7 +326,7 @@ def _convert(field: str, text: str, old: Any) -> Any:
 
 def save_config(config: ConfigDict, path: Path) -> None:
     """Write a config as JSON."""
-    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    write_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read_config(path: Path) -> ConfigDict:

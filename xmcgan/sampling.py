@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from xmcgan import build
+from xmcgan.atomic_file import write_text
 from xmcgan.config import read_config
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import CheckpointError, UserError
@@ -217,4 +218,4 @@ class TrainedModel:
 
 def write_manifest(path: Path, entries: dict[str, Any]) -> None:
     """Write as JSON how samples were made."""
-    path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")

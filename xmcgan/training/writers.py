@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
 from xmcgan.atomic_file import atomic_file
+from xmcgan.tables import markdown_table
 
 Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
 
@@ -139,8 +140,8 @@ class TensorBoardWriter(MetricWriter):
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Write a table of the hyperparameters on the text page."""
-        rows = [f"| {name} | {value} |" for name, value in sorted(hparams.items())]
-        self._writer.add_text("hparams", "\n".join(["| name | value |", "| --- | --- |", *rows]))
+        rows = [("name", "value"), *((name, str(value)) for name, value in sorted(hparams.items()))]
+        self._writer.add_text("hparams", "\n".join(markdown_table(rows, numbers=False)))
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""
