@@ -4,6 +4,8 @@ python scripts/generate.py --workdir runs/quickstart --caption "a red circle" --
 """
 
 import argparse
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from xmcgan import distributed
 from xmcgan.agreement import is_first
+from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import DataError, UserError, run_cli
 from xmcgan.grid import sample_grid
 from xmcgan.runtime import use_compilation_cache
@@ -87,6 +90,17 @@ def read_captions(given: list[str], file: Path | None) -> list[str]:
     return [text.strip() for _, text in named]
 
 
+def warn_of_cut(captions: list[str], tokenizer: Tokenizer) -> None:
+    """Say how far captions are read that are longer than the model's."""
+    for caption in filter(tokenizer.is_cut, captions):
+        last = tokenizer.name_words(caption)[0][-2]  # before [SEP]
+        print(
+            f"warning: the model reads {tokenizer.max_tokens - 2} word pieces of a caption; "
+            f"{textwrap.shorten(caption, 50)!r} is cut after {last!r}",
+            file=sys.stderr,
+        )
+
+
 def main() -> None:
     args = parse_args()
     with distributed.session(args):
@@ -105,6 +119,8 @@ def draw(args: argparse.Namespace) -> None:
 
     use_compilation_cache()
     model = TrainedModel(args.workdir, args.step, raw=args.raw)
+    if is_first():
+        warn_of_cut(captions, model.tokenizer)
     repeated = [caption for caption in captions for _ in range(args.num)]
     # One row of noise an image of a caption, shared by all captions: columns of the grid differ
     # in noise, rows in caption.

@@ -42,6 +42,14 @@ def test_generated_images_follow_the_seed_and_not_their_number(run, tiny_workdir
     np.testing.assert_array_equal(still[0], still[1])
 
 
+def test_a_caption_of_500_words_is_drawn_with_a_warning(run, tiny_workdir, tmp_path):
+    flags = ["--workdir", tiny_workdir, "--num", 1, "--out", tmp_path]
+    status, _, errors = run(GENERATE, *flags, "--caption", "red " * 499 + "end", "--caption", "red")
+    assert status == 0
+    assert errors.count("warning: the model reads") == 1
+    assert "is cut after 'red'" in errors
+
+
 @pytest.mark.parametrize(
     ("flags", "hint"),
     [

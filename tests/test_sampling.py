@@ -1,12 +1,14 @@
 """Noise and trained models: what stays the same, and what truncation does."""
 
 import itertools
+import shutil
 
 import jax
 import numpy as np
 import pytest
 import scipy.stats
 
+from xmcgan.config import read_config, save_config
 from xmcgan.errors import CheckpointError, UserError
 from xmcgan.sampling import TrainedModel, draw_noise
 
@@ -68,3 +70,14 @@ def test_other_weights_of_a_run_draw_what_a_model_loaded_with_them_draws(model, 
     assert model.step == 6
     with pytest.raises(CheckpointError, match="no checkpoint of step 5"):
         model.using(5)
+
+
+def test_weights_of_another_architecture_are_named_by_field(tiny_workdir, tmp_path):
+    workdir = shutil.copytree(tiny_workdir, tmp_path / "workdir")
+    config = read_config(workdir / "config.json")
+    width = config.generator.width
+    config.generator.width, config.generator.learning_rate = 2 * width, 1.0
+    save_config(config, workdir / "config.json")
+    with pytest.raises(CheckpointError, match=f"generator.width: {width} -> {2 * width}") as raised:
+        TrainedModel(workdir)
+    assert "learning_rate" not in str(raised.value)  # decides no array

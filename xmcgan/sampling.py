@@ -16,14 +16,24 @@ from ml_collections import ConfigDict
 
 from xmcgan import build
 from xmcgan.atomic_file import write_text
-from xmcgan.config import read_config
+from xmcgan.config import fingerprint, read_config
 from xmcgan.data.tokenizer import Tokenizer
-from xmcgan.errors import CheckpointError, UserError
+from xmcgan.errors import CheckpointError, UserError, listed
 from xmcgan.mesh import fetch, make_mesh, put, replicated, sample_sharding
 from xmcgan.models.generator import Generator
 from xmcgan.pretrained.encoders import TextEncoder
-from xmcgan.training.checkpoint import restore_subtree
+from xmcgan.training.checkpoint import read_record, restore_subtree
+from xmcgan.training.record import fingerprint_differences
 from xmcgan.training.retention import committed_steps
+
+# Fields of a config that decide which arrays a generator has.
+_ARCHITECTURE = (
+    "image_size",
+    "generator.width",
+    "generator.z_dim",
+    "generator.sentence_in_first_map",
+    "generator.whiten_sentence",
+)
 
 
 def to_uint8(images: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
@@ -136,10 +146,13 @@ class Sampler:
         return np.concatenate(images)[: len(captions)]
 
 
-def load_generator(checkpoints: Path, step: int, mesh: Mesh, *, raw: bool = False) -> Any:
+def load_generator(
+    config: ConfigDict, checkpoints: Path, step: int, mesh: Mesh, *, raw: bool = False
+) -> Any:
     """Read the generator of a checkpoint and place it on a mesh.
 
     Args:
+        config: of the generator that the weights are for.
         checkpoints: the folder of the step folders.
         step: which.
         mesh: devices; each gets a copy.
@@ -149,12 +162,27 @@ def load_generator(checkpoints: Path, step: int, mesh: Mesh, *, raw: bool = Fals
         `params` and `batch_stats`, the variables that `Sampler` takes.
 
     Raises:
-        CheckpointError: there is no such step, or it is damaged.
+        CheckpointError: there is no such step, it is damaged, or of another architecture.
     """
     keys = ("g_params", "g_batch_stats") if raw else ("ema_params", "ema_batch_stats")
     stored = restore_subtree(checkpoints, step, keys)
+    _check_architecture(config, checkpoints, step)
     variables = {"params": stored[keys[0]], "batch_stats": stored[keys[1]]}
     return put(variables, replicated(mesh))
+
+
+def _check_architecture(config: ConfigDict, checkpoints: Path, step: int) -> None:
+    """Refuse weights of a network of other sizes, such as checkpoints of another workdir."""
+    stored, wanted = read_record(checkpoints, step).fingerprint, fingerprint(config)
+    there = [field for field in _ARCHITECTURE if field in stored]  # older ones lack newer fields
+    differences = fingerprint_differences(
+        {field: stored[field] for field in there}, {field: wanted[field] for field in there}
+    )
+    if differences:
+        raise CheckpointError(
+            f"step {step} in {checkpoints} is of another architecture than config.json beside it "
+            f"(field: checkpoint -> config.json):{listed(differences)}"
+        )
 
 
 class TrainedModel:
@@ -193,7 +221,9 @@ class TrainedModel:
 
     def _load(self, step: int | None, raw: bool) -> None:
         self.step = self.steps[-1] if step is None else step
-        self.variables = load_generator(self._checkpoints, self.step, self._mesh, raw=raw)
+        self.variables = load_generator(
+            self.config, self._checkpoints, self.step, self._mesh, raw=raw
+        )
 
     def using(self, step: int | None = None, *, raw: bool = False) -> "TrainedModel":
         """Return the model with other weights of the run; what is compiled is shared.

@@ -44,6 +44,7 @@ def test_separator_stays_last_at_below_and_above_the_limit(tokenizer, num_words)
     length = min(num_words, 10) + 2
     assert names(tokenizer, token_ids[0, :length])[-1] == "[SEP]"
     assert word_mask[0].sum() == length
+    assert tokenizer.is_cut("red " * num_words) == (num_words > 10)
 
 
 def test_empty_caption_is_two_special_tokens(tokenizer):

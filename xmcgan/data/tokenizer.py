@@ -68,6 +68,10 @@ class Tokenizer:
         word_mask = np.array([e.attention_mask for e in encoded], dtype=bool).reshape(shape)
         return token_ids, word_mask
 
+    def is_cut(self, caption: str) -> bool:
+        """Return whether a caption is too long to be read to its end."""
+        return bool(self._tokenizer.encode(caption).overflowing)
+
     def name_words(self, caption: str) -> tuple[list[str], Int[np.ndarray, "n"]]:
         """Tell which word of a caption each of its tokens belongs to.
 

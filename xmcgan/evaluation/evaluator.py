@@ -87,6 +87,7 @@ class Evaluator:
         options: what to measure.
 
     Attributes:
+        config: of the run.
         manifest: the captions.
         mesh: devices that share the work.
         primary: name of the score that tells which checkpoint is best.
@@ -98,7 +99,7 @@ class Evaluator:
     def __init__(self, workdir: Path, options: Options) -> None:
         self._options = options
         with together():
-            self._config = _evaluation_config(workdir)
+            self.config = _evaluation_config(workdir)
             check_resamples(options.resamples)
             self.mesh = make_mesh()
             self._open_data()
@@ -151,19 +152,19 @@ class Evaluator:
         return {
             "data": self.manifest.header | {"captions_sha256": self.manifest.digest},
             "references": len(self._images),
-            "image_size": self._config.image_size,
-            "resize_of_references": self._config.data.resize,
+            "image_size": self.config.image_size,
+            "resize_of_references": self.config.data.resize,
             "samples": len(self.manifest.choices),
             "noise_seed": self._options.seed,
             "rounding": "once, to the nearest of 256 levels",
             "arithmetic": "float32, highest matmul precision",
-            "text_encoder": self._config.text.to_dict(),
+            "text_encoder": self.config.text.to_dict(),
             "measures": {measure.name: measure.recipe for measure in self._measures},
             "package_version": xmcgan.__version__,
         }
 
     def _open_data(self) -> None:
-        config, options = self._config, self._options
+        config, options = self.config, self._options
         name, data_dir = config.data.name, config.data.data_dir
         split = options.split or sources.held_out_split(name, data_dir)
         if split is None:
@@ -188,7 +189,7 @@ class Evaluator:
         )
 
     def _open_networks(self) -> None:
-        options, config = self._options, self._config
+        options, config = self._options, self.config
         loading: Any = {
             "mesh": self.mesh,
             "batch_size": options.batch_size,
@@ -210,13 +211,13 @@ class Evaluator:
         self._z = draw_noise(options.seed, len(self.manifest.choices), generator.z_dim)
 
     def _open_detector(self) -> Detector | None:
-        if self._config.data.name.partition("/")[0] != "shapes":
+        if self.config.data.name.partition("/")[0] != "shapes":
             return None
         with together():
             if is_first():  # trains it where it is missing; the others read it
-                open_detector(self._cache_dir, self._config.image_size)
+                open_detector(self._cache_dir, self.config.image_size)
         with together():
-            return open_detector(self._cache_dir, self._config.image_size)
+            return open_detector(self._cache_dir, self.config.image_size)
 
     def _choices(self) -> dict[str, Any]:
         """Return what decides which networks all processes run on which images."""
@@ -225,7 +226,7 @@ class Evaluator:
         return {
             "captions_sha256": self.manifest.digest,
             "real images": len(self._images),
-            "config.json": self._config.to_dict(),
+            "config.json": self.config.to_dict(),
             "--seed": self._options.seed,
             "--batch-size": self._options.batch_size,
             **{name: network.recipe for name, network in named.items() if network},
@@ -251,7 +252,7 @@ class Evaluator:
             label = f"captions_{len(indices)}_{header['seed']}"
         else:
             indices, kind, label = self._images, {"images": "all of the split"}, "all"
-        size, resize = self._config.image_size, self._config.data.resize
+        size, resize = self.config.image_size, self.config.data.resize
         recipe = {
             **kind,
             **{key: header[key] for key in ("data", "fingerprint", "split")},
@@ -267,7 +268,7 @@ class Evaluator:
     def _real_images(
         self, indices: Sequence[int], title: str
     ) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
-        size, resize = self._config.image_size, self._config.data.resize
+        size, resize = self.config.image_size, self.config.data.resize
         with _progress(len(indices), title) as progress:
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
