@@ -347,7 +347,7 @@ def official_summary(dataset: str, data: OfficialData, name: str, data_dir: Path
     return "\n".join(lines)
 
 
-# What training, evaluation and `show` prepare on first use.
+# What training and `show` prepare on first use.
 EMBEDDED: dict[str, Callable[..., bool]] = {
     **{name: functools.partial(prepare_shapes, config=config) for name, config in STANDARD.items()},
     "emoji": prepare_emoji,

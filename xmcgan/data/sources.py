@@ -77,7 +77,7 @@ def _versions(name: str, data_dir: Path | str) -> list[Path]:
     builder = name.partition("/")[0]
     if builder not in BUILDERS:
         raise DataError(
-            f"unknown data set {name!r}; known are {', '.join(BUILDERS)}, and each with /NAME"
+            f"unknown data set {name!r}; known are {', '.join(BUILDERS)}, and /NAME"
             f"{did_you_mean(builder, BUILDERS)}"
         )
     root = dataset_dir(name, data_dir)
