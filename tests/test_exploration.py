@@ -13,7 +13,7 @@ SHORT, LONG = "a star", "the red circle on left"
 
 @pytest.fixture(scope="module")
 def model(tiny_workdir):
-    return TrainedModel(tiny_workdir)
+    return TrainedModel.from_workdir(tiny_workdir)
 
 
 @pytest.fixture(scope="module")

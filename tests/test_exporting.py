@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from xmcgan.exporting import export_model
+from xmcgan.sampling import TrainedModel
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("sampler.jax_export", "weights.npz", "tokenizer.json", "manifest.json")
@@ -29,7 +30,7 @@ WITHOUT_PACKAGE = (
 @pytest.fixture(scope="module")
 def exported(tiny_workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported")
-    export_model(tiny_workdir, out)
+    export_model(TrainedModel.from_workdir(tiny_workdir), out)
     shutil.copy(ROOT / "scripts" / "run_exported.py", out)
     return out
 
