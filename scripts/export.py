@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xmcgan.errors import run_cli
 from xmcgan.exporting import export_model
-from xmcgan.model_folder import open_model
+from xmcgan.model_folder import load_from_flags
 from xmcgan.runtime import use_compilation_cache
 
 PROGRAM = Path(__file__).with_name("run_exported.py")
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     use_compilation_cache()
-    model = open_model(args.workdir, args.model, raw=args.raw)
+    model = load_from_flags(args.workdir, args.model, raw=args.raw)
     files = export_model(model, args.out, batch_size=args.batch_size)
     files.append(Path(shutil.copy(PROGRAM, args.out)))
     for path in files:

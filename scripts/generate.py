@@ -17,7 +17,7 @@ from xmcgan.agreement import is_first
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import DataError, UserError, run_cli
 from xmcgan.grid import sample_grid
-from xmcgan.model_folder import open_model
+from xmcgan.model_folder import load_from_flags
 from xmcgan.runtime import use_compilation_cache
 from xmcgan.sampling import draw_noise, write_manifest
 
@@ -124,7 +124,7 @@ def draw(args: argparse.Namespace) -> None:
         raise UserError(f"cannot write to --out {args.out}: {error.strerror}") from None
 
     use_compilation_cache()
-    model = open_model(args.workdir, args.model, args.step, raw=args.raw)
+    model = load_from_flags(args.workdir, args.model, args.step, raw=args.raw)
     if is_first():
         warn_of_cut(captions, model.tokenizer)
     repeated = [caption for caption in captions for _ in range(args.num)]

@@ -119,7 +119,7 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
     return model
 
 
-def open_model(
+def load_from_flags(
     workdir: Path | None, model: str | None, step: int | None = None, *, raw: bool = False
 ) -> TrainedModel:
     """Load what the flags --workdir or --model name, of which one is None.
