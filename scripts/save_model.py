@@ -1,9 +1,10 @@
-"""Write a checkpoint as a model folder: a small generator with its card, for generate.py --model.
+"""Write a checkpoint as a model folder: a small generator and its card.
 
-python scripts/save_model.py --workdir runs/mine --notes notes.md --out models/mine
+python scripts/save_model.py --workdir runs/mine --notes notes.md --out mine/
 
-The card is made from what the run recorded, its scores under WORKDIR/evaluation, and the notes: a
-Markdown file with the sections `## Data`, `## What it cannot do` and `## License`.
+The card is made from what the run recorded, its scores under
+WORKDIR/evaluation, and the notes: a Markdown file with the sections
+`## Data`, `## What it cannot do` and `## License`.
 """
 
 import argparse

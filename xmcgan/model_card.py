@@ -89,9 +89,9 @@ def _training(workdir: Path, model: TrainedModel, machine: str) -> list[str]:
         ("steps", f"{facts['steps']:,}"),
         ("batch size", f"{config.batch_size}"),
         ("images seen", f"{facts['images_seen']:,}"),
-        ("hours of training steps", f"{facts['training_hours']:.1f}"),
+        ("hours of training steps", f"{facts['training_hours']:.2f}"),
         ("machine", machine),
-        ("weights", f"{'raw' if model.origin['weights'] == 'raw' else 'moving average (EMA)'}"),
+        ("weights", "moving average (EMA)"),
     ]
     lines = markdown_table(rows, numbers=False)
     if starts:
@@ -124,7 +124,7 @@ def _scores(folder: Path, model: TrainedModel) -> list[str]:
             f"{recipe['data']['data']} ({recipe['data']['split']}), recipe {recipe_id}.",
             "",
         ]
-    return lines[:-1]
+    return lines[:-1] or ["This checkpoint was not evaluated."]
 
 
 def _score_rows(result: Result) -> Sequence[tuple[str, ...]]:
