@@ -120,6 +120,9 @@ def test_models_of_the_clone_are_small_whole_and_described(folder):
     sections = sections_of((folder / "README.md").read_text(encoding="utf-8"))
     assert [name for name in SECTIONS if not sections.get(name, "").strip()] == []
     assert "not evaluated" not in sections["Scores"]
+    for name in ("README.md", "config.json", "model.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert re.findall(r"""["'\s=]/\w+/\S*""", text) == [], "a folder of a machine"
     facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     assert facts["name"] == folder.name
     assert facts["text_encoder"]["name"] in SOURCES  # anyone can fetch it

@@ -70,9 +70,8 @@ def model_card(
         "Training": _training(workdir, model, machine),
         "Scores": _scores(workdir / "evaluation", model),
     }
-    caption = "a red circle" if model.config.data.name.startswith("shapes") else "red heart"
     lines = [f"# {name}", "", notes.get("", "")]
-    lines += ["", f'    python scripts/generate.py --model {name} --caption "{caption}" --out out/']
+    lines += ["", f'    python scripts/generate.py --model {name} --caption "..." --out out/']
     for section in (*SECTIONS, *(each for each in notes if each and each not in SECTIONS)):
         parts = ["\n".join(generated.get(section, [])), notes.get(section, "")]
         lines += ["", f"## {section}", "", "\n\n".join(filter(None, parts))]

@@ -47,7 +47,7 @@ def save_model(
     Args:
         folder: its name is the model's.
         variables: `params` and `batch_stats` of the averaged generator.
-        config: of the run; paths and accounts of this machine are left out.
+        config: of the run; data folder, image weights and accounts are reset to the defaults.
         info: JSON values about the training: at least "steps" and "images_seen".
         card: the text of README.md.
 
@@ -115,6 +115,7 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
         "checkpoint": facts["weights"]["sha256"],
     }
     model = TrainedModel(config, None, origin)
+    # Only now: the networks say which arrays they need.
     model.variables = put(_arrange(model, tensors, folder / WEIGHTS), replicated(make_mesh()))
     return model
 
