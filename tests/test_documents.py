@@ -103,6 +103,8 @@ NOT_HERE = {
         QUICKSTART
     ),
     'python scripts/generate.py --workdir runs/quickstart --caption "a purple star" *': QUICKSTART,
+    "python scripts/generate.py --model *": f"{RUN_BY}test_commands.py",
+    "python scripts/save_model.py *": f"{RUN_BY}test_model_card.py",
     "python scripts/eval_fid.py --workdir runs/quickstart --num-samples 256 *": QUICKSTART,
     "python scripts/eval_fid.py --workdir runs/coco *": COCO,
     "python scripts/verify_reference.py FILE.npz": f"{RUN_BY}test_commands.py",
