@@ -57,14 +57,14 @@ def test_every_checkpoint_gets_a_result_of_each_kind_of_weights_once(workdir):
         (3, "ema"), (3, "raw"), (6, "ema"), (6, "raw")
     ]  # fmt: skip
     names = set(results[0].scores)
-    assert {"fd-effnet-lite0/fd", "fd-effnet-lite0/kid", "shapes/colors_real"} <= names
+    assert {"fd-effnet-lite2/fd", "fd-effnet-lite0/kid", "shapes/colors_real"} <= names
     assert all(set(r.scores) == names for r in results)
-    assert results[0].scores["fd-effnet-lite0/fd"] != results[1].scores["fd-effnet-lite0/fd"]
+    assert results[0].scores["fd-effnet-lite2/fd"] != results[1].scores["fd-effnet-lite0/fd"]
     assert make_job(workdir).run() == 0
     assert len(read(workdir)) == 4
 
     best = min((r for r in results if r.weights == "ema"),
-               key=lambda r: r.scores["fd-effnet-lite0/fd"].value)  # fmt: skip
+               key=lambda r: r.scores["fd-effnet-lite2/fd"].value)  # fmt: skip
     assert pinned_steps(workdir / "checkpoints") == {best.step}
     manifest = (workdir / "evaluation" / "captions.jsonl").read_text().splitlines()
     assert len(manifest) == NUM_SAMPLES + 1
@@ -197,7 +197,7 @@ def test_the_report_shows_every_score_and_how_to_repeat_it(workdir):
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["recipe"]["data"]["num"] == NUM_SAMPLES
     assert len(manifest["scores"]) == 4
-    assert "| fd-effnet-lite0/fd |" in (directory / "report.md").read_text()
+    assert "| fd-effnet-lite2/fd |" in (directory / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -229,4 +229,4 @@ def test_the_command_scores_and_reports(run, workdir):
     assert "1 new results" in output
     status, output, _ = run("scripts/eval_fid.py", "report", "--workdir", workdir)
     assert status == 0
-    assert "fd-effnet-lite0/fd" in output
+    assert "fd-effnet-lite2/fd" in output

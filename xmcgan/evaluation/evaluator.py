@@ -17,12 +17,14 @@ from xmcgan.agreement import is_first, together
 from xmcgan.config import read_config
 from xmcgan.data import sources
 from xmcgan.data.images import decode_image, resize_image
-from xmcgan.errors import EvaluationError
+from xmcgan.errors import EvaluationError, did_you_mean
+from xmcgan.evaluation.alignment import NUM_DISTRACTORS
 from xmcgan.evaluation.bootstrap import check_resamples
 from xmcgan.evaluation.captions import CaptionManifest, open_manifest
 from xmcgan.evaluation.clip_features import ClipExtractor
 from xmcgan.evaluation.features import FeatureExtractor
 from xmcgan.evaluation.measures import (
+    METRICS,
     ClipAlignment,
     ClipQuality,
     ImageQuality,
@@ -33,6 +35,7 @@ from xmcgan.evaluation.measures import (
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.references import cached_reference, join
 from xmcgan.evaluation.results import Weights
+from xmcgan.evaluation.retrieval import require_enough
 from xmcgan.evaluation.scores import Score
 from xmcgan.evaluation.shapes_detector import Detector, open_detector
 from xmcgan.mesh import make_mesh, sampling_batch_size
@@ -47,7 +50,9 @@ class Options:
     """Say what an evaluation measures and how.
 
     Attributes:
-        protocols: names; the first one's Frechet distance tells which checkpoint is best.
+        protocols: names; the first one's first score tells which checkpoint is best.
+        metrics: of each protocol, some of `measures.METRICS`; None takes all that there are enough
+            real images for.
         network_weights: path of the weights of a protocol's network, by the protocol's name.
         clip_weights: path of CLIP ViT-B/32 for CLIPScore and R-precision; None leaves them out.
         cmmd_weights: path of CLIP ViT-L/14 at 336 pixels for CMMD; None leaves it out.
@@ -63,7 +68,8 @@ class Options:
         allow_unverified: accept weights that are not the published files.
     """
 
-    protocols: Sequence[str] = ("fd-effnet-lite0",)
+    protocols: Sequence[str] = ("fd-effnet-lite2",)
+    metrics: Sequence[str] | None = None
     network_weights: dict[str, str] = dataclasses.field(default_factory=dict)
     clip_weights: str | None = None
     cmmd_weights: str | None = None
@@ -108,7 +114,8 @@ class Evaluator:
         require_same(self._choices())
         self._measures = self._make_measures()
         protocol = get_protocol(options.protocols[0])
-        self.primary = f"{protocol.name}/{protocol.label.lower()}"
+        first = {"quality": protocol.label.lower(), "retrieval": "retrieval@1"}
+        self.primary = f"{protocol.name}/{first[self._metrics[0]]}"
         self._references: dict[str, Observations] = {}
 
     def observe_references(self) -> None:
@@ -116,7 +123,7 @@ class Evaluator:
         self._references = {m.name: self._observe_references(m) for m in self._measures}
 
     def score(self, variables: Any, title: str) -> dict[str, Score]:
-        """Return all scores of a generator, by names such as "fd-effnet-lite0/fd".
+        """Return all scores of a generator, by names such as "fd-effnet-lite2/fd".
 
         Args:
             variables: of the generator, as `load_generator` gives them.
@@ -187,6 +194,10 @@ class Evaluator:
             split=split,
             seed=options.seed,
         )
+        examples = [choice.example for choice in self.manifest.choices]
+        # An image may have several examples, which follow each other.
+        self._targets = np.searchsorted(self._images, examples, side="right") - 1
+        self._metrics = _choose_metrics(options.metrics, len(self._images))
 
     def _open_networks(self) -> None:
         options, config = self._options, self.config
@@ -234,7 +245,10 @@ class Evaluator:
 
     def _make_measures(self) -> list[Measure]:
         resampling: Any = {"resamples": self._options.resamples, "seed": self._options.seed}
-        measures: list[Measure] = [ImageQuality(each, **resampling) for each in self._extractors]
+        measures: list[Measure] = [
+            ImageQuality(each, self._targets, self._metrics, **resampling)
+            for each in self._extractors
+        ]
         if self._cmmd:
             measures.append(ClipQuality(self._cmmd, **resampling))
         if self._clip:  # embeds the captions, on all devices
@@ -284,6 +298,25 @@ class Evaluator:
 
 def _progress(total: int, title: str) -> Any:
     return tqdm(total=total, desc=title, unit="image", leave=False, disable=not is_first())
+
+
+def _choose_metrics(asked: Sequence[str] | None, num_real: int) -> list[str]:
+    """Return the metrics in their order; those asked for, or all that the real images suffice for.
+
+    Raises:
+        EvaluationError: an unknown metric, or too few real images for one that was asked for.
+    """
+    for name in asked or ():
+        if name not in METRICS:
+            hint = did_you_mean(name, METRICS)
+            raise EvaluationError(f"no metric {name!r} (known: {', '.join(METRICS)}){hint}")
+    if asked is None:
+        return [each for each in METRICS if each != "retrieval" or num_real > NUM_DISTRACTORS]
+    if not asked:
+        raise EvaluationError(f"no metrics are given; known: {', '.join(METRICS)}")
+    if "retrieval" in asked:
+        require_enough(num_real)
+    return [each for each in METRICS if each in asked]
 
 
 def _evaluation_config(workdir: Path) -> ConfigDict:

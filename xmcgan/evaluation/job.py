@@ -18,6 +18,7 @@ from xmcgan.errors import AgreedError, CheckpointError
 from xmcgan.evaluation.captions import write_manifest
 from xmcgan.evaluation.evaluator import Evaluator, Options
 from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
+from xmcgan.evaluation.retrieval import RETRIEVALS
 from xmcgan.evaluation.scores import Score
 from xmcgan.sampling import load_generator
 from xmcgan.training import retention
@@ -149,9 +150,12 @@ class EvaluationJob:
         with TensorBoardWriter(folder) as writer:
             writer.write_scalars(result.step, {k: s.value for k, s in result.scores.items()})
         self._results.append(result)
-        value = result.scores[self._evaluator.primary].value
+        protocol, primary = self._evaluator.primary.split("/")
+        shown = (f"{protocol}/{name}" for name in (primary, *RETRIEVALS))
+        values = (f"{n} {result.scores[n].value:.4g}" for n in dict.fromkeys(shown)
+                  if n in result.scores)  # fmt: skip
         tqdm.write(
-            f"step {result.step:>7,} ({result.weights})  {self._evaluator.primary} {value:.4g}  "
+            f"step {result.step:>7,} ({result.weights})  {'  '.join(values)}  "
             f"({result.seconds:.0f} s)"
         )
         self._pin_best()
