@@ -57,9 +57,9 @@ def test_every_checkpoint_gets_a_result_of_each_kind_of_weights_once(workdir):
         (3, "ema"), (3, "raw"), (6, "ema"), (6, "raw")
     ]  # fmt: skip
     names = set(results[0].scores)
-    assert {"fd-effnet-lite2/fd", "fd-effnet-lite0/kid", "shapes/colors_real"} <= names
+    assert {"fd-effnet-lite2/fd", "fd-effnet-lite2/kid", "shapes/colors_real"} <= names
     assert all(set(r.scores) == names for r in results)
-    assert results[0].scores["fd-effnet-lite2/fd"] != results[1].scores["fd-effnet-lite0/fd"]
+    assert results[0].scores["fd-effnet-lite2/fd"] != results[1].scores["fd-effnet-lite2/fd"]
     assert make_job(workdir).run() == 0
     assert len(read(workdir)) == 4
 
