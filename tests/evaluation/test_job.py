@@ -93,7 +93,8 @@ def test_a_job_that_dies_leaves_no_partial_result_and_its_pins(workdir, monkeypa
 
     def dying(self, images):
         calls.append(len(images))
-        if len(calls) == 3:  # the real images, step 3 averaged, and then
+        # The real images, step 3 averaged with four samples of each caption, and then
+        if len(calls) == 6:
             raise KeyboardInterrupt
         return observe(self, images)
 

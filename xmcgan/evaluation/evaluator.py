@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -22,7 +22,9 @@ from xmcgan.evaluation.alignment import NUM_DISTRACTORS
 from xmcgan.evaluation.bootstrap import check_resamples
 from xmcgan.evaluation.captions import CaptionManifest, open_manifest
 from xmcgan.evaluation.clip_features import ClipExtractor
+from xmcgan.evaluation.diversity import NUM_CAPTIONS, NUM_SAMPLES
 from xmcgan.evaluation.features import FeatureExtractor
+from xmcgan.evaluation.flattery import flattered_by
 from xmcgan.evaluation.measures import (
     METRICS,
     ClipAlignment,
@@ -97,6 +99,7 @@ class Evaluator:
         manifest: the captions.
         mesh: devices that share the work.
         primary: name of the score that tells which checkpoint is best.
+        flattered: by protocol, which part of training used its network; absent if none did.
 
     Raises:
         UserError: anything that would keep it from giving a score, before an image is drawn.
@@ -115,6 +118,7 @@ class Evaluator:
         self._measures = self._make_measures()
         protocol = get_protocol(options.protocols[0])
         first = {"quality": protocol.label.lower(), "retrieval": "retrieval@1"}
+        first |= {"diversity": "diversity"}
         self.primary = f"{protocol.name}/{first[self._metrics[0]]}"
         self._references: dict[str, Observations] = {}
 
@@ -135,24 +139,50 @@ class Evaluator:
         Raises:
             EvaluationError: images of which there is no score.
         """
-        parts: list[list[dict[str, np.ndarray]]] = [[] for _ in self._measures]
-        num = len(self.manifest.choices)
-        with _progress(num, title) as progress:
-            for start in range(0, num, CHUNK):
-                captions = self.manifest.captions[start : start + CHUNK]
-                with jax.default_matmul_precision("highest"):
-                    images = self._sampler(variables, captions, self._z[start : start + CHUNK])
-                for measure, seen in zip(self._measures, parts, strict=True):
-                    seen.append(measure.observe(images))
-                progress.update(len(images))
+        captions, num = self.manifest.captions, len(self.manifest.choices)
+        fake = self._observe_samples(variables, captions, self._z[:num], self._measures, title)
+        varied = captions[:NUM_CAPTIONS]
+        quality = [m for m in self._measures if isinstance(m, ImageQuality)]
+        more = [
+            self._observe_samples(variables, varied, z, quality, title)
+            for z in self._z[num:].reshape(-1, len(varied), self._z.shape[1])
+        ]
         with together():
             if not is_first():
                 return {}
-            return {
+            scores = {
                 f"{measure.name}/{score.name}": score
-                for measure, seen in zip(self._measures, parts, strict=True)
-                for score in measure.score(self._references[measure.name], join(seen, num))
+                for measure in self._measures
+                for score in measure.score(self._references[measure.name], fake[measure.name])
             }
+            for measure in quality if more else ():
+                samples = [seen[measure.name] for seen in (fake, *more)]
+                for score in measure.diversity(self._references[measure.name], samples):
+                    scores[f"{measure.name}/{score.name}"] = score
+            return {
+                name: dataclasses.replace(score, flattered=name.split("/")[0] in self.flattered)
+                for name, score in scores.items()
+            }
+
+    def _observe_samples(
+        self,
+        variables: Any,
+        captions: Sequence[str],
+        z: Float[np.ndarray, "n z"],
+        measures: Sequence[Measure],
+        title: str,
+    ) -> dict[str, Observations]:
+        """Return what each measure observes of an image of each caption, by its name."""
+        parts: dict[str, list[Observations]] = {measure.name: [] for measure in measures}
+        with _progress(len(captions), title) as progress:
+            for start in range(0, len(captions), CHUNK):
+                chunk = slice(start, start + CHUNK)
+                with jax.default_matmul_precision("highest"):
+                    images = self._sampler(variables, captions[chunk], z[chunk])
+                for measure in measures:
+                    parts[measure.name].append(measure.observe(images))
+                progress.update(len(images))
+        return {name: join(seen, len(captions)) for name, seen in parts.items()}
 
     def recipe(self) -> dict[str, Any]:
         """Return all that the scores depend on, except the checkpoint."""
@@ -167,6 +197,7 @@ class Evaluator:
             "arithmetic": "float32, highest matmul precision",
             "text_encoder": self.config.text.to_dict(),
             "measures": {measure.name: measure.recipe for measure in self._measures},
+            "flattered": self.flattered,
             "package_version": xmcgan.__version__,
         }
 
@@ -219,7 +250,14 @@ class Evaluator:
         generator = build.build_generator(config)
         batch_size = options.batch_size or sampling_batch_size(self.mesh)
         self._sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
-        self._z = draw_noise(options.seed, len(self.manifest.choices), generator.z_dim)
+        # After the noise of each caption comes more for the samples that diversity compares.
+        num = len(self.manifest.choices)
+        if "diversity" in self._metrics:
+            num += (NUM_SAMPLES - 1) * min(num, NUM_CAPTIONS)
+        self._z = draw_noise(options.seed, num, generator.z_dim)
+        parts = {each.protocol.name: flattered_by(config, each.protocol)
+                 for each in self._extractors}  # fmt: skip
+        self.flattered = {name: part for name, part in parts.items() if part}
 
     def _open_detector(self) -> Detector | None:
         if self.config.data.name.partition("/")[0] != "shapes":

@@ -151,13 +151,16 @@ class EvaluationJob:
             writer.write_scalars(result.step, {k: s.value for k, s in result.scores.items()})
         self._results.append(result)
         protocol, primary = self._evaluator.primary.split("/")
-        shown = (f"{protocol}/{name}" for name in (primary, *RETRIEVALS))
-        values = (f"{n} {result.scores[n].value:.4g}" for n in dict.fromkeys(shown)
-                  if n in result.scores)  # fmt: skip
+        shown = {n: result.scores.get(f"{protocol}/{n}") for n in (primary, *RETRIEVALS)}
+        values = [f"{name} {score.value:.4g}" for name, score in shown.items() if score]
         tqdm.write(
-            f"step {result.step:>7,} ({result.weights})  {'  '.join(values)}  "
+            f"step {result.step:>7,} ({result.weights})  {protocol}: {'  '.join(values)}"
+            f"{'  (flattered)' if protocol in self._evaluator.flattered else ''}  "
             f"({result.seconds:.0f} s)"
         )
+        ratio = result.scores.get(f"{protocol}/diversity_ratio")
+        if ratio and ratio.note:
+            tqdm.write(f"  warning: {ratio.note}")
         self._pin_best()
 
     def _check_steps(self, steps: Sequence[int] | None) -> None:

@@ -15,6 +15,7 @@ from xmcgan.data.shapes_claims import parse_claims
 from xmcgan.evaluation.alignment import alignment_scores
 from xmcgan.evaluation.captions import CaptionManifest
 from xmcgan.evaluation.clip_features import PREFIX, ClipExtractor
+from xmcgan.evaluation.diversity import diversity_scores
 from xmcgan.evaluation.features import FeatureExtractor, Features
 from xmcgan.evaluation.retrieval import retrieval_scores
 from xmcgan.evaluation.scores import Score, cmmd_score, image_scores
@@ -22,7 +23,7 @@ from xmcgan.evaluation.shapes_alignment import detection_scores
 from xmcgan.evaluation.shapes_detections import Detections
 from xmcgan.evaluation.shapes_detector import Detector
 
-METRICS = ("quality", "retrieval")
+METRICS = ("quality", "retrieval", "diversity")
 Images = UInt8[np.ndarray, "n h w 3"]
 Observations = dict[str, np.ndarray]  # arrays whose first axis is the images
 
@@ -98,6 +99,17 @@ class ImageQuality:
         if "retrieval" in self._metrics:
             scores += retrieval_scores(real["values"], fake["values"], self._targets, **resampling)
         return scores
+
+    def diversity(self, real: Observations, samples: Sequence[Observations]) -> list[Score]:
+        """Compare samples of the same captions, each with other noise, with real images.
+
+        Args:
+            real: observations of the real images.
+            samples: of each noise, observations of the first captions.
+        """
+        num = min(len(each["values"]) for each in samples)
+        groups = np.stack([each["values"][:num] for each in samples], axis=1)
+        return diversity_scores(real["values"], groups, resamples=self._resamples, seed=self._seed)
 
 
 class ShapesAlignment:
