@@ -120,7 +120,7 @@ _PROTOCOLS = (
     ),
     _LITE0,
     # The default: training uses Lite0 (image loss, projected discriminator) but never Lite2. Made
-    # for 260 pixels; 160 takes 0.4 of the time and ranks as well (docs/evaluation.md).
+    # for 260 pixels; 160 takes a quarter of the time and ranks as well (docs/evaluation.md).
     dataclasses.replace(
         _LITE0,
         name="fd-effnet-lite2",
