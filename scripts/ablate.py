@@ -50,8 +50,8 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--protocol",
-        default="fd-effnet-lite0",
-        help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite0)",
+        default="fd-effnet-lite2",
+        help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite2)",
     )
     parser.add_argument("--weights", metavar="FILE", help="of the protocol's network")
     parser.add_argument("--clip", metavar="DIR", help="CLIP ViT-B/32: CLIPScore and R-precision")
@@ -78,7 +78,7 @@ def main() -> int:
     cells = plan_cells(
         args.config, args.grid.split(","), seeds=args.seeds, overrides=overrides, out=args.out
     )
-    scoring.check()
+    scoring.check(cells)
     if args.dry_run:
         print(outline(cells, scoring))
         return 0

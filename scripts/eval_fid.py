@@ -4,7 +4,7 @@ python scripts/eval_fid.py --workdir runs/quickstart
 python scripts/eval_fid.py --workdir runs/coco --watch \\
     --protocols fid-2015 --weights fid-2015=FILE
 python scripts/eval_fid.py report --workdir runs/quickstart
-python scripts/eval_fid.py compare REAL FAKE --protocol fd-effnet-lite0
+python scripts/eval_fid.py compare REAL FAKE --protocol fd-effnet-lite2
 python scripts/eval_fid.py features IMAGES --protocol fid-2015 --out F.npz
 python scripts/eval_fid.py stats IMAGES --protocol fid-2015 --out S.npz
 
@@ -27,6 +27,7 @@ from xmcgan.evaluation.folder_commands import (
     write_statistics,
 )
 from xmcgan.evaluation.job import EvaluationJob
+from xmcgan.evaluation.measures import METRICS
 from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
 from xmcgan.evaluation.report import write_report
 from xmcgan.evaluation.tables import score_json, score_table
@@ -98,10 +99,17 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--watch", action="store_true", help="wait for more, until the run's end")
     job.add_argument(
         "--protocols",
+        "--protocol",
         nargs="+",
-        default=["fd-effnet-lite0"],
+        default=["fd-effnet-lite2"],
         metavar="P",
-        help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite0); the first tells the best",
+        help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite2); the first tells the best",
+    )
+    job.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="M",
+        help=f"of a protocol: {', '.join(METRICS)} (default: all, retrieval from 100 images)",
     )
     job.add_argument(
         "--num-samples", type=int, metavar="N", help="captions (default: 30,000, or all of fewer)"
@@ -191,6 +199,7 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
         weights[get_protocol(name).name] = path
     return evaluator.Options(
         protocols=[get_protocol(name).name for name in args.protocols],
+        metrics=args.metrics,
         network_weights=weights,
         clip_weights=args.clip,
         cmmd_weights=args.cmmd,

@@ -3,7 +3,7 @@
 #
 #   scripts/quickstart.sh [--config.FIELD=VALUE ...]
 #
-# Sets up .venv, fetches two frozen networks, draws the embedded data set, trains on it, generates
+# Sets up .venv, fetches the frozen networks, draws the embedded data set, trains on it, generates
 # images for captions of its own and scores the checkpoints. Running it again resumes or reuses what
 # is there.
 set -euo pipefail
@@ -15,7 +15,7 @@ own="$workdir/own_captions"
 setup_env requirements.txt
 
 say "Frozen networks: text encoder, and image features for the scores"
-python scripts/fetch_weights.py minilm efficientnet_lite0
+python scripts/fetch_weights.py minilm efficientnet_lite0 efficientnet_lite2
 
 say "Training"
 python -m xmcgan.train --config shapes:quickstart --workdir "$workdir" "$@"

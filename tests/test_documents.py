@@ -44,6 +44,7 @@ EXECUTED = {
     f"python scripts/eval_fid.py --workdir {RUN} --watch": f"{RUN}/evaluation/results.jsonl",
     f"python scripts/eval_fid.py report --workdir {RUN}": f"{RUN}/evaluation/curves.png",
     "python scripts/eval_fid.py compare REAL FAKE --protocol fd-effnet-lite0": "REAL",
+    "python scripts/eval_fid.py compare REAL FAKE --protocol fd-effnet-lite2": "REAL",
     "python scripts/eval_fid.py compare REAL FAKE --protocol fid-2015": "REAL",
     "python scripts/eval_fid.py features IMAGES --protocol fid-2015 --out F.npz": "F.npz",
     "python scripts/eval_fid.py stats IMAGES --protocol fid-2015 --out S.npz": "S.npz",

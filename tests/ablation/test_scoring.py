@@ -104,3 +104,10 @@ def test_flags_ask_eval_fid_for_what_counts_afterwards(tmp_path):
         "--weights fid-2015=inception.pth --clip clip/"
     )
     assert scoring.made({"samples": 50, "measures": {"fid-2015": {}, "clip": {}, "shapes": {}}})
+
+
+def test_a_protocol_that_flatters_some_rows_only_is_refused(cell):
+    loss = {"enabled": True, "network": "efficientnet_lite0"}
+    trained_on_it = changed(cell, losses={"image_pretrained": loss})
+    with pytest.raises(EvaluationError, match="flatter"):
+        SCORING.check([cell, trained_on_it])

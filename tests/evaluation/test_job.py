@@ -1,15 +1,17 @@
 """The evaluation job gives every checkpoint a whole result or none, whatever happens to it."""
 
+import dataclasses
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_network
 
 from xmcgan.errors import CheckpointError, EvaluationError
-from xmcgan.evaluation import evaluator, job, measures
+from xmcgan.evaluation import evaluator, job, measures, retrieval
 from xmcgan.evaluation.evaluator import Options
 from xmcgan.evaluation.job import EvaluationJob
 from xmcgan.evaluation.report import write_report
@@ -57,14 +59,16 @@ def test_every_checkpoint_gets_a_result_of_each_kind_of_weights_once(workdir):
         (3, "ema"), (3, "raw"), (6, "ema"), (6, "raw")
     ]  # fmt: skip
     names = set(results[0].scores)
-    assert {"fd-effnet-lite0/fd", "fd-effnet-lite0/kid", "shapes/colors_real"} <= names
+    assert {"fd-effnet-lite2/fd", "fd-effnet-lite2/kid", "shapes/colors_real"} <= names
+    assert {"fd-effnet-lite2/diversity", "fd-effnet-lite2/diversity_real"} <= names
+    assert "fd-effnet-lite2/retrieval@1" not in names, "10 real images are too few"
     assert all(set(r.scores) == names for r in results)
-    assert results[0].scores["fd-effnet-lite0/fd"] != results[1].scores["fd-effnet-lite0/fd"]
+    assert results[0].scores["fd-effnet-lite2/fd"] != results[1].scores["fd-effnet-lite2/fd"]
     assert make_job(workdir).run() == 0
     assert len(read(workdir)) == 4
 
     best = min((r for r in results if r.weights == "ema"),
-               key=lambda r: r.scores["fd-effnet-lite0/fd"].value)  # fmt: skip
+               key=lambda r: r.scores["fd-effnet-lite2/fd"].value)  # fmt: skip
     assert pinned_steps(workdir / "checkpoints") == {best.step}
     manifest = (workdir / "evaluation" / "captions.jsonl").read_text().splitlines()
     assert len(manifest) == NUM_SAMPLES + 1
@@ -81,6 +85,55 @@ def test_scores_do_not_depend_on_the_batch_size(workdir):
     assert found[8] == pytest.approx(found[24], rel=1e-5, abs=1e-5)
 
 
+def test_a_generator_that_draws_the_real_images_is_found_by_retrieval(workdir, monkeypatch):
+    for module in (retrieval, evaluator):
+        monkeypatch.setattr(module, "NUM_DISTRACTORS", 9)
+    options = Options(
+        metrics=("retrieval",), num_samples=60, split="train", weights=("ema",), resamples=0
+    )
+    evaluation = evaluator.Evaluator(workdir, dataclasses.replace(options, cache_dir=workdir))
+    assert evaluation.primary == "fd-effnet-lite2/retrieval@1"
+    evaluation.observe_references()
+    examples = {choice.caption: choice.example for choice in evaluation.manifest.choices}
+
+    def draw(shift: int):
+        def sample(_, captions, z):
+            rows = [(examples[caption] + shift) % 40 for caption in captions]
+            return np.concatenate(list(evaluation._real_images(rows, "")))
+
+        monkeypatch.setattr(evaluation, "_sampler", sample)
+        return evaluation.score({}, "")["fd-effnet-lite2/retrieval@1"].value
+
+    assert draw(0) == 1
+    assert draw(1) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"), [(("retrieval",), "retrieval.* 10 real"), (("retreival",), "retrieval")]
+)
+def test_metrics_that_cannot_be_had_are_refused(workdir, metrics, message):
+    with pytest.raises(EvaluationError, match=message):
+        make_job(workdir, metrics=metrics)
+
+
+def test_scores_are_flattered_where_training_used_the_network(workdir, capsys):
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    config["losses"]["image_pretrained"] |= {"enabled": True, "network": "efficientnet_lite0"}
+    path.write_text(json.dumps(config))
+    protocols = ("fd-effnet-lite0", "fd-effnet-lite2")
+    make_job(workdir, protocols=protocols, weights=("ema",)).run([6])
+    (result,) = read(workdir)
+    for name, score in result.scores.items():
+        assert score.flattered == name.startswith("fd-effnet-lite0/")
+    recipe = ResultFile(workdir / "evaluation").read_recipe(result.recipe)
+    assert recipe["flattered"].keys() == {"fd-effnet-lite0"}
+    assert "flattered" in capsys.readouterr().out
+    shown = write_report(workdir).splitlines()
+    marked = {line.split()[0] for line in shown if line.endswith("flattered")}
+    assert marked == {name for name in result.scores if name.startswith("fd-effnet-lite0/")}
+
+
 def test_other_samples_are_another_recipe(workdir):
     make_job(workdir, weights=("ema",)).run([6])
     make_job(workdir, weights=("ema",), num_samples=NUM_SAMPLES + 1, seed=1).run([6])
@@ -93,7 +146,8 @@ def test_a_job_that_dies_leaves_no_partial_result_and_its_pins(workdir, monkeypa
 
     def dying(self, images):
         calls.append(len(images))
-        if len(calls) == 3:  # the real images, step 3 averaged, and then
+        # The real images, step 3 averaged with four samples of each caption, and then
+        if len(calls) == 6:
             raise KeyboardInterrupt
         return observe(self, images)
 
@@ -197,7 +251,7 @@ def test_the_report_shows_every_score_and_how_to_repeat_it(workdir):
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["recipe"]["data"]["num"] == NUM_SAMPLES
     assert len(manifest["scores"]) == 4
-    assert "| fd-effnet-lite0/fd |" in (directory / "report.md").read_text()
+    assert "| fd-effnet-lite2/fd |" in (directory / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -229,4 +283,4 @@ def test_the_command_scores_and_reports(run, workdir):
     assert "1 new results" in output
     status, output, _ = run("scripts/eval_fid.py", "report", "--workdir", workdir)
     assert status == 0
-    assert "fd-effnet-lite0/fd" in output
+    assert "fd-effnet-lite2/fd" in output

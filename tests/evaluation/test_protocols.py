@@ -44,11 +44,12 @@ def test_fid_keras_is_the_official_xmc_gan_code(shape):
     np.testing.assert_allclose(prepared("fid-keras", image), expected, rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize(("name", "size"), [("fd-effnet-lite0", 224), ("fd-effnet-lite2", 160)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_fd_effnet_lite0_gives_the_network_pixels_of_pillow_in_0_to_1(shape):
+def test_fd_effnet_gives_the_network_pixels_of_pillow_in_0_to_1(name, size, shape):
     image = noise(*shape)
-    expected = np.clip(pillow_resize(image, 224, "bicubic"), 0, 255) / 255
-    np.testing.assert_allclose(prepared("fd-effnet-lite0", image), expected, rtol=0, atol=1e-6)
+    expected = np.clip(pillow_resize(image, size, "bicubic"), 0, 255) / 255
+    np.testing.assert_allclose(prepared(name, image), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ def test_fd_effnet_lite0_gives_the_network_pixels_of_pillow_in_0_to_1(shape):
         ("fid-clean", -1, 127 / 128),
         ("fid-keras", -1, 1),
         ("fd-effnet-lite0", 0, 1),
+        ("fd-effnet-lite2", 0, 1),
     ],
 )
 def test_black_and_white_are_scaled_to_what_the_network_was_trained_on(name, black, white):

@@ -25,3 +25,9 @@ def minilm_dir() -> Path:
 def efficientnet_dir() -> Path:
     """Return the folder of EfficientNet-Lite0, or skip where it was not fetched."""
     return _fetched("efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def efficientnet_lite2_dir() -> Path:
+    """Return the folder of EfficientNet-Lite2, or skip where it was not fetched."""
+    return _fetched("efficientnet_lite2")

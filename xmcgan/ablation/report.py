@@ -130,6 +130,7 @@ def _protocol(cells: Sequence[Cell], result: Result, recipe: dict[str, Any]) -> 
         "text_encoder": recipe["text_encoder"]["weights"],
         "network_weights_sha256": [m["weights_sha256"] for m in measures if "weights_sha256" in m],
         "detector_sha256": [m["detector_sha256"] for m in measures if "detector_sha256" in m],
+        "flattered": recipe.get("flattered", {}),
         "recipe": result.recipe,
         "cpu_cores": os.cpu_count(),
         **provenance(),
@@ -140,7 +141,12 @@ def _protocol_lines(made: dict[str, Any]) -> list[str]:
     data, seen = made["data"], made["steps"] * made["batch_size"] * made["d_steps"]
     settings = "".join(f" --config.{override}" for override in made["overrides"])
     sha256 = [*made["network_weights_sha256"], *made["detector_sha256"]]
+    flattered = [
+        f"Flattered: {name}, whose network training used ({part})"
+        for name, part in made["flattered"].items()
+    ]
     return [
+        *flattered,
         f"Training: `--config {made['config']}{settings}`, {made['steps']:,} steps of "
         f"{made['batch_size']} images, d_steps {made['d_steps']} ({seen:,} images in all), text "
         f"encoder {made['text_encoder']}, the same in every row",

@@ -9,6 +9,7 @@ from typing import Any
 from xmcgan.ablation.plan import Cell
 from xmcgan.config import fingerprint, read_config
 from xmcgan.errors import CheckpointError, ConfigError, EvaluationError, UserError
+from xmcgan.evaluation.flattery import flattered_by
 from xmcgan.evaluation.networks import load_network
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
@@ -33,15 +34,25 @@ class Scoring:
     weights: str | None = None
     clip: str | None = None
 
-    def check(self) -> None:
+    def check(self, cells: Sequence[Cell]) -> None:
         """Refuse now what would fail after the first run was trained.
 
+        Args:
+            cells: the runs of the table.
+
         Raises:
-            UserError: too few samples, an unknown protocol, or weights that cannot be read.
+            UserError: too few samples, an unknown protocol, weights that cannot be read, or a
+                protocol that flatters some rows and not the others.
         """
         if self.num_samples < 2:
             raise EvaluationError(f"--num-samples is {self.num_samples}: at least 2")
-        load_network(get_protocol(self.protocol), self.weights)
+        protocol = get_protocol(self.protocol)
+        if len({flattered_by(cell.config, protocol) for cell in cells}) > 1:
+            raise EvaluationError(
+                f"--protocol {protocol.name} would flatter some rows: its network takes part in "
+                "their training and not in that of others; take fd-effnet-lite2"
+            )
+        load_network(protocol, self.weights)
         if self.clip is not None and not Path(self.clip).exists():
             raise EvaluationError(f"--clip: there is no {self.clip}")
 

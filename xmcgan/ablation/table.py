@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from xmcgan.ablation.estimates import Estimate, difference, mean_over_seeds
 from xmcgan.ablation.plan import BASELINE
 from xmcgan.evaluation.results import Result
+from xmcgan.evaluation.retrieval import RETRIEVALS
 from xmcgan.evaluation.scores import Score
 
 # What stands in the table beside the Frechet distance, where the evaluation has it.
@@ -56,12 +57,14 @@ class Row:
 def shown_names(rows: Sequence[Row], primary: str) -> list[str]:
     """Return the scores that the table shows, the Frechet distance first."""
     there = {name for row in rows for result in row.results.values() for name in result.scores}
-    return [name for name in (primary, *_SHOWN) if name in there]
+    protocol = primary.partition("/")[0]
+    retrievals = (f"{protocol}/{name}" for name in RETRIEVALS)
+    return [name for name in (primary, *retrievals, *_SHOWN) if name in there]
 
 
 def scale(name: str) -> int:
-    """Return what a score is multiplied with to be shown: shares of claims are in percent."""
-    return 100 if name.startswith("shapes/") else 1
+    """Return what a score is multiplied with to be shown: shares are in percent."""
+    return 100 if name.startswith("shapes/") or "/retrieval@" in name else 1
 
 
 def label(name: str) -> str:

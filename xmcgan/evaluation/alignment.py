@@ -20,7 +20,7 @@ NUM_DISTRACTORS = 99
 # CLIPScore of an image and a caption that point the same way.
 _BEST_CLIP_SCORE = 2.5
 # Cosines of float32 embeddings that are nearer than this are equal but for rounding.
-_TIE = 1e-6
+TIE = 1e-6
 # Images whose candidates are looked at together: small enough (6 MB at 99 others of width 512)
 # that memory is used again; larger blocks take twice the time.
 _BLOCK = 16
@@ -56,24 +56,36 @@ def alignment_scores(
     counts = resample_counts(content_keys(text_emb), resamples, seed)
     sides = {"": fake_images_emb, "_real": real_images_emb}
     scores = [
-        _mean_score(f"clip_score{side}", clip_score(images, text_emb), counts, _BEST_CLIP_SCORE)
+        mean_score(f"clip_score{side}", clip_score(images, text_emb), counts, _BEST_CLIP_SCORE)
         for side, images in sides.items()
     ]
     for side, images in sides.items():
         is_nearest = r_precision(images, text_emb, captions, image_ids, seed=seed)
-        scores.append(_mean_score(f"clip_r_precision{side}", is_nearest, counts, 1.0))
+        scores.append(mean_score(f"clip_r_precision{side}", is_nearest, counts, 1.0))
     return scores
 
 
-def _mean_score(
-    name: str, per_example: Float[np.ndarray, "n"], counts: Int[np.ndarray, "r n"], most: float
+def mean_score(
+    name: str,
+    per_example: Float[np.ndarray, "n"],
+    counts: Int[np.ndarray, "r n"],
+    most: float,
+    note: str = "",
 ) -> Score:
-    """Return a score that is a mean over examples of numbers from 0 to `most`."""
+    """Return a score that is a mean over examples of numbers from 0 to `most`.
+
+    Args:
+        name: of the score.
+        per_example: the numbers.
+        counts: of the bootstrap's resamples; none gives no interval.
+        most: upper end of the score's range.
+        note: of the score.
+    """
     value = float(per_example.mean())
     if not len(counts):
-        return Score(name, value, None, None, "higher")
+        return Score(name, value, None, None, "higher", note)
     low, high = interval(value, counts @ per_example / counts.sum(axis=1))
-    return Score(name, value, max(low, 0.0), min(high, most), "higher")
+    return Score(name, value, max(low, 0.0), min(high, most), "higher", note)
 
 
 def clip_score(
@@ -135,7 +147,7 @@ def r_precision(
         block = slice(start, start + _BLOCK)
         true = np.einsum("ne,ne->n", images[block], texts[block])
         others = np.einsum("ne,nke->nk", images[block], texts[distractors[block]])
-        is_nearest[block] = true > others.max(axis=1) + _TIE
+        is_nearest[block] = true > others.max(axis=1) + TIE
     return is_nearest
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -17,12 +17,16 @@ from xmcgan.agreement import is_first, together
 from xmcgan.config import read_config
 from xmcgan.data import sources
 from xmcgan.data.images import decode_image, resize_image
-from xmcgan.errors import EvaluationError
+from xmcgan.errors import EvaluationError, did_you_mean
+from xmcgan.evaluation.alignment import NUM_DISTRACTORS
 from xmcgan.evaluation.bootstrap import check_resamples
 from xmcgan.evaluation.captions import CaptionManifest, open_manifest
 from xmcgan.evaluation.clip_features import ClipExtractor
+from xmcgan.evaluation.diversity import NUM_CAPTIONS, NUM_SAMPLES
 from xmcgan.evaluation.features import FeatureExtractor
+from xmcgan.evaluation.flattery import flattered_by
 from xmcgan.evaluation.measures import (
+    METRICS,
     ClipAlignment,
     ClipQuality,
     ImageQuality,
@@ -33,6 +37,7 @@ from xmcgan.evaluation.measures import (
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.references import cached_reference, join
 from xmcgan.evaluation.results import Weights
+from xmcgan.evaluation.retrieval import require_enough
 from xmcgan.evaluation.scores import Score
 from xmcgan.evaluation.shapes_detector import Detector, open_detector
 from xmcgan.mesh import make_mesh, sampling_batch_size
@@ -47,7 +52,9 @@ class Options:
     """Say what an evaluation measures and how.
 
     Attributes:
-        protocols: names; the first one's Frechet distance tells which checkpoint is best.
+        protocols: names; the first one's first score tells which checkpoint is best.
+        metrics: of each protocol, some of `measures.METRICS`; None takes all that there are enough
+            real images for.
         network_weights: path of the weights of a protocol's network, by the protocol's name.
         clip_weights: path of CLIP ViT-B/32 for CLIPScore and R-precision; None leaves them out.
         cmmd_weights: path of CLIP ViT-L/14 at 336 pixels for CMMD; None leaves it out.
@@ -63,7 +70,8 @@ class Options:
         allow_unverified: accept weights that are not the published files.
     """
 
-    protocols: Sequence[str] = ("fd-effnet-lite0",)
+    protocols: Sequence[str] = ("fd-effnet-lite2",)
+    metrics: Sequence[str] | None = None
     network_weights: dict[str, str] = dataclasses.field(default_factory=dict)
     clip_weights: str | None = None
     cmmd_weights: str | None = None
@@ -91,6 +99,7 @@ class Evaluator:
         manifest: the captions.
         mesh: devices that share the work.
         primary: name of the score that tells which checkpoint is best.
+        flattered: by protocol, which part of training used its network; absent if none did.
 
     Raises:
         UserError: anything that would keep it from giving a score, before an image is drawn.
@@ -108,7 +117,9 @@ class Evaluator:
         require_same(self._choices())
         self._measures = self._make_measures()
         protocol = get_protocol(options.protocols[0])
-        self.primary = f"{protocol.name}/{protocol.label.lower()}"
+        first = {"quality": protocol.label.lower(), "retrieval": "retrieval@1"}
+        first |= {"diversity": "diversity"}
+        self.primary = f"{protocol.name}/{first[self._metrics[0]]}"
         self._references: dict[str, Observations] = {}
 
     def observe_references(self) -> None:
@@ -116,7 +127,7 @@ class Evaluator:
         self._references = {m.name: self._observe_references(m) for m in self._measures}
 
     def score(self, variables: Any, title: str) -> dict[str, Score]:
-        """Return all scores of a generator, by names such as "fd-effnet-lite0/fd".
+        """Return all scores of a generator, by names such as "fd-effnet-lite2/fd".
 
         Args:
             variables: of the generator, as `load_generator` gives them.
@@ -128,24 +139,50 @@ class Evaluator:
         Raises:
             EvaluationError: images of which there is no score.
         """
-        parts: list[list[dict[str, np.ndarray]]] = [[] for _ in self._measures]
-        num = len(self.manifest.choices)
-        with _progress(num, title) as progress:
-            for start in range(0, num, CHUNK):
-                captions = self.manifest.captions[start : start + CHUNK]
-                with jax.default_matmul_precision("highest"):
-                    images = self._sampler(variables, captions, self._z[start : start + CHUNK])
-                for measure, seen in zip(self._measures, parts, strict=True):
-                    seen.append(measure.observe(images))
-                progress.update(len(images))
+        captions, num = self.manifest.captions, len(self.manifest.choices)
+        fake = self._observe_samples(variables, captions, self._z[:num], self._measures, title)
+        varied = captions[:NUM_CAPTIONS]
+        quality = [m for m in self._measures if isinstance(m, ImageQuality)]
+        more = [
+            self._observe_samples(variables, varied, z, quality, title)
+            for z in self._z[num:].reshape(-1, len(varied), self._z.shape[1])
+        ]
         with together():
             if not is_first():
                 return {}
-            return {
+            scores = {
                 f"{measure.name}/{score.name}": score
-                for measure, seen in zip(self._measures, parts, strict=True)
-                for score in measure.score(self._references[measure.name], join(seen, num))
+                for measure in self._measures
+                for score in measure.score(self._references[measure.name], fake[measure.name])
             }
+            for measure in quality if more else ():
+                samples = [seen[measure.name] for seen in (fake, *more)]
+                for score in measure.diversity(self._references[measure.name], samples):
+                    scores[f"{measure.name}/{score.name}"] = score
+            return {
+                name: dataclasses.replace(score, flattered=name.split("/")[0] in self.flattered)
+                for name, score in scores.items()
+            }
+
+    def _observe_samples(
+        self,
+        variables: Any,
+        captions: Sequence[str],
+        z: Float[np.ndarray, "n z"],
+        measures: Sequence[Measure],
+        title: str,
+    ) -> dict[str, Observations]:
+        """Return what each measure observes of an image of each caption, by its name."""
+        parts: dict[str, list[Observations]] = {measure.name: [] for measure in measures}
+        with _progress(len(captions), title) as progress:
+            for start in range(0, len(captions), CHUNK):
+                chunk = slice(start, start + CHUNK)
+                with jax.default_matmul_precision("highest"):
+                    images = self._sampler(variables, captions[chunk], z[chunk])
+                for measure in measures:
+                    parts[measure.name].append(measure.observe(images))
+                progress.update(len(images))
+        return {name: join(seen, len(captions)) for name, seen in parts.items()}
 
     def recipe(self) -> dict[str, Any]:
         """Return all that the scores depend on, except the checkpoint."""
@@ -160,6 +197,7 @@ class Evaluator:
             "arithmetic": "float32, highest matmul precision",
             "text_encoder": self.config.text.to_dict(),
             "measures": {measure.name: measure.recipe for measure in self._measures},
+            "flattered": self.flattered,
             "package_version": xmcgan.__version__,
         }
 
@@ -187,6 +225,10 @@ class Evaluator:
             split=split,
             seed=options.seed,
         )
+        examples = [choice.example for choice in self.manifest.choices]
+        # An image may have several examples, which follow each other.
+        self._targets = np.searchsorted(self._images, examples, side="right") - 1
+        self._metrics = _choose_metrics(options.metrics, len(self._images))
 
     def _open_networks(self) -> None:
         options, config = self._options, self.config
@@ -208,7 +250,14 @@ class Evaluator:
         generator = build.build_generator(config)
         batch_size = options.batch_size or sampling_batch_size(self.mesh)
         self._sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
-        self._z = draw_noise(options.seed, len(self.manifest.choices), generator.z_dim)
+        # After the noise of each caption comes more for the samples that diversity compares.
+        num = len(self.manifest.choices)
+        if "diversity" in self._metrics:
+            num += (NUM_SAMPLES - 1) * min(num, NUM_CAPTIONS)
+        self._z = draw_noise(options.seed, num, generator.z_dim)
+        parts = {each.protocol.name: flattered_by(config, each.protocol)
+                 for each in self._extractors}  # fmt: skip
+        self.flattered = {name: part for name, part in parts.items() if part}
 
     def _open_detector(self) -> Detector | None:
         if self.config.data.name.partition("/")[0] != "shapes":
@@ -234,7 +283,10 @@ class Evaluator:
 
     def _make_measures(self) -> list[Measure]:
         resampling: Any = {"resamples": self._options.resamples, "seed": self._options.seed}
-        measures: list[Measure] = [ImageQuality(each, **resampling) for each in self._extractors]
+        measures: list[Measure] = [
+            ImageQuality(each, self._targets, self._metrics, **resampling)
+            for each in self._extractors
+        ]
         if self._cmmd:
             measures.append(ClipQuality(self._cmmd, **resampling))
         if self._clip:  # embeds the captions, on all devices
@@ -284,6 +336,25 @@ class Evaluator:
 
 def _progress(total: int, title: str) -> Any:
     return tqdm(total=total, desc=title, unit="image", leave=False, disable=not is_first())
+
+
+def _choose_metrics(asked: Sequence[str] | None, num_real: int) -> list[str]:
+    """Return the metrics in their order; those asked for, or all that the real images suffice for.
+
+    Raises:
+        EvaluationError: an unknown metric, or too few real images for one that was asked for.
+    """
+    for name in asked or ():
+        if name not in METRICS:
+            hint = did_you_mean(name, METRICS)
+            raise EvaluationError(f"no metric {name!r} (known: {', '.join(METRICS)}){hint}")
+    if asked is None:
+        return [each for each in METRICS if each != "retrieval" or num_real > NUM_DISTRACTORS]
+    if not asked:
+        raise EvaluationError(f"no metrics are given; known: {', '.join(METRICS)}")
+    if "retrieval" in asked:
+        require_enough(num_real)
+    return [each for each in METRICS if each in asked]
 
 
 def _evaluation_config(workdir: Path) -> ConfigDict:

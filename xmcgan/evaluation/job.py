@@ -18,6 +18,7 @@ from xmcgan.errors import AgreedError, CheckpointError
 from xmcgan.evaluation.captions import write_manifest
 from xmcgan.evaluation.evaluator import Evaluator, Options
 from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
+from xmcgan.evaluation.retrieval import RETRIEVALS
 from xmcgan.evaluation.scores import Score
 from xmcgan.sampling import load_generator
 from xmcgan.training import retention
@@ -149,11 +150,17 @@ class EvaluationJob:
         with TensorBoardWriter(folder) as writer:
             writer.write_scalars(result.step, {k: s.value for k, s in result.scores.items()})
         self._results.append(result)
-        value = result.scores[self._evaluator.primary].value
+        protocol, primary = self._evaluator.primary.split("/")
+        shown = {n: result.scores.get(f"{protocol}/{n}") for n in (primary, *RETRIEVALS)}
+        values = [f"{name} {score.value:.4g}" for name, score in shown.items() if score]
         tqdm.write(
-            f"step {result.step:>7,} ({result.weights})  {self._evaluator.primary} {value:.4g}  "
+            f"step {result.step:>7,} ({result.weights})  {protocol}: {'  '.join(values)}"
+            f"{'  (flattered)' if protocol in self._evaluator.flattered else ''}  "
             f"({result.seconds:.0f} s)"
         )
+        ratio = result.scores.get(f"{protocol}/diversity_ratio")
+        if ratio and ratio.note:
+            tqdm.write(f"  warning: {ratio.note}")
         self._pin_best()
 
     def _check_steps(self, steps: Sequence[int] | None) -> None:

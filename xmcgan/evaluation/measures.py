@@ -9,18 +9,21 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from xmcgan.data.shapes_claims import parse_claims
 from xmcgan.evaluation.alignment import alignment_scores
 from xmcgan.evaluation.captions import CaptionManifest
 from xmcgan.evaluation.clip_features import PREFIX, ClipExtractor
+from xmcgan.evaluation.diversity import diversity_scores
 from xmcgan.evaluation.features import FeatureExtractor, Features
+from xmcgan.evaluation.retrieval import retrieval_scores
 from xmcgan.evaluation.scores import Score, cmmd_score, image_scores
 from xmcgan.evaluation.shapes_alignment import detection_scores
 from xmcgan.evaluation.shapes_detections import Detections
 from xmcgan.evaluation.shapes_detector import Detector
 
+METRICS = ("quality", "retrieval", "diversity")
 Images = UInt8[np.ndarray, "n h w 3"]
 Observations = dict[str, np.ndarray]  # arrays whose first axis is the images
 
@@ -52,16 +55,29 @@ class ImageQuality:
 
     Args:
         extractor: of the protocol.
+        targets: row among the real images of the one that each generated image's caption describes.
+        metrics: some of `METRICS`.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the kernel distance's subsets.
     """
 
     paired = False
 
-    def __init__(self, extractor: FeatureExtractor, *, resamples: int, seed: int) -> None:
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        targets: Int[np.ndarray, "n"],
+        metrics: Sequence[str],
+        *,
+        resamples: int,
+        seed: int,
+    ) -> None:
         self.name = extractor.protocol.name
-        self.recipe = {**extractor.recipe, "resamples": resamples, "seed": seed}
-        self._extractor, self._resamples, self._seed = extractor, resamples, seed
+        self.recipe = {
+            **extractor.recipe, "metrics": list(metrics), "resamples": resamples, "seed": seed
+        }  # fmt: skip
+        self._extractor, self._targets, self._metrics = extractor, targets, metrics
+        self._resamples, self._seed = resamples, seed
 
     def observe(self, images: Images) -> Observations:
         """Return features, and logits where the network has them."""
@@ -70,14 +86,30 @@ class ImageQuality:
         return {"values": features.values, **logits}
 
     def score(self, real: Observations, fake: Observations) -> list[Score]:
-        """Return Frechet and kernel distance, precision, recall and the like."""
-        return image_scores(
-            Features(real["values"], real.get("logits")),
-            Features(fake["values"], fake.get("logits")),
-            label=self._extractor.protocol.label,
-            resamples=self._resamples,
-            seed=self._seed,
-        )
+        """Return Frechet and kernel distance, precision, recall, retrieval and the like."""
+        resampling: Any = {"resamples": self._resamples, "seed": self._seed}
+        scores = []
+        if "quality" in self._metrics:
+            scores += image_scores(
+                Features(real["values"], real.get("logits")),
+                Features(fake["values"], fake.get("logits")),
+                label=self._extractor.protocol.label,
+                **resampling,
+            )
+        if "retrieval" in self._metrics:
+            scores += retrieval_scores(real["values"], fake["values"], self._targets, **resampling)
+        return scores
+
+    def diversity(self, real: Observations, samples: Sequence[Observations]) -> list[Score]:
+        """Compare samples of the same captions, each with other noise, with real images.
+
+        Args:
+            real: observations of the real images.
+            samples: of each noise, observations of the first captions.
+        """
+        num = min(len(each["values"]) for each in samples)
+        groups = np.stack([each["values"][:num] for each in samples], axis=1)
+        return diversity_scores(real["values"], groups, resamples=self._resamples, seed=self._seed)
 
 
 class ShapesAlignment:

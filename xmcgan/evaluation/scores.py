@@ -36,12 +36,13 @@ class Score:
     """Hold one score.
 
     Attributes:
-        name: fid or fd, kid, is, precision, recall, density, coverage, cmmd.
+        name: fid or fd, kid, is, precision, recall, density, coverage, cmmd, retrieval@1, ...
         value: of all images.
         low: lower bound of the 95 % interval; None where none was computed.
         high: upper bound.
         better: which direction is better.
         note: what a reader should know, such as too few images; empty when there is nothing.
+        flattered: whether training used the network that the score is made with.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Score:
     high: float | None
     better: Direction
     note: str = ""
+    flattered: bool = False
 
 
 def image_scores(

