@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from xmcgan.config import trunk_size
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import ConfigError
 from xmcgan.models.discriminator import Discriminator
@@ -58,9 +59,8 @@ def build_networks(config: ConfigDict, word_dim: int) -> Networks:
         "remat": config.remat,
     }
     if config.discriminator.type == "projected":
-        size = config.discriminator.trunk_size or trunk_size(config.image_size)
         trunk = EfficientNetLite0Trunk(_dtype(config))
-        discriminator = ProjectedDiscriminator(trunk=trunk, trunk_size=size, **fields)
+        discriminator = ProjectedDiscriminator(trunk=trunk, trunk_size=trunk_size(config), **fields)
     else:
         discriminator = Discriminator(**fields)
     return Networks(
@@ -69,11 +69,6 @@ def build_networks(config: ConfigDict, word_dim: int) -> Networks:
         g_optimizer=optax.adam(config.generator.learning_rate, **config.adam),
         d_optimizer=optax.adam(config.discriminator.learning_rate, **config.adam),
     )
-
-
-def trunk_size(image_size: int) -> int:
-    """Return the side to which a projected discriminator resizes images, unless told otherwise."""
-    return 2 * image_size if image_size <= 64 else max(image_size, 128)
 
 
 def load_discriminator_trunk(config: ConfigDict) -> dict[str, Any]:

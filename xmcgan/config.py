@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.atomic_file import write_text
 from xmcgan.errors import ConfigError, did_you_mean
+from xmcgan.models.augment import POLICIES
 from xmcgan.models.generator import WIDTH_MULTIPLIERS
 
 LOSSES = ("hinge", "sentence", "word", "image_discriminator", "image_pretrained")
@@ -194,6 +195,7 @@ def validate(config: ConfigDict) -> None:
     # The generator needs a block after the attention, the discriminator one before its regions.
     sizes = tuple(s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2)
     _check_choice("region_size", config.region_size, sizes)
+    _check_discriminator(config)
     for field in (
         "batch_size", "d_steps", "text.max_tokens", "generator.width", "generator.z_dim",
         "discriminator.width", "log_every_steps", "sample_every_steps",
@@ -213,6 +215,33 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(f"ema_decay = {config.ema_decay} is not in [0, 1)")
     if config.text.max_tokens < 3:
         raise ConfigError("text.max_tokens must be at least 3: [CLS], one word and [SEP]")
+
+
+def _check_discriminator(config: ConfigDict) -> None:
+    network = config.discriminator
+    _check_choice("discriminator.type", network.type, ("paper", "projected"))
+    for policy in filter(None, network.augment.split(",")):
+        if policy not in POLICIES:
+            raise ConfigError(
+                f"discriminator.augment = {network.augment} names {policy!r}. It can be "
+                f"{', '.join(POLICIES)}, joined by commas{did_you_mean(policy, POLICIES)}"
+            )
+    if network.type == "projected":
+        size = trunk_size(config)
+        scales = [size // stride for stride in (4, 8, 16, 32)]
+        if size % 32 or size < 64:
+            raise ConfigError(f"discriminator.trunk_size = {size} must be 64, 96, 128 and so on")
+        if not any(config.region_size in (scale // 2, scale, 2 * scale) for scale in scales):
+            raise ConfigError(
+                f"region_size = {config.region_size} is far from every scale of the frozen network "
+                f"({', '.join(map(str, scales))}): set one of these, or discriminator.trunk_size"
+            )
+
+
+def trunk_size(config: ConfigDict) -> int:
+    """Return the side to which a projected discriminator resizes images."""
+    size = config.image_size
+    return config.discriminator.trunk_size or (2 * size if size <= 64 else max(size, 128))
 
 
 def _check_choice(field: str, value: Any, known: tuple[Any, ...]) -> None:

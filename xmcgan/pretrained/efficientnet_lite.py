@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from xmcgan.models.convolution import Conv1x1
 from xmcgan.pretrained import batch_norm
 from xmcgan.pretrained.depthwise import depthwise_conv
 from xmcgan.pretrained.tensors import check_tensors
@@ -101,7 +102,7 @@ class EfficientNetLite(nn.Module):
         x = nn.relu6(nn.Conv(_STEM_WIDTH, (3, 3), 2, dtype=self.dtype, name="stem")(x))
         for index, spec in enumerate(block_specs(self.scale)):
             x = InvertedBottleneck(spec, self.dtype, name=f"block_{index}")(x)
-        x = nn.relu6(nn.Conv(NUM_FEATURES, (1, 1), dtype=self.dtype, name="head")(x))
+        x = nn.relu6(Conv1x1(NUM_FEATURES, self.dtype, name="head")(x))
         features = x.astype(jnp.float32).mean(axis=(1, 2))
         return features, nn.Dense(NUM_CLASSES, dtype=jnp.float32, name="logits")(features)
 
@@ -145,9 +146,9 @@ class InvertedBottleneck(nn.Module):
         spec, inputs = self.spec, x
         if spec.expansion > 1:
             width = spec.expansion * spec.inputs
-            x = nn.relu6(nn.Conv(width, (1, 1), dtype=self.dtype, name="expand")(x))
+            x = nn.relu6(Conv1x1(width, self.dtype, name="expand")(x))
         x = nn.relu6(DepthwiseConv(spec.kernel_size, spec.stride, self.dtype, name="depthwise")(x))
-        x = nn.Conv(spec.outputs, (1, 1), dtype=self.dtype, name="project")(x)
+        x = Conv1x1(spec.outputs, self.dtype, name="project")(x)
         return x + inputs if spec.stride == 1 and spec.inputs == spec.outputs else x
 
 
