@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xmcgan.errors import run_cli
 from xmcgan.exporting import export_model
+from xmcgan.model_folder import load_from_flags
 from xmcgan.runtime import use_compilation_cache
 
 PROGRAM = Path(__file__).with_name("run_exported.py")
@@ -19,13 +20,19 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a training run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
+    source.add_argument(
+        "--model", metavar="NAME", help="a model that comes with the repository, or its folder"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="captions of one call (default: any number)"
     )
     parser.add_argument(
-        "--raw", action="store_true", help="the weights of the last step, not their moving average"
+        "--raw",
+        action="store_true",
+        help="the weights of the workdir's last step, not their moving average",
     )
     return parser.parse_args()
 
@@ -33,7 +40,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     use_compilation_cache()
-    files = export_model(args.workdir, args.out, batch_size=args.batch_size, raw=args.raw)
+    model = load_from_flags(args.workdir, args.model, raw=args.raw)
+    files = export_model(model, args.out, batch_size=args.batch_size)
     files.append(Path(shutil.copy(PROGRAM, args.out)))
     for path in files:
         print(f"{path.stat().st_size / 1e6:8.2f} MB  {path}")

@@ -1,5 +1,6 @@
 """Draw images from your own captions with a trained model.
 
+python scripts/generate.py --model emoji64 --caption "woman firefighter: dark skin tone" --out out/
 python scripts/generate.py --workdir runs/quickstart --caption "a red circle" --out images/
 """
 
@@ -16,8 +17,9 @@ from xmcgan.agreement import is_first
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import DataError, UserError, run_cli
 from xmcgan.grid import sample_grid
+from xmcgan.model_folder import load_from_flags
 from xmcgan.runtime import use_compilation_cache
-from xmcgan.sampling import TrainedModel, draw_noise, write_manifest
+from xmcgan.sampling import draw_noise, write_manifest
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
 
@@ -26,8 +28,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Draw images from your own captions: PNG files, a grid and a manifest."
     )
-    parser.add_argument(
-        "--workdir", type=Path, required=True, metavar="DIR", help="of a training run"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
+    source.add_argument(
+        "--model", metavar="NAME", help="a model that comes with the repository, or its folder"
     )
     parser.add_argument(
         "--caption", action="append", default=[], metavar="TEXT", help="one caption; repeatable"
@@ -52,10 +56,12 @@ def parse_args() -> argparse.Namespace:
         "--out", type=Path, required=True, metavar="DIR", help="folder for the images"
     )
     parser.add_argument(
-        "--step", type=int, metavar="N", help="checkpoint to use (default: the newest)"
+        "--step", type=int, metavar="N", help="checkpoint of the workdir (default: the newest)"
     )
     parser.add_argument(
-        "--raw", action="store_true", help="the weights of that step, not their moving average"
+        "--raw",
+        action="store_true",
+        help="the weights of that step of the workdir, not their moving average",
     )
     distributed.add_flags(parser)
     return parser.parse_args()
@@ -118,7 +124,7 @@ def draw(args: argparse.Namespace) -> None:
         raise UserError(f"cannot write to --out {args.out}: {error.strerror}") from None
 
     use_compilation_cache()
-    model = TrainedModel(args.workdir, args.step, raw=args.raw)
+    model = load_from_flags(args.workdir, args.model, args.step, raw=args.raw)
     if is_first():
         warn_of_cut(captions, model.tokenizer)
     repeated = [caption for caption in captions for _ in range(args.num)]
@@ -137,9 +143,7 @@ def draw(args: argparse.Namespace) -> None:
     write_manifest(
         args.out / "manifest.json",
         {
-            "workdir": str(args.workdir),
-            "step": model.step,
-            "weights": "raw" if args.raw else "ema",
+            **model.origin,
             "seed": args.seed,
             "truncation": args.truncation,
             "images": [

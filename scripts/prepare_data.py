@@ -1,32 +1,41 @@
-"""Prepare a data set for training.
+"""Prepare a data set for training, and look at one.
 
+    python scripts/prepare_data.py emoji
     python scripts/prepare_data.py shapes
     python scripts/prepare_data.py folder --source my_photos/ --name my_photos
     python scripts/prepare_data.py coco --source coco/
     python scripts/prepare_data.py ln_coco --source narratives/ --source coco/
     python scripts/prepare_data.py ln_open_images --source open_images/
+    python scripts/prepare_data.py show emoji --out sheet.png
 
-`--download` fetches the official files of the last three; nothing else uses the
-network. Running a command again is safe: a prepared data set is left as it is,
-a download goes on where it ended. Exit status: 0 done, 2 a mistake (named).
+`--download` fetches the official files of the paper's three data sets; nothing
+else uses the network. Running a command again is safe: a prepared data set is
+left as it is, a download goes on where it ended. `show` writes images of a
+prepared data set with their captions. Exit status: 0 done, 2 a mistake (named).
 """
 
 import argparse
 from pathlib import Path
 
+import numpy as np
+
+from xmcgan.atomic_file import atomic_file
 from xmcgan.data.prepare import (
     OFFICIAL,
     default_name,
     download_official,
+    ensure_prepared,
     official_summary,
+    prepare_emoji,
     prepare_folder,
     prepare_official,
     prepare_shapes,
     read_official,
 )
 from xmcgan.data.shapes import ShapesConfig
-from xmcgan.data.sources import find_version, list_splits
+from xmcgan.data.sources import find_version, list_splits, load_source
 from xmcgan.errors import ConfigError, run_cli
+from xmcgan.grid import contact_sheet
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="(default: data/)"
     )
+
+    commands.add_parser("emoji", parents=[common], help="emoji with their names as captions")
 
     defaults = ShapesConfig(name="default")
     shapes = commands.add_parser("shapes", parents=[common], help="drawn scenes with captions")
@@ -60,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     folder.add_argument("--name", help="(default: the source's name)")
     _add_official(commands, common)
+
+    show = commands.add_parser("show", parents=[common], help="a contact sheet of a data set")
+    show.add_argument("name", metavar="NAME", help="such as emoji, shapes/single, folder/mine")
+    show.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png")
+    show.add_argument("--split", default="train", help="(default: train)")
+    show.add_argument("--num", type=int, metavar="N", help="images (default: up to 24)")
+    show.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
     return parser
 
 
@@ -130,13 +148,44 @@ def _prepare_official(args: argparse.Namespace) -> None:
     print(official_summary(args.dataset, data, name, args.data_dir))
 
 
+def _show(args: argparse.Namespace) -> None:
+    """Write a contact sheet of images that are chosen at random."""
+    if args.out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {args.out} must end in .png")
+    if args.seed < 0:
+        raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
+    ensure_prepared(args.name, args.data_dir, progress=True)
+    source = load_source(args.name, args.data_dir, args.split)
+    images = source.one_per_image()
+    num = min(24, len(images)) if args.num is None else args.num
+    if not 1 <= num <= len(images):
+        raise ConfigError(
+            f"--num is {num}; split {args.split!r} of {args.name} has {len(images):,} images"
+        )
+    chosen = np.random.default_rng(args.seed).choice(images, num, replace=False)
+    what = f"{num} of {len(images):,} images of {args.name}, split {args.split}"
+    sheet = contact_sheet([source[int(index)] for index in chosen], title=what)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(args.out) as file:
+            sheet.save(file, "PNG")
+    except OSError as error:
+        raise ConfigError(f"cannot write --out {args.out}: {error.strerror}") from error
+    print(f"{what}: {args.out}")
+
+
 def main() -> None:
     """Parse flags, prepare the data set and print what it holds."""
     args = _parser().parse_args()
+    if args.dataset == "show":
+        _show(args)
+        return
     if args.dataset in OFFICIAL:
         _prepare_official(args)
         return
-    if args.dataset == "shapes":
+    if args.dataset == "emoji":
+        built, name = prepare_emoji(args.data_dir, progress=True), "emoji"
+    elif args.dataset == "shapes":
         config = ShapesConfig(
             name=args.name,
             num_train=args.num_train,

@@ -151,7 +151,7 @@ def verify_networks(
 
     def encode(s: TrainState) -> Any:
         normalized, _, vectors = normalize_discriminator(s)
-        encodings = encode_pair(networks, normalized, examples, fake)
+        encodings = encode_pair(networks, normalized, examples, fake, default_config())
         return jnp.concatenate([encodings.real.logits, encodings.fake.logits])[:, None], vectors
 
     logits, vectors = jax.jit(encode)(state)

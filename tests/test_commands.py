@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xmcgan.model_folder import save_model
+from xmcgan.sampling import TrainedModel
+
 GENERATE = "scripts/generate.py"
 
 
@@ -25,6 +28,27 @@ def test_generate_writes_images_a_grid_and_a_manifest(run, tiny_workdir, tmp_pat
     for entry in manifest["images"]:
         assert Image.open(out / entry["file"]).size == (32, 32)
     assert Image.open(out / "grid.png").width > 3 * 32
+
+
+def test_generate_draws_with_a_model_folder(run, tiny_workdir, tmp_path):
+    model = TrainedModel.from_workdir(tiny_workdir)
+    info = {"steps": 6, "images_seen": 48}
+    folder = save_model(tmp_path / "tiny", model.variables, model.config, info, "")
+    flags = ("--caption", "a red circle", "--num", 2)
+    sources = {"a": ("--model", folder), "b": ("--workdir", tiny_workdir)}
+    drawn = {}
+    for name, source in sources.items():
+        assert run(GENERATE, *source, *flags, "--out", tmp_path / name)[0] == 0
+        drawn[name] = np.asarray(Image.open(tmp_path / name / "0000_01.png")).astype(int)
+    np.testing.assert_allclose(drawn["a"], drawn["b"], atol=2)
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert (manifest["model"], manifest["step"], manifest["weights"]) == ("tiny", 6, "ema")
+    for flag in (["--step", 6], ["--raw"]):
+        status, _, errors = run(GENERATE, *sources["a"], *flags, "--out", tmp_path, *flag)
+        assert status == 2
+        assert flag[0] in errors
+    both = (*sources["a"], *sources["b"])
+    assert run(GENERATE, *both, *flags, "--out", tmp_path)[0] == 2
 
 
 def test_generated_images_follow_the_seed_and_not_their_number(run, tiny_workdir, tmp_path):
@@ -54,6 +78,7 @@ def test_a_caption_of_500_words_is_drawn_with_a_warning(run, tiny_workdir, tmp_p
     ("flags", "hint"),
     [
         (["--caption", "x"], "config.json is missing"),
+        (["--model", "emojy64", "--caption", "x"], "no model 'emojy64'"),
         (["--workdir", "WORKDIR"], "no captions"),
         (["--workdir", "WORKDIR", "--caption", " "], "--caption 1 is empty"),
         (["--workdir", "WORKDIR", "--caption", "x" * 2001], "2,001 characters"),
@@ -66,7 +91,7 @@ def test_a_caption_of_500_words_is_drawn_with_a_warning(run, tiny_workdir, tmp_p
 )
 def test_mistakes_in_generate_are_named(run, tiny_workdir, tmp_path, flags, hint):
     flags = [str(tiny_workdir) if flag == "WORKDIR" else flag for flag in flags]
-    if "--workdir" not in flags:
+    if not {"--workdir", "--model"} & {*flags}:
         flags += ["--workdir", str(tmp_path)]
     if "--out" not in flags:
         flags += ["--out", str(tmp_path / "out")]

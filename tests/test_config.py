@@ -10,16 +10,17 @@ from xmcgan.config import apply_override, load_config
 from xmcgan.errors import ConfigError
 
 SHAPES = ("shapes", "shapes:32", "shapes:128", "shapes:small", "shapes:quickstart")
+EMOJI = ("emoji", "emoji:32", "emoji:quickstart", "emoji:32,quickstart,ablation=sentence")
 FOLDER = ("folder:name=mine", "folder:name=mine,64,tiny", "folder:name=mine,256")
 
 
-@pytest.mark.parametrize("spec", SHAPES + FOLDER)
+@pytest.mark.parametrize("spec", SHAPES + EMOJI + FOLDER)
 def test_every_variant_is_valid(spec):
     configs.validate(load_config(spec))
 
 
-def test_shapes_are_never_mirrored():
-    assert not any(load_config(spec).data.flip for spec in SHAPES)
+def test_data_whose_captions_speak_of_left_and_right_are_never_mirrored():
+    assert not any(load_config(spec).data.flip for spec in SHAPES + EMOJI)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_every_row_of_the_ablation_table_is_a_variant(ablation, expected):
     ("spec", "hint"),
     [
         ("shape", "'shapes'"),
-        ("nothing_like_it", "Known: coco, folder, ln_coco, ln_open_images, shapes"),
+        ("nothing_like_it", "Known: coco, emoji, folder, ln_coco, ln_open_images, shapes"),
         ("shapes:48", "Known: 32, 64, 128"),
         ("shapes:quickstrat", "'quickstart'"),
         ("shapes:ablation=sentense", "'sentence'"),

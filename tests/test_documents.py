@@ -56,6 +56,12 @@ EXECUTED = {
     "python scripts/prepare_data.py folder --source my_photos.zip --name my_photos": (
         "data/folder/my_photos"
     ),
+    "python scripts/prepare_data.py emoji": "data/emoji",
+    "python scripts/prepare_data.py show emoji --out sheet.png": "sheet.png",
+    "python scripts/prepare_data.py show emoji --split validation --num 60 --out sheet.png": (
+        "sheet.png"
+    ),
+    "python scripts/prepare_data.py show folder/my_photos --out sheet.png": "sheet.png",
     f"python scripts/doctor.py --workdir {RUN} --data-dir data": "data",
 }
 GPU, COCO, MACHINES = "needs a GPU", "needs data that the paper used", "needs several machines"
@@ -81,6 +87,8 @@ NOT_HERE = {
     "python -m xmcgan.train --config *coco*": f"{GPU}, {COCO}",
     "python -m xmcgan.train --config ln_open_images*": f"{GPU}, {COCO}",
     "python -m xmcgan.train --config folder:*": GPU,
+    "python -m xmcgan.train --config emoji": GPU,
+    "python -m xmcgan.train --config emoji:*": MINUTES,
     "python -m xmcgan.train --config shapes": GPU,
     "python -m xmcgan.train --config shapes --config.*": GPU,
     "python -m xmcgan.train --config shapes:64,*": GPU,
@@ -96,6 +104,8 @@ NOT_HERE = {
         QUICKSTART
     ),
     'python scripts/generate.py --workdir runs/quickstart --caption "a purple star" *': QUICKSTART,
+    "python scripts/generate.py --model *": f"{RUN_BY}test_commands.py",
+    "python scripts/save_model.py *": f"{RUN_BY}test_model_card.py",
     "python scripts/eval_fid.py --workdir runs/quickstart --num-samples 256 *": QUICKSTART,
     "python scripts/eval_fid.py --workdir runs/coco *": COCO,
     "python scripts/verify_reference.py FILE.npz": f"{RUN_BY}test_commands.py",

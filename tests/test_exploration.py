@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from xmcgan import exploration, model_folder
 from xmcgan.errors import UserError
-from xmcgan.exploration import attend, blend_captions, blend_noise, draw_table, find_workdir
+from xmcgan.exploration import attend, blend_captions, blend_noise, draw_table, open_model
+from xmcgan.model_folder import save_model
 from xmcgan.sampling import TrainedModel, draw_noise
 
 SHORT, LONG = "a star", "the red circle on left"
@@ -13,7 +15,7 @@ SHORT, LONG = "a star", "the red circle on left"
 
 @pytest.fixture(scope="module")
 def model(tiny_workdir):
-    return TrainedModel(tiny_workdir)
+    return TrainedModel.from_workdir(tiny_workdir)
 
 
 @pytest.fixture(scope="module")
@@ -112,22 +114,37 @@ def test_attention_is_the_softmax_of_the_cosines_between_the_generators_query_an
 
 
 @pytest.mark.parametrize("place", ["", "notebooks"])
-def test_the_default_workdir_is_found_from_the_root_and_from_below(tmp_path, monkeypatch, place):
-    workdir = tmp_path / "runs" / "quickstart"
-    workdir.mkdir(parents=True)
-    (workdir / "config.json").write_text("{}")
+def test_a_workdir_is_opened_from_the_root_and_from_below(
+    tiny_workdir, tmp_path, monkeypatch, place
+):
+    workdir = tmp_path / "runs" / "mine"
+    workdir.parent.mkdir()
+    workdir.symlink_to(tiny_workdir)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.delenv("XMCGAN_WORKDIR", raising=False)
     monkeypatch.chdir(tmp_path / place)
-    assert find_workdir("runs/quickstart") == workdir
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "config.json").write_text("{}")
-    monkeypatch.setenv("XMCGAN_WORKDIR", str(other))
-    assert find_workdir("runs/quickstart") == other
+    opened, out = open_model("runs/mine")
+    assert (opened.steps, out) == ([3, 6], workdir / "notebook")
+    monkeypatch.setenv("XMCGAN_WORKDIR", str(tiny_workdir))
+    assert open_model("emoji64")[1] == tiny_workdir / "notebook"
+
+
+def test_a_model_folder_is_opened_by_path_and_by_name(model, tmp_path, monkeypatch):
+    info = {"steps": 6, "images_seen": 48}
+    folder = save_model(tmp_path / "a" / "tiny", model.variables, model.config, info, "")
+    monkeypatch.delenv("XMCGAN_WORKDIR", raising=False)
+    opened, out = open_model(str(folder))
+    assert (opened.origin["model"], out) == ("tiny", folder / "notebook")
+    for module in (model_folder, exploration):
+        monkeypatch.setattr(module, "MODELS_DIR", folder.parent)
+    opened, out = open_model("tiny")
+    assert opened.origin["model"] == "tiny"
+    assert not out.is_relative_to(folder)  # nothing is written into the repository's models
+    with pytest.raises(UserError, match="'tiny'"):
+        open_model("tinny")
 
 
 def test_a_workdir_that_is_not_there_is_named_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("XMCGAN_WORKDIR", str(tmp_path / "absent"))
-    with pytest.raises(UserError, match=r"absent: run \./scripts/quickstart\.sh.*XMCGAN_WORKDIR"):
-        find_workdir("runs/quickstart")
+    with pytest.raises(UserError, match=r"absent.*XMCGAN_WORKDIR"):
+        open_model("emoji64")

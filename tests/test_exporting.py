@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from xmcgan.exporting import export_model
+from xmcgan.model_folder import save_model
+from xmcgan.sampling import TrainedModel
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("sampler.jax_export", "weights.npz", "tokenizer.json", "manifest.json")
@@ -29,7 +31,7 @@ WITHOUT_PACKAGE = (
 @pytest.fixture(scope="module")
 def exported(tiny_workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported")
-    export_model(tiny_workdir, out)
+    export_model(TrainedModel.from_workdir(tiny_workdir), out)
     shutil.copy(ROOT / "scripts" / "run_exported.py", out)
     return out
 
@@ -114,6 +116,19 @@ def test_another_process_writes_the_same_bytes_and_no_path_of_the_machine(
     program = (exported / "sampler.jax_export").read_bytes()
     for path in (ROOT, Path(sys.prefix), Path.home()):
         assert str(path).encode() not in program
+
+
+def test_a_model_folder_is_exported_too(run, exported, tiny_workdir, tmp_path):
+    model = TrainedModel.from_workdir(tiny_workdir)
+    info = {"steps": 6, "images_seen": 48}
+    folder = save_model(tmp_path / "tiny", model.variables, model.config, info, "")
+    status, *_ = run("scripts/export.py", "--model", folder, "--out", tmp_path / "out")
+    assert status == 0
+    ours, theirs = (
+        json.loads((path / "manifest.json").read_text()) for path in (tmp_path / "out", exported)
+    )
+    assert (ours["model"], ours["step"], ours["weights"]) == ("tiny", 6, "ema")
+    assert ours["arguments"] == theirs["arguments"]
 
 
 def test_the_manifest_says_what_was_exported(exported, tiny_workdir):

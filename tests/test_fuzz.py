@@ -206,7 +206,7 @@ def config_readers(folder: Path) -> Reader:
     override = st.tuples(st.sampled_from(fields) | st.text(max_size=8), values)
     items = st.sampled_from(["64", "128", "256", "small", "tiny", "name=x", "year=2014",
                              "ablation=none", "ablation=word+image", "ablation="])  # fmt: skip
-    names = st.sampled_from(["shapes", "folder", "coco", "ln_coco", "ln_open_images"])
+    names = st.sampled_from(["emoji", "shapes", "folder", "coco", "ln_coco", "ln_open_images"])
     damaged = damaged_json(stored).map(lambda value: json.dumps(value).encode())
     whole = json.dumps(stored, indent=2).encode()
     inputs = st.one_of(

@@ -15,7 +15,7 @@ from xmcgan.sampling import TrainedModel, draw_noise
 
 @pytest.fixture(scope="module")
 def model(tiny_workdir):
-    return TrainedModel(tiny_workdir)
+    return TrainedModel.from_workdir(tiny_workdir)
 
 
 def test_noise_of_a_row_depends_on_seed_and_row_alone():
@@ -62,7 +62,7 @@ def test_other_weights_of_a_run_draw_what_a_model_loaded_with_them_draws(model, 
     drawn = {}
     for step, raw in ((3, False), (6, False), (6, True)):
         drawn[step, raw] = model.using(step, raw=raw)(*inputs)
-    loaded = TrainedModel(tiny_workdir, 3)
+    loaded = TrainedModel.from_workdir(tiny_workdir, 3)
     np.testing.assert_array_equal(drawn[3, False], loaded(*inputs))
     np.testing.assert_array_equal(drawn[6, False], model(*inputs))
     assert (drawn[6, True] != drawn[6, False]).any()
@@ -79,5 +79,5 @@ def test_weights_of_another_architecture_are_named_by_field(tiny_workdir, tmp_pa
     config.generator.width, config.generator.learning_rate = 2 * width, 1.0
     save_config(config, workdir / "config.json")
     with pytest.raises(CheckpointError, match=f"generator.width: {width} -> {2 * width}") as raised:
-        TrainedModel(workdir)
+        TrainedModel.from_workdir(workdir)
     assert "learning_rate" not in str(raised.value)  # decides no array

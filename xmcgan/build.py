@@ -10,6 +10,12 @@ from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import ConfigError
 from xmcgan.models.discriminator import Discriminator
 from xmcgan.models.generator import Generator
+from xmcgan.models.projected import ProjectedDiscriminator
+from xmcgan.pretrained.efficientnet_lite import (
+    EfficientNetLite0Trunk,
+    load_efficientnet_lite0,
+    trunk_params,
+)
 from xmcgan.pretrained.encoders import (
     ImageEncoder,
     TextEncoder,
@@ -43,20 +49,43 @@ def build_networks(config: ConfigDict, word_dim: int) -> Networks:
         config: a validated config.
         word_dim: size of a word's feature; the regions' features share its space.
     """
-    discriminator = Discriminator(
-        image_size=config.image_size,
-        width=config.discriminator.width,
-        region_dim=word_dim,
-        region_size=config.region_size,
-        dtype=_dtype(config),
-        remat=config.remat,
-    )
+    fields: dict[str, Any] = {
+        "image_size": config.image_size,
+        "width": config.discriminator.width,
+        "region_dim": word_dim,
+        "region_size": config.region_size,
+        "dtype": _dtype(config),
+        "remat": config.remat,
+    }
+    if config.discriminator.type == "projected":
+        size = config.discriminator.trunk_size or trunk_size(config.image_size)
+        trunk = EfficientNetLite0Trunk(_dtype(config))
+        discriminator = ProjectedDiscriminator(trunk=trunk, trunk_size=size, **fields)
+    else:
+        discriminator = Discriminator(**fields)
     return Networks(
         build_generator(config),
         discriminator,
         g_optimizer=optax.adam(config.generator.learning_rate, **config.adam),
         d_optimizer=optax.adam(config.discriminator.learning_rate, **config.adam),
     )
+
+
+def trunk_size(image_size: int) -> int:
+    """Return the side to which a projected discriminator resizes images, unless told otherwise."""
+    return 2 * image_size if image_size <= 64 else max(image_size, 128)
+
+
+def load_discriminator_trunk(config: ConfigDict) -> dict[str, Any]:
+    """Load the frozen parameters of a config's discriminator, by the name of the submodule.
+
+    Raises:
+        WeightsError: the weights are missing or damaged.
+    """
+    if config.discriminator.type != "projected":
+        return {}
+    _, params = load_efficientnet_lite0(resolve(config.discriminator.trunk))
+    return {"trunk": trunk_params(params)}
 
 
 def build_text_encoder(config: ConfigDict) -> tuple[TextEncoder, Tokenizer]:

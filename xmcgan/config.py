@@ -65,7 +65,14 @@ def default_config() -> ConfigDict:
     config.generator.learning_rate = 1e-4
 
     config.discriminator = ConfigDict()
+    config.discriminator.type = "paper"  # or projected: on frozen pretrained features
     config.discriminator.width = 96
+    # Of the projected one: its frozen network, and the side to which that sees images resized
+    # (0: 64 for images of 32 pixels, 128 up to 128, 256 above).
+    config.discriminator.trunk = "efficientnet_lite0"
+    config.discriminator.trunk_size = 0
+    # DiffAugment of what the discriminator sees: color, translation, cutout, joined by commas.
+    config.discriminator.augment = ""
     config.discriminator.learning_rate = 4e-4
 
     config.adam = ConfigDict({"b1": 0.5, "b2": 0.999, "eps": 1e-8})

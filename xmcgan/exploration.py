@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from xmcgan.errors import UserError
+from xmcgan.errors import UserError, did_you_mean
+from xmcgan.model_folder import FACTS, MODELS_DIR, known_models, load_model
 from xmcgan.models.generator import Generator
 from xmcgan.sampling import TrainedModel, to_uint8
 
@@ -33,26 +34,30 @@ class WordAttention(NamedTuple):
     maps: Float[np.ndarray, "n s s"]
 
 
-def find_workdir(default: str) -> Path:
-    """Return the workdir that `XMCGAN_WORKDIR` names, or the default one.
+def open_model(name: str) -> tuple[TrainedModel, Path]:
+    """Load a model for the notebook; the second is the folder for what the notebook writes.
 
     Args:
-        default: looked for in the current folder and in the folders around it.
+        name: of a model that comes with the repository, or a model folder or workdir, looked for in
+            the current folder and in the folders around it. `XMCGAN_WORKDIR` goes before it.
 
     Raises:
-        UserError: there is no training run.
+        UserError: there is none, or it cannot be loaded.
     """
-    named = os.environ.get(WORKDIR_VARIABLE)
-    if named:
-        candidates = [Path(named).expanduser()]
-    else:
-        candidates = [folder / default for folder in (Path.cwd(), *Path.cwd().parents)]
-    for candidate in candidates:
-        if (candidate / "config.json").is_file():
-            return candidate
+    name = os.environ.get(WORKDIR_VARIABLE) or name
+    known = known_models()
+    if name in known:
+        return load_model(name), MODELS_DIR.parents[1] / "runs" / "notebook"
+    path = Path(name).expanduser()
+    for folder in [around / path for around in (Path.cwd(), *Path.cwd().parents)]:
+        if (folder / FACTS).is_file():
+            return load_model(folder), folder / "notebook"
+        if (folder / "config.json").is_file():
+            return TrainedModel.from_workdir(folder), folder / "notebook"
     raise UserError(
-        f"no training run at {named or default}: run ./scripts/quickstart.sh first, or set "
-        f"{WORKDIR_VARIABLE} to the workdir of a run"
+        f"no model or training run at {name}: name one that comes with the repository "
+        f"({', '.join(known) or 'none'}), or run ./scripts/quickstart.sh and set "
+        f"{WORKDIR_VARIABLE} to its workdir{did_you_mean(name, known)}"
     )
 
 

@@ -30,7 +30,6 @@ from xmcgan.errors import UserError
 from xmcgan.mesh import fetch
 from xmcgan.provenance import commit
 from xmcgan.sampling import TrainedModel, sample_images, write_manifest
-from xmcgan.training.checkpoint import checkpoint_digest
 from xmcgan.training.record import named_leaves
 
 PROGRAM, WEIGHTS, TOKENIZER = "sampler.jax_export", "weights.npz", "tokenizer.json"
@@ -38,27 +37,19 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _FORMAT = 1
 
 
-def export_model(
-    workdir: Path, out: Path, *, batch_size: int | None = None, raw: bool = False
-) -> list[Path]:
-    """Write the newest generator of a workdir as files of their own.
+def export_model(model: TrainedModel, out: Path, *, batch_size: int | None = None) -> list[Path]:
+    """Write a trained generator as files of their own, which are returned.
 
     Args:
-        workdir: of a training run.
+        model: what to export.
         out: folder to write.
-        batch_size: captions of one call; None lets each call choose.
-        raw: the weights of the last step instead of their moving average.
-
-    Returns:
-        The files.
+        batch_size: captions per call; each call chooses if None.
 
     Raises:
-        UserError: a workdir without a checkpoint, a batch size below 1, or a folder that cannot be
-            written.
+        UserError: a batch size below 1, or a folder that cannot be written.
     """
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}: at least 1")
-    model = TrainedModel(workdir, raw=raw)
     arrays = named_leaves({"generator": model.variables, "text": model.text.params})
     weights = {name: np.asarray(fetch(array)) for name, array in arrays.items()}
     program = lower(sampler(model), input_shapes(model, weights, batch_size))
@@ -69,7 +60,7 @@ def export_model(
         with atomic_file(out / WEIGHTS) as file:
             np.savez(file, allow_pickle=False, **weights)
         model.tokenizer.save(out / TOKENIZER)
-        write_manifest(out / "manifest.json", _manifest(workdir, out, model, batch_size, raw))
+        write_manifest(out / "manifest.json", _manifest(out, model, batch_size))
     except OSError as error:
         raise UserError(f"cannot write to --out {out}: {error.strerror}") from None
     return [out / name for name in (PROGRAM, WEIGHTS, TOKENIZER, "manifest.json")]
@@ -142,10 +133,9 @@ def _bare_locations() -> Iterator[None]:
             jax.config.update(name, value)
 
 
-def _manifest(
-    workdir: Path, out: Path, model: TrainedModel, batch_size: int | None, raw: bool
-) -> dict[str, Any]:
+def _manifest(out: Path, model: TrainedModel, batch_size: int | None) -> dict[str, Any]:
     config = model.config
+    origin = {name: value for name, value in model.origin.items() if name != "workdir"}
     return {
         "format": _FORMAT,
         "batch_size": batch_size,
@@ -155,9 +145,7 @@ def _manifest(
         "arguments": ["weights by name", "token_ids int32", "word_mask bool", "z float32"],
         "result": "uint8 (b, h, w, 3)",
         "platforms": list(PLATFORMS),
-        "step": model.step,
-        "weights": "raw" if raw else "ema",
-        "checkpoint": checkpoint_digest(workdir / "checkpoints", model.step),
+        **origin,
         "package_version": xmcgan.__version__,
         "commit": commit(),
         "jax_version": jax.__version__,

@@ -10,6 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from xmcgan.data.images import decode_image, resize_image
+from xmcgan.data.sources import Example
+
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 _PAPER = (250, 250, 248)
@@ -19,32 +22,38 @@ _MARGIN = 24  # pixels around the page
 _GAP = 20  # between cells, and between an image and its caption's cell below
 _TEXT_GAP = 7  # between an image and its caption
 _LINE_SPACING = 4
+_CAPTION_GAP = 6  # between the captions of one image
 _MAX_LINES = 4
 _ELLIPSIS = "..."
 _NO_CAPTION = "(empty caption)"
+_SHEET_SIDE = 192  # of an image on a contact sheet, at most before it is enlarged
+_SHEET_COLUMNS = 6
+_SHEET_LINES = 12  # of one caption: most narratives
 
 
 def sample_grid(
     images: UInt8[np.ndarray, "n h w 3"],
-    captions: Sequence[str],
+    captions: Sequence[str | Sequence[str]],
     columns: int,
     *,
     reference_images: UInt8[np.ndarray, "n h w 3"] | None = None,
     labels: tuple[str, str] = ("real", "generated"),
     title: str = "",
     min_cell: int = 160,
+    max_lines: int = _MAX_LINES,
 ) -> Image.Image:
     """Draw each image with its caption beneath it, row by row.
 
     Args:
         images: the images, in reading order.
-        captions: one for each image; wrapped to the image's width, cut after four lines.
+        captions: one for each image, or several below each other; wrapped to the image's width.
         columns: how many images stand side by side.
         reference_images: drawn beside `images`, each to the left of its own, to compare.
         labels: what is written above the left and the right image of such a pair.
         title: a line at the head of the page.
         min_cell: the least width of an image on the page in pixels. Smaller images are enlarged by
             a whole factor without smoothing, so that every pixel stays visible.
+        max_lines: of a caption, which is cut after them.
 
     Returns:
         The page, RGB.
@@ -58,7 +67,7 @@ def sample_grid(
         references = [_enlarge(image, min_cell) for image in reference_images]
         pictures = [_pair(*pair, labels) for pair in zip(references, pictures, strict=True)]
     columns = min(columns, len(pictures))
-    cells = [_cell(*cell) for cell in zip(pictures, captions, strict=True)]
+    cells = [_cell(*cell, max_lines) for cell in zip(pictures, captions, strict=True)]
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
     width = cells[0].width
@@ -74,6 +83,21 @@ def sample_grid(
             page.paste(cell, (_MARGIN + column * (width + _GAP), top))
         top += height + _GAP
     return page
+
+
+def contact_sheet(examples: Sequence[Example], title: str = "") -> Image.Image:
+    """Draw examples of a data set as squares, as training crops them, with all their captions.
+
+    Images larger than 192 pixels are reduced; where sizes differ, all get the largest one's.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    images = [decode_image(example.image, example.name) for example in examples]
+    side = min(_SHEET_SIDE, max(min(image.size) for image in images))
+    squares = np.stack([resize_image(image, side, "crop") for image in images])
+    captions = [example.captions for example in examples]
+    return sample_grid(squares, captions, _SHEET_COLUMNS, title=title, max_lines=_SHEET_LINES)
 
 
 def wrap_caption(
@@ -108,7 +132,7 @@ def wrap_caption(
 
 
 def _check(
-    images: np.ndarray, captions: Sequence[str], columns: int, references: np.ndarray | None
+    images: np.ndarray, captions: Sequence, columns: int, references: np.ndarray | None
 ) -> None:
     if len(images) == 0 or len(images) != len(captions) or columns < 1:
         raise ValueError(f"{len(images)} images, {len(captions)} captions, {columns} columns")
@@ -127,19 +151,23 @@ def _enlarge(image: np.ndarray, min_cell: int) -> Image.Image:
     )
 
 
-def _cell(picture: Image.Image, caption: str) -> Image.Image:
-    """Put a caption beneath a picture."""
+def _cell(picture: Image.Image, captions: str | Sequence[str], max_lines: int) -> Image.Image:
+    """Put a caption, or several, beneath a picture."""
     font = ImageFont.load_default(_font_size(picture.width))
-    lines = wrap_caption(caption, font, picture.width)
-    ink = _INK if lines else _FAINT
-    lines = lines or [_NO_CAPTION]
     line_height = _line_height(font)
-    top = picture.height + _TEXT_GAP
-    cell = Image.new("RGB", (picture.width, top + line_height * len(lines)), _PAPER)
+    several = [captions] if isinstance(captions, str) else captions
+    wrapped = [wrap_caption(caption, font, picture.width, max_lines) for caption in several]
+    height = sum(line_height * max(1, len(lines)) for lines in wrapped)
+    height += _TEXT_GAP + _CAPTION_GAP * (len(wrapped) - 1)
+    cell = Image.new("RGB", (picture.width, picture.height + height), _PAPER)
     cell.paste(picture, (0, 0))
     draw = ImageDraw.Draw(cell)
-    for number, line in enumerate(lines):
-        draw.text((0, top + number * line_height), line, fill=ink, font=font)
+    top = picture.height + _TEXT_GAP
+    for lines in wrapped:
+        for line in lines or [_NO_CAPTION]:
+            draw.text((0, top), line, fill=_INK if lines else _FAINT, font=font)
+            top += line_height
+        top += _CAPTION_GAP
     return cell
 
 

@@ -22,7 +22,7 @@ from xmcgan.errors import CheckpointError, UserError, listed
 from xmcgan.mesh import fetch, make_mesh, put, replicated, sample_sharding
 from xmcgan.models.generator import Generator
 from xmcgan.pretrained.encoders import TextEncoder
-from xmcgan.training.checkpoint import read_record, restore_subtree
+from xmcgan.training.checkpoint import checkpoint_digest, read_record, restore_subtree
 from xmcgan.training.record import fingerprint_differences
 from xmcgan.training.retention import committed_steps
 
@@ -186,16 +186,21 @@ def _check_architecture(config: ConfigDict, checkpoints: Path, step: int) -> Non
 
 
 class TrainedModel:
-    """Draw images with the generator of a workdir.
+    """A trained generator with its text encoder: captions and noise in, images out.
+
+    Use `TrainedModel.from_workdir`, or `load_model` of xmcgan/model_folder.py.
 
     Args:
-        workdir: of a training run.
-        step: checkpoint to load; None is the newest.
-        raw: the weights of that step instead of their moving average.
+        config: the run's.
+        variables: `params` and `batch_stats` of the generator, on the devices of `make_mesh()`.
+        origin: where they come from, as JSON values: step, weights ("ema" or "raw") and digest of
+            the checkpoint, and the workdir or the name of the model folder.
+        checkpoints: the folder with the other checkpoints of the run, if it is at hand.
 
     Attributes:
         config: the run's.
-        steps: of all checkpoints, oldest first.
+        origin: see Args.
+        steps: of all checkpoints, oldest first; empty for a model folder.
         step: of the checkpoint.
         variables: `params` and `batch_stats` of the generator.
         generator: the network.
@@ -204,46 +209,84 @@ class TrainedModel:
         tokenizer: its tokenizer.
     """
 
-    def __init__(self, workdir: Path, step: int | None = None, *, raw: bool = False) -> None:
-        self.config: ConfigDict = read_config(workdir / "config.json")
-        self._checkpoints = workdir / "checkpoints"
-        self.steps = committed_steps(self._checkpoints)
-        if not self.steps:
-            raise CheckpointError(f"{self._checkpoints} has no checkpoint yet: train first")
-        self._mesh = make_mesh()
-        self._load(step, raw)
-        self.generator = build.build_generator(self.config)
-        self.text, self.tokenizer = build.build_text_encoder(self.config)
-        self.text_params = put(self.text.params, replicated(self._mesh))
+    def __init__(
+        self,
+        config: ConfigDict,
+        variables: Any,
+        origin: dict[str, Any],
+        checkpoints: Path | None = None,
+    ) -> None:
+        self.config, self.variables, self.origin = config, variables, origin
+        self._checkpoints = checkpoints
+        self.steps = committed_steps(checkpoints) if checkpoints else []
+        self.generator = build.build_generator(config)
+        self.text, self.tokenizer = build.build_text_encoder(config)
+        mesh = make_mesh()
+        self.text_params = put(self.text.params, replicated(mesh))
         self._sampler = Sampler(
-            self.generator, self.text, self.tokenizer, self._mesh, text_params=self.text_params
+            self.generator, self.text, self.tokenizer, mesh, text_params=self.text_params
         )
 
-    def _load(self, step: int | None, raw: bool) -> None:
-        self.step = self.steps[-1] if step is None else step
-        self.variables = load_generator(
-            self.config, self._checkpoints, self.step, self._mesh, raw=raw
-        )
+    @classmethod
+    def from_workdir(
+        cls, workdir: Path, step: int | None = None, *, raw: bool = False
+    ) -> "TrainedModel":
+        """Load the generator of a training run.
+
+        Args:
+            workdir: of the run.
+            step: checkpoint to load; the newest if None.
+            raw: the weights of that step instead of their moving average.
+
+        Raises:
+            CheckpointError: there is no such step, it is damaged, or of another architecture.
+        """
+        config = read_config(workdir / "config.json")
+        checkpoints = workdir / "checkpoints"
+        variables, origin = _load_checkpoint(config, checkpoints, step, raw)
+        return cls(config, variables, {"workdir": str(workdir), **origin}, checkpoints)
+
+    @property
+    def step(self) -> int:
+        """Return how many steps the weights were trained for."""
+        return self.origin["step"]
 
     def using(self, step: int | None = None, *, raw: bool = False) -> "TrainedModel":
         """Return the model with other weights of the run; what is compiled is shared.
 
         Args:
-            step: checkpoint to load; None is the newest.
+            step: checkpoint to load; the newest if None.
             raw: the weights of that step instead of their moving average.
 
         Raises:
             CheckpointError: there is no such step, or it is damaged.
         """
+        if self._checkpoints is None:
+            raise CheckpointError("a model folder has one set of weights, and no other checkpoints")
         other = copy.copy(self)
-        other._load(step, raw)
+        other.variables, origin = _load_checkpoint(self.config, self._checkpoints, step, raw)
+        other.origin = self.origin | origin
         return other
 
     def __call__(
         self, captions: Sequence[str], z: Float[np.ndarray, "n z"]
     ) -> UInt8[np.ndarray, "n h w 3"]:
-        """Draw one image a caption, from one row of noise each."""
+        """Draw one image per caption, from one row of noise each."""
         return self._sampler(self.variables, captions, z)
+
+
+def _load_checkpoint(
+    config: ConfigDict, checkpoints: Path, step: int | None, raw: bool
+) -> tuple[Any, dict[str, Any]]:
+    """Return the generator's variables of a step, and the origin of `TrainedModel`."""
+    if step is None:
+        steps = committed_steps(checkpoints)
+        if not steps:
+            raise CheckpointError(f"{checkpoints} has no checkpoint yet: train first")
+        step = steps[-1]
+    variables = load_generator(config, checkpoints, step, make_mesh(), raw=raw)
+    digest = checkpoint_digest(checkpoints, step)
+    return variables, {"step": step, "weights": "raw" if raw else "ema", "checkpoint": digest}
 
 
 def write_manifest(path: Path, entries: dict[str, Any]) -> None:

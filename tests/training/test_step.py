@@ -113,7 +113,7 @@ def test_both_gradients_equal_those_of_each_loss_differentiated_alone(networks, 
     def encode(g_params, d_params):
         fake, _ = steps.generate(networks, g_params, state.g_batch_stats, captions, examples.z)
         normalized, _ = spectral_normalize(d_params, state.d_vectors)
-        return steps.encode_pair(networks, normalized, examples, fake)[:2]
+        return steps.encode_pair(networks, normalized, examples, fake, config)[:2]
 
     def d_loss(d_params):
         return discriminator_loss(*encode(state.g_params, d_params), captions, config)[0]

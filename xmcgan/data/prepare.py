@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import logging
@@ -10,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from xmcgan.data import coco, downloads
 from xmcgan.data import localized_narratives as ln
+from xmcgan.data.emoji import Emoji, read_emoji
 from xmcgan.data.folder import Folder, FolderConfig, FolderData, check_images, read_folder
 from xmcgan.data.official import (
     MAX_WORKERS,
@@ -101,6 +103,36 @@ def _check_same(builder: Shapes | Folder | OfficialBuilder, recipe: dict[str, An
         )
 
 
+def _prepare(
+    builder_class: type[Shapes | Folder | OfficialBuilder],
+    config: Any,
+    data_dir: Path | str,
+    recipe: dict[str, Any],
+    *,
+    progress: bool,
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Write a data set unless it is there already, and return whether it was written.
+
+    Args:
+        builder_class: of the data set.
+        config: of the builder; its name is the data set's.
+        data_dir: root of all prepared data sets.
+        recipe: what must be the same in a data set that is there.
+        progress: show progress bars.
+        check: raises `DataError` if the data cannot be written.
+    """
+    with _alone(f"{builder_class.name}/{config.name}", data_dir), _quiet_tfds():
+        builder = builder_class(data_dir=str(data_dir), config=config)
+        builder.show_progress = progress
+        if builder.is_prepared():
+            _check_same(builder, recipe)
+            return False
+        check()
+        _write(builder)
+    return True
+
+
 def prepare_shapes(
     data_dir: Path | str, config: ShapesConfig | None = None, *, progress: bool = False
 ) -> bool:
@@ -124,14 +156,25 @@ def prepare_shapes(
         raise DataError(f"shapes needs at least 1 image a split and a seed >= 0: {config.recipe()}")
     if not 1 <= config.max_objects <= MAX_OBJECTS:
         raise DataError(f"max_objects is {config.max_objects}: it must be from 1 to {MAX_OBJECTS}")
-    with _alone(f"shapes/{config.name}", data_dir), _quiet_tfds():
-        builder = Shapes(data_dir=str(data_dir), config=config)
-        builder.show_progress = progress
-        if builder.is_prepared():
-            _check_same(builder, config.recipe())
-            return False
-        _write(builder)
-    return True
+    return _prepare(Shapes, config, data_dir, config.recipe(), progress=progress)
+
+
+def prepare_emoji(data_dir: Path | str, *, progress: bool = False) -> bool:
+    """Store the `emoji` data set of the checkout unless it is there already.
+
+    Args:
+        data_dir: root of all prepared data sets.
+        progress: show progress bars.
+
+    Returns:
+        True if the data set was written, False if it was there.
+
+    Raises:
+        DataError: the file in `assets/` is missing or damaged, or `data_dir` cannot be written.
+    """
+    data = read_emoji()
+    config = FolderConfig(name="default", data=data)
+    return _prepare(Emoji, config, data_dir, {"digest": data.digest()}, progress=progress)
 
 
 def default_name(source: Path | str) -> str:
@@ -167,15 +210,15 @@ def prepare_folder(
     name = default_name(source) if name is None else name
     _check_name(name)
     data = read_folder(source, captions)
-    with _alone(f"folder/{name}", data_dir), _quiet_tfds():
-        builder = Folder(data_dir=str(data_dir), config=FolderConfig(name=name, data=data))
-        builder.show_progress = progress
-        if builder.is_prepared():
-            _check_same(builder, {"digest": data.digest()})
-            return False, _summary(data)
-        check_images(data, progress=progress)
-        _write(builder)
-    return True, _summary(data)
+    built = _prepare(
+        Folder,
+        FolderConfig(name=name, data=data),
+        data_dir,
+        {"digest": data.digest()},
+        progress=progress,
+        check=lambda: check_images(data, progress=progress),
+    )
+    return built, _summary(data)
 
 
 def _summary(data: FolderData) -> str:
@@ -270,15 +313,14 @@ def prepare_official(
         num_workers=num_workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS),
         skip_damaged=skip_damaged,
     )
-    with _alone(f"{dataset}/{name}", data_dir), _quiet_tfds():
-        builder = OFFICIAL[dataset](data_dir=str(data_dir), config=config)
-        builder.show_progress = progress
-        if builder.is_prepared():
-            _check_same(builder, {"digest": data.digest()})
-            return False
-        downloads.check_free(Path(data_dir), int(data.num_bytes * _OVERHEAD))
-        _write(builder)
-    return True
+    return _prepare(
+        OFFICIAL[dataset],
+        config,
+        data_dir,
+        {"digest": data.digest()},
+        progress=progress,
+        check=lambda: downloads.check_free(Path(data_dir), int(data.num_bytes * _OVERHEAD)),
+    )
 
 
 def official_summary(dataset: str, data: OfficialData, name: str, data_dir: Path | str) -> str:
@@ -305,17 +347,25 @@ def official_summary(dataset: str, data: OfficialData, name: str, data_dir: Path
     return "\n".join(lines)
 
 
+# What training and `show` prepare on first use.
+EMBEDDED: dict[str, Callable[..., bool]] = {
+    **{name: functools.partial(prepare_shapes, config=config) for name, config in STANDARD.items()},
+    "emoji": prepare_emoji,
+    "emoji/default": prepare_emoji,
+}
+
+
 def ensure_prepared(name: str, data_dir: Path | str, *, progress: bool = False) -> None:
-    """Draw `shapes` on first use; for any other data set, check that it is prepared.
+    """Prepare an embedded data set on first use; for any other, check that it is prepared.
 
     Args:
-        name: "shapes", "folder/NAME", "coco" and so on.
+        name: "emoji", "shapes", "folder/NAME", "coco" and so on.
         data_dir: root of all prepared data sets.
         progress: show a progress bar.
 
     Raises:
         DataError: a data set that needs a source is not prepared; the message gives the command.
     """
-    if name in STANDARD and not is_prepared(name, data_dir):
-        prepare_shapes(data_dir, STANDARD[name], progress=progress)
+    if name in EMBEDDED and not is_prepared(name, data_dir):
+        EMBEDDED[name](data_dir, progress=progress)
     find_version(name, data_dir)

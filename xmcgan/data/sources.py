@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from xmcgan.errors import DataError
+from xmcgan.errors import DataError, did_you_mean
 
-BUILDERS = ("shapes", "folder", "coco", "ln_coco", "ln_open_images", "coco_captions")
+BUILDERS = ("emoji", "shapes", "folder", "coco", "ln_coco", "ln_open_images", "coco_captions")
 # Names that held-out images go by, in order of preference; first Karpathy's parts of val2014.
 _HELD_OUT = ("restval+val+test", "validation", "val", "dev", "test")
 NARRATIVES = "narratives_per_image"  # in metadata.json, where each caption is an example
@@ -67,6 +67,8 @@ def prepare_command(name: str, data_dir: Path | str) -> str:
     command = f"python scripts/prepare_data.py {builder} --data-dir {data_dir}"
     if builder == "folder":
         return f"{command} --name {config or 'NAME'} --source DIR_OR_ZIP"
+    if builder == "emoji":  # there is one only
+        return command
     command = f"{command} --name {config}" if config else command
     return command if builder == "shapes" else f"{command} --source DIR (or --download)"
 
@@ -74,7 +76,10 @@ def prepare_command(name: str, data_dir: Path | str) -> str:
 def _versions(name: str, data_dir: Path | str) -> list[Path]:
     builder = name.partition("/")[0]
     if builder not in BUILDERS:
-        raise DataError(f"unknown data set {name!r}; known are {', '.join(BUILDERS)}, and /NAME")
+        raise DataError(
+            f"unknown data set {name!r}; known are {', '.join(BUILDERS)}, and /NAME"
+            f"{did_you_mean(builder, BUILDERS)}"
+        )
     root = dataset_dir(name, data_dir)
     return [path.parent for path in root.glob("[0-9]*.[0-9]*.[0-9]*/dataset_info.json")]
 

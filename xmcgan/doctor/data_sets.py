@@ -26,7 +26,8 @@ def _look_at_all(data_dir: Path) -> Iterator[Finding]:
         for folder in sorted((data_dir / builder).glob("[!.]*/"))
     ]
     if not names:
-        yield Finding("data", f"nothing is prepared in {data_dir}; `shapes` is drawn on first use")
+        text = f"nothing is prepared in {data_dir}; `emoji` and `shapes` are, on first use"
+        yield Finding("data", text)
     for name in names:
         if is_prepared(name, data_dir):
             yield from examine("data", lambda name=name: examine_data_set(name, data_dir))

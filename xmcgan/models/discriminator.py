@@ -1,5 +1,6 @@
 """The discriminator, which is an image encoder as well (paper, "Contrastive discriminator")."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,13 +26,14 @@ class ImageEncoding(NamedTuple):
     """Hold what the discriminator says of a batch of images and their captions.
 
     Attributes:
-        logits: how real, and how well matched to its caption, each image looks.
+        logits: how real, and how well matched to its caption, each image looks: one per image, or
+            one per image and scale.
         feature: one feature vector an image: the image's side of the sentence and image losses.
         regions: one feature vector a region: the image's side of the word loss.
         sentence: the projected sentences: the captions' side of the sentence loss.
     """
 
-    logits: Float[Array, "b"]
+    logits: Float[Array, "b *k"]
     feature: Float[Array, "b c"]
     regions: Float[Array, "b r d"]
     sentence: Float[Array, "b c"]
@@ -76,25 +78,48 @@ class Discriminator(nn.Module):
             Logits, features and projected sentences, all float32.
         """
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
-        block = nn.remat(DiscriminatorBlock) if self.remat else DiscriminatorBlock
-        x, regions = images.astype(self.dtype), None
-        for index, multiplier in enumerate(multipliers):
-            x = block(
-                multiplier * self.width,
-                downsample=index < len(multipliers) - 1,
-                first=index == 0,
-                dtype=self.dtype,
-                name=f"block_{index}",
-            )(x)
-            if x.shape[1] == self.region_size and regions is None:
-                regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(x)
-        if regions is None:
-            raise ValueError(f"no block of the discriminator has size {self.region_size}")
+        widths = [multiplier * self.width for multiplier in multipliers]
+        x, regions = encode_pixels(images, widths, self.region_size, self.dtype, self.remat)
+        regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(regions)
         regions = regions.reshape(regions.shape[0], -1, self.region_dim)
 
-        feature = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
+        feature = sum_pool(x)
         # The logit is a difference of large numbers: float32, whatever the blocks use.
         sentence = Dense(feature.shape[-1], dtype=jnp.float32, name="sentence")(sentence)
         logits = Dense(1, dtype=jnp.float32, name="logit")(feature)[:, 0]
         logits = logits + jnp.sum(feature * sentence, axis=-1)
         return ImageEncoding(logits, feature, regions.astype(jnp.float32), sentence)
+
+
+def encode_pixels(
+    images: Float[Array, "b h w 3"],
+    widths: Sequence[int],
+    region_size: int,
+    dtype: Any,
+    remat: bool,
+) -> tuple[Float[Array, "b 4 4 c"], Float[Array, "b s s r"]]:
+    """Apply the residual blocks; call it inside a compact module.
+
+    Returns:
+        The last block's output, and the first that has the size of the regions.
+    """
+    block = nn.remat(DiscriminatorBlock) if remat else DiscriminatorBlock
+    x, regions = images.astype(dtype), None
+    for index, width in enumerate(widths):
+        x = block(
+            width,
+            downsample=index < len(widths) - 1,
+            first=index == 0,
+            dtype=dtype,
+            name=f"block_{index}",
+        )(x)
+        if x.shape[1] == region_size and regions is None:
+            regions = x
+    if regions is None:
+        raise ValueError(f"no block of the discriminator has size {region_size}")
+    return x, regions
+
+
+def sum_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+    """Return the sum of the positive parts over space, float32."""
+    return jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))

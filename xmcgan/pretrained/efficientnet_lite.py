@@ -35,6 +35,9 @@ _STAGES = (
     (3, 1, 6, 320, 1),
 )
 
+# The last block of strides 4, 8, 16 and 32, and the standard deviation of what it returns.
+_TAP_DEVIATIONS = {2: 6.9, 4: 6.8, 10: 5.8, 15: 2.6}
+
 
 class BlockSpec(NamedTuple):
     """One inverted bottleneck block."""
@@ -101,6 +104,33 @@ class EfficientNetLite(nn.Module):
         x = nn.relu6(nn.Conv(NUM_FEATURES, (1, 1), dtype=self.dtype, name="head")(x))
         features = x.astype(jnp.float32).mean(axis=(1, 2))
         return features, nn.Dense(NUM_CLASSES, dtype=jnp.float32, name="logits")(features)
+
+
+class EfficientNetLite0Trunk(nn.Module):
+    """Feature maps of EfficientNet-Lite0 at strides 4, 8, 16 and 32, each scaled to about 1.
+
+    Attributes:
+        dtype: of the convolutions.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b i j c"], ...]:
+        """Return the maps, largest first; `images` are in [0, 1], sides a multiple of 32."""
+        x = ((images * 255 - 127) / 128).astype(self.dtype)
+        x = nn.relu6(nn.Conv(_STEM_WIDTH, (3, 3), 2, dtype=self.dtype, name="stem")(x))
+        maps = []
+        for index, spec in enumerate(block_specs()):
+            x = InvertedBottleneck(spec, self.dtype, name=f"block_{index}")(x)
+            if index in _TAP_DEVIATIONS:
+                maps.append(x / _TAP_DEVIATIONS[index])
+        return tuple(maps)
+
+
+def trunk_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that `EfficientNetLite0Trunk` has of those of the whole network."""
+    return {name: value for name, value in params.items() if name not in ("head", "logits")}
 
 
 class InvertedBottleneck(nn.Module):

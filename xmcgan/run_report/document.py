@@ -140,6 +140,20 @@ def _scores(workdir: Path, out: Path) -> list[str]:
 def _starts(starts: Sequence[dict[str, Any]]) -> list[str]:
     if not starts:
         return []
+    return [
+        "## Starts",
+        "",
+        *markdown_table(starts_table(starts), numbers=False),
+        "",
+        "The last command (`run.json` has all, with packages and variables; a + after a commit: "
+        "files differed from it):",
+        "",
+        f"    {starts[-1]['command']}",
+    ]
+
+
+def starts_table(starts: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the rows of a table of a run's starts, the header first."""
     rows = [("started (UTC)", "from step", "ended", "commit", "devices", "Python, JAX")]
     for start in starts:
         end = start.get("end")
@@ -153,16 +167,7 @@ def _starts(starts: Sequence[dict[str, Any]]) -> list[str]:
                 f"{start['python']}, {start['jax_version']}",
             )
         )
-    return [
-        "## Starts",
-        "",
-        *markdown_table(rows, numbers=False),
-        "",
-        "The last command (`run.json` has all, with packages and variables; a + after a commit: "
-        "files differed from it):",
-        "",
-        f"    {starts[-1]['command']}",
-    ]
+    return rows
 
 
 def _settings(config: ConfigDict) -> list[str]:

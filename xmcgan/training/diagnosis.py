@@ -38,6 +38,7 @@ def first_not_finite(
         The name of the first array that is not finite, and the update that it belongs to. None
         where all are finite.
     """
+    networks = networks.with_frozen(frozen_params.get("discriminator", {}))
     encode_text = partial(jax.jit(frozen.encode_text), frozen_params["text"])
     encode_image = frozen.encode_image and partial(frozen.encode_image, frozen_params["image"])
     gradients = jax.jit(lambda s, e: joint_gradients(s, e, networks, config, encode_image))
@@ -82,7 +83,7 @@ def _layers(state: TrainState, examples: Examples, networks: Networks) -> Named:
         normalized, _ = spectral_normalize(state.d_params, state.d_vectors)
         for images, kind in ((examples.real, "real"), (fake, "generated")):
             _, found = networks.discriminator.apply(
-                {"params": normalized},
+                {"params": normalized | networks.d_frozen},
                 images,
                 captions.sentence,
                 capture_intermediates=True,

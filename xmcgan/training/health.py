@@ -17,7 +17,7 @@ def pairwise_similarity(features: Float[Array, "b c"]) -> Float[Array, ""]:
 
 
 def hinge_to_contrast(
-    logit_grads: Float[Array, "... b"],
+    logit_grads: Float[Array, "*b"],
     logit_slopes: Float[Array, "... b c"],
     feature_grads: Float[Array, "... b c"],
 ) -> Float[Array, ""]:
@@ -31,7 +31,9 @@ def hinge_to_contrast(
     Returns:
         The ratio of the two gradients' norms.
     """
-    hinge = jnp.linalg.norm(logit_grads[..., None] * logit_slopes)
+    # Where there is a logit per scale, each has an equal part of the feature.
+    slopes = logit_slopes.reshape(*logit_grads.shape, -1)
+    hinge = jnp.linalg.norm(logit_grads[..., None] * slopes)
     return hinge / (jnp.linalg.norm(feature_grads) + 1e-12)
 
 

@@ -103,7 +103,11 @@ class Run:
         # Frozen networks.
         self.text, self.tokenizer = build.build_text_encoder(config)
         image = build.build_image_encoder(config)
-        frozen_params = {"text": self.text.params, "image": image.params if image else None}
+        frozen_params = {
+            "text": self.text.params,
+            "image": image.params if image else None,
+            "discriminator": build.load_discriminator_trunk(config),
+        }
         self.frozen_params = put(frozen_params, replicated(mesh))
         # Trained networks.
         self.networks = build.build_networks(config, self.text.width)

@@ -1,6 +1,6 @@
 """What training carries from step to step, and how it starts."""
 
-from dataclasses import dataclass
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
-from xmcgan.models.discriminator import Discriminator
+from xmcgan.models.discriminator import Discriminator, ImageEncoding
 from xmcgan.models.generator import Generator
+from xmcgan.models.projected import ProjectedDiscriminator
 from xmcgan.models.spectral_norm import init_spectral_vectors
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Networks:
     """Hold the two networks that are trained and how each one is.
 
@@ -23,12 +24,24 @@ class Networks:
         discriminator: judges and encodes images; applied to spectrally normalised parameters.
         g_optimizer: the generator's.
         d_optimizer: the discriminator's.
+        d_frozen: parameters of the discriminator that are not trained.
     """
 
     generator: Generator
-    discriminator: Discriminator
+    discriminator: Discriminator | ProjectedDiscriminator
     g_optimizer: optax.GradientTransformation
     d_optimizer: optax.GradientTransformation
+    d_frozen: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def with_frozen(self, d_frozen: dict[str, Any]) -> "Networks":
+        """Return the networks with the frozen parameters of the discriminator in place."""
+        return dataclasses.replace(self, d_frozen=d_frozen)
+
+    def discriminate(self, normalized: Any, images: Array, sentence: Array) -> ImageEncoding:
+        """Apply the discriminator to normalized parameters."""
+        variables = {"params": normalized | self.d_frozen}
+        encoding: Any = self.discriminator.apply(variables, images, sentence)
+        return encoding
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -82,7 +95,7 @@ def create_state(
     images = jnp.zeros((1, generator.image_size, generator.image_size, 3))
     d_variables = discriminator.init(d_key, images, sentence)
     g_params: Any = g_variables["params"]
-    d_params: Any = d_variables["params"]
+    d_params = {name: p for name, p in d_variables["params"].items() if name != "trunk"}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         rng=jax.random.key_data(step_key),

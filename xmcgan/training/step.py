@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from xmcgan.models.augment import NUM_UNIFORMS, diff_augment
 from xmcgan.models.discriminator import ImageEncoding
 from xmcgan.models.spectral_norm import spectral_normalize, spectral_norms
 from xmcgan.training.health import hinge_to_contrast
@@ -31,11 +32,13 @@ class Examples(NamedTuple):
         real: images in [0, 1].
         captions: their captions, encoded; arrays with leading axes (m, n).
         z: standard normal noise.
+        uniforms: in [0, 1), for the augmentation of the real and of the generated images.
     """
 
     real: Float[Array, "m n h w 3"]
     captions: Captions
     z: Float[Array, "m n z"]
+    uniforms: Float[Array, "m n 2 7"] | None = None
 
 
 class Encodings(NamedTuple):
@@ -92,16 +95,17 @@ def make_train_step(
     def train_step(
         state: TrainState, frozen_params: dict[str, Any], batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
+        bound = networks.with_frozen(frozen_params.get("discriminator", {}))
         encode_text = partial(frozen.encode_text, frozen_params["text"])
         encode_image = None
         if frozen.encode_image is not None:
             encode_image = partial(frozen.encode_image, frozen_params["image"])
-        updates = [*split_updates(state, batch, encode_text, networks, config)]
+        updates = [*split_updates(state, batch, encode_text, bound, config)]
         skipped = jnp.zeros(())
         for examples in updates[:-1]:
-            state, is_finite = discriminator_step(state, examples, networks, config)
+            state, is_finite = discriminator_step(state, examples, bound, config)
             skipped += 1 - is_finite
-        state, is_finite, metrics = joint_step(state, updates[-1], networks, config, encode_image)
+        state, is_finite, metrics = joint_step(state, updates[-1], bound, config, encode_image)
         skipped += 1 - is_finite
         return state.replace(step=state.step + 1), metrics | {"skipped_updates": skipped}
 
@@ -121,7 +125,14 @@ def split_updates(
     for index in range(batch["image"].shape[0] // parts):
         update = {name: x[index * parts : (index + 1) * parts] for name, x in batch.items()}
         key = jax.random.fold_in(rng, index)
-        yield make_examples(update, key, encode_text, networks.generator.z_dim)
+        examples = make_examples(update, key, encode_text, networks.generator.z_dim)
+        if config.discriminator.augment:
+            shape = (*examples.z.shape[:2], 2, NUM_UNIFORMS)
+            uniforms = jax.random.uniform(
+                jax.random.fold_in(key, 1), (shape[0] * shape[1], *shape[2:])
+            )
+            examples = examples._replace(uniforms=uniforms.reshape(shape))
+        yield examples
 
 
 def make_examples(
@@ -156,7 +167,7 @@ def discriminator_step(
         return generate(networks, state.g_params, state.g_batch_stats, part.captions, part.z)[0]
 
     def encode(params: dict[str, Any], part: tuple[Examples, Array]) -> tuple[Encodings, Any]:
-        return encode_pair(networks, params["d_loss"], *part), {}
+        return encode_pair(networks, params["d_loss"], *part, config), {}
 
     fake = map_parts(draw, examples)
     normalized, pull_to_kernels, vectors = normalize_discriminator(state)
@@ -220,7 +231,7 @@ def joint_gradients(
         fake, batch_stats = generate(
             networks, params["g_loss"], state.g_batch_stats, part.captions, part.z
         )
-        encodings = encode_pair(networks, params["d_loss"], part, fake)
+        encodings = encode_pair(networks, params["d_loss"], part, fake, config)
         if encode_image is not None:
             pretrained = (encode_image(part.real), encode_image(fake))
             encodings = encodings._replace(pretrained=pretrained)
@@ -313,12 +324,20 @@ def normalize_discriminator(state: TrainState) -> tuple[Any, Callable[[Any], tup
 
 
 def encode_pair(
-    networks: Networks, normalized: Any, examples: Examples, fake: Float[Array, "n h w 3"]
+    networks: Networks,
+    normalized: Any,
+    examples: Examples,
+    fake: Float[Array, "n h w 3"],
+    config: ConfigDict,
 ) -> Encodings:
-    """Encode real and generated images by normalised parameters."""
-    encode: Any = partial(networks.discriminator.apply, {"params": normalized})
-    sentence = examples.captions.sentence
-    return Encodings(encode(examples.real, sentence), encode(fake, sentence))
+    """Encode real and generated images, augmented if so configured, by normalised parameters."""
+    real, sentence = examples.real, examples.captions.sentence
+    if examples.uniforms is not None:
+        policies = tuple(config.discriminator.augment.split(","))
+        real = diff_augment(real, examples.uniforms[:, 0], policies)
+        fake = diff_augment(fake, examples.uniforms[:, 1], policies)
+    encode = partial(networks.discriminate, normalized)
+    return Encodings(encode(real, sentence), encode(fake, sentence))
 
 
 def update_if(
