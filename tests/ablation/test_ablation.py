@@ -20,7 +20,7 @@ from xmcgan.ablation.scoring import Scoring
 from xmcgan.training.signals import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
-SCORING = Scoring(20, "fd-effnet-lite0")
+SCORING = Scoring(20, "fd-effnet-lite2")
 
 
 def tiny_overrides(root: Path) -> list[str]:
@@ -97,7 +97,7 @@ def test_a_table_is_trained_scored_and_gone_on_with_after_a_failure(ablate, tmp_
         ("none", [0]),
         ("sentence", [0]),
     ]
-    none, sentence = (row["scores"]["fd-effnet-lite0/fd"] for row in table["rows"])
+    none, sentence = (row["scores"]["fd-effnet-lite2/fd"] for row in table["rows"])
     assert sentence["difference"]["value"] == sentence["values"][0] - none["values"][0]
     assert sentence["mean"]["value"] == sentence["values"][0]
     for row in table["rows"]:

@@ -84,3 +84,18 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path, edit, message):
     path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
     with pytest.raises(EvaluationError, match=message):
         manifests.open_manifest(tmp_path, source, 5, **IDENTITY)
+
+
+def test_other_images_have_the_same_text_and_are_not_the_same_image():
+    examples = [
+        Example(b"", ["a cat", "a dog"], "0", image_id="7"),
+        Example(b"", ["A  cat"], "1", image_id="7"),  # the same image again
+        Example(b"", ["a CAT", "a bird"], "2", image_id="8"),
+        Example(b"", ["a bird"], "3", image_id="9"),
+    ]
+    choices = [
+        manifests.CaptionChoice(0, "0", "7", "a cat"),
+        manifests.CaptionChoice(0, "0", "7", "a dog"),
+        manifests.CaptionChoice(2, "2", "8", "a bird"),
+    ]
+    assert manifests.find_other_images(examples, choices) == [2, -1, 3]

@@ -186,7 +186,7 @@ def test_statistics_by_other_weights_are_not_compared(run, sets, tmp_path, monke
     [
         ("features EMPTY --protocol fd-effnet-lite0 --out OUT", "no images"),
         ("features MISSING --protocol fd-effnet-lite0 --out OUT", "does not exist"),
-        ("features REAL --protocol fd-effnet --out OUT", "did you mean 'fd-effnet-lite0'"),
+        ("features REAL --protocol fd-effnet --out OUT", "did you mean 'fd-effnet-lite2'"),
         ("features BROKEN --protocol fd-effnet-lite0 --out MISSING/o.npz", "cannot write"),
         ("stats BROKEN --protocol fd-effnet-lite0 --out EMPTY", "cannot write"),
         ("stats REAL --protocol fd-effnet-lite0 --out OUT --num-samples 25", "25 images were"),

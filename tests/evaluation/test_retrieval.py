@@ -89,3 +89,28 @@ def test_features_without_a_direction_are_an_error(value):
     fake[7] = value
     with pytest.raises(EvaluationError, match="image 7 "):
         retrieval(features(), fake, seed=0)
+
+
+def test_real_images_with_the_same_caption_are_a_ruler():
+    # Images 2 i and 2 i + 1 share a caption and look much the same; the others have none to share.
+    real = np.repeat(features(100), 2, axis=0) + 0.1 * features(200, seed=1)
+    targets, twins = np.arange(0, 200, 2), np.arange(1, 200, 2)
+    twins[50:] = -1
+    fake = features(100, seed=2)
+    found = {s.name: s for s in retrieval_scores(real, fake, targets, twins, resamples=0, seed=0)}
+    assert found["retrieval@1"].value < 0.1
+    assert found["retrieval@1_real"].value == 1
+    assert "50" in found["retrieval@1_real"].note
+    twins[10:] = -1  # too few to say
+    names = [s.name for s in retrieval_scores(real, fake, targets, twins, resamples=0, seed=0)]
+    assert names == ["retrieval@1", "retrieval@10"]
+
+
+def test_a_real_image_is_not_ranked_against_itself():
+    real = features(101)
+    others = np.roll(np.arange(101), 1)  # each image's own row would be nearest
+    nearby = real + 0.01 * real[others]
+    hits = retrieval(
+        np.concatenate([real, nearby]), nearby, 0, np.arange(101), 101 + np.arange(101)
+    )
+    assert hits[1].all()

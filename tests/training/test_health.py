@@ -2,8 +2,15 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from xmcgan.training.health import HealthWatch, hinge_to_contrast, pairwise_similarity
+from xmcgan.training.health import (
+    HealthWatch,
+    diversity_warning,
+    hinge_to_contrast,
+    pairwise_similarity,
+    sample_diversity,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -42,3 +49,18 @@ def test_samples_that_look_alike_are_named_beside_real_ones():
     watch = HealthWatch()
     averages |= {"real_similarity": 0.998}  # so are the real ones
     assert [watch.warnings(averages) for _ in range(3)] == [[], [], []]
+
+
+def test_diversity_is_the_distance_between_samples_beside_that_of_real_images():
+    real = np.array([0, 100, 40, 20], np.uint8)[:, None, None, None] * np.ones(
+        (4, 2, 2, 3), np.uint8
+    )
+    # From one image to the next: 20, 100, 60 and 20.
+    assert sample_diversity(real, real, real) == 0
+    assert sample_diversity(real, real + 5, real) == pytest.approx(5 / 50)
+    assert sample_diversity(real + 5, real, real) == pytest.approx(5 / 50)
+
+
+def test_samples_that_are_alike_are_warned_of():
+    assert "alike" in diversity_warning(0.01)
+    assert diversity_warning(0.3) == ""

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,36 @@ def choose_captions(source: Source, most: int, seed: int) -> list[CaptionChoice]
     taken: set[str] = set()
     chosen: list[CaptionChoice] = []
     for choice in _in_rounds(source, rng):
-        key = " ".join(choice.caption.lower().split())
+        key = _text_key(choice.caption)
         if key and key not in taken:
             taken.add(key)
             chosen.append(choice)
         if len(chosen) == most:
             break
     return chosen
+
+
+def find_other_images(source: Source, choices: Sequence[CaptionChoice]) -> list[int]:
+    """Return for each choice the first example of another image with the same text, -1 if none.
+
+    Args:
+        source: the split of the choices.
+        choices: of the manifest.
+    """
+    wanted = {_text_key(choice.caption): choice.image_id for choice in choices}
+    found: dict[str, int] = {}
+    for index in range(len(source)):
+        example = source[index]
+        image_id = example.image_id or example.name
+        for key in map(_text_key, example.captions):
+            if wanted.get(key, image_id) != image_id:
+                found.setdefault(key, index)
+    return [found.get(_text_key(choice.caption), -1) for choice in choices]
+
+
+def _text_key(caption: str) -> str:
+    """Return the same text for captions that differ in case and white space alone."""
+    return " ".join(caption.lower().split())
 
 
 def _in_rounds(source: Source, rng: np.random.Generator) -> Iterator[CaptionChoice]:

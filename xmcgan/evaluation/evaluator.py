@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import EvaluationError, did_you_mean
 from xmcgan.evaluation.alignment import NUM_DISTRACTORS
 from xmcgan.evaluation.bootstrap import check_resamples
-from xmcgan.evaluation.captions import CaptionManifest, open_manifest
+from xmcgan.evaluation.captions import CaptionManifest, find_other_images, open_manifest
 from xmcgan.evaluation.clip_features import ClipExtractor
 from xmcgan.evaluation.diversity import NUM_CAPTIONS, NUM_SAMPLES
 from xmcgan.evaluation.features import FeatureExtractor
@@ -225,10 +225,17 @@ class Evaluator:
             split=split,
             seed=options.seed,
         )
-        examples = [choice.example for choice in self.manifest.choices]
-        # An image may have several examples, which follow each other.
-        self._targets = np.searchsorted(self._images, examples, side="right") - 1
         self._metrics = _choose_metrics(options.metrics, len(self._images))
+        choices = self.manifest.choices
+        self._targets = self._image_rows([choice.example for choice in choices])
+        self._twins = np.full(len(choices), -1)
+        if "retrieval" in self._metrics:
+            self._twins = self._image_rows(find_other_images(self._source, choices))
+
+    def _image_rows(self, examples: Sequence[int]) -> Int[np.ndarray, "n"]:
+        """Return the row of each example's image among the real images; -1 stays."""
+        # An image may have several examples, which follow each other.
+        return np.searchsorted(self._images, examples, side="right") - 1
 
     def _open_networks(self) -> None:
         options, config = self._options, self.config
@@ -284,7 +291,7 @@ class Evaluator:
     def _make_measures(self) -> list[Measure]:
         resampling: Any = {"resamples": self._options.resamples, "seed": self._options.seed}
         measures: list[Measure] = [
-            ImageQuality(each, self._targets, self._metrics, **resampling)
+            ImageQuality(each, self._targets, self._twins, self._metrics, **resampling)
             for each in self._extractors
         ]
         if self._cmmd:

@@ -56,6 +56,7 @@ class ImageQuality:
     Args:
         extractor: of the protocol.
         targets: row among the real images of the one that each generated image's caption describes.
+        twins: row of another real image that has the same caption, -1 where there is none.
         metrics: some of `METRICS`.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the kernel distance's subsets.
@@ -67,6 +68,7 @@ class ImageQuality:
         self,
         extractor: FeatureExtractor,
         targets: Int[np.ndarray, "n"],
+        twins: Int[np.ndarray, "n"],
         metrics: Sequence[str],
         *,
         resamples: int,
@@ -76,7 +78,8 @@ class ImageQuality:
         self.recipe = {
             **extractor.recipe, "metrics": list(metrics), "resamples": resamples, "seed": seed
         }  # fmt: skip
-        self._extractor, self._targets, self._metrics = extractor, targets, metrics
+        self._extractor, self._metrics = extractor, metrics
+        self._targets, self._twins = targets, twins
         self._resamples, self._seed = resamples, seed
 
     def observe(self, images: Images) -> Observations:
@@ -97,7 +100,9 @@ class ImageQuality:
                 **resampling,
             )
         if "retrieval" in self._metrics:
-            scores += retrieval_scores(real["values"], fake["values"], self._targets, **resampling)
+            scores += retrieval_scores(
+                real["values"], fake["values"], self._targets, self._twins, **resampling
+            )
         return scores
 
     def diversity(self, real: Observations, samples: Sequence[Observations]) -> list[Score]:

@@ -10,6 +10,7 @@ from xmcgan.data.pipeline import fixed_examples
 from xmcgan.data.sources import Source
 from xmcgan.grid import sample_grid
 from xmcgan.sampling import Sampler, draw_noise
+from xmcgan.training.health import diversity_warning, sample_diversity
 from xmcgan.training.state import TrainState
 from xmcgan.training.writers import MetricWriter
 
@@ -35,15 +36,22 @@ class FixedSamples:
             image_size=config.image_size,
             resize=config.data.resize,
         )
-        self._z = draw_noise(config.seed, num, config.generator.z_dim)
+        # The second half is for another sample of each caption, to tell how much they differ.
+        self._z = draw_noise(config.seed, 2 * num, config.generator.z_dim)
         self._sampler, self._folder = sampler, folder
 
-    def draw(self, state: TrainState, step: int, writer: MetricWriter) -> None:
-        """Write the grid of the averaged generator, the real image of each caption beside it."""
+    def draw(self, state: TrainState, step: int, writer: MetricWriter) -> str:
+        """Write the grid of the averaged generator, the real image of each caption beside it.
+
+        Returns:
+            A warning where the samples of one caption are nearly alike, else nothing.
+        """
         variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
-        images = self._sampler(variables, self._captions, self._z)
+        num = len(self._captions)
+        images = self._sampler(variables, self._captions, self._z[:num])
+        others = self._sampler(variables, self._captions, self._z[num:])
         if not is_first():
-            return
+            return ""
         grid = sample_grid(
             images,
             self._captions,
@@ -54,3 +62,6 @@ class FixedSamples:
         self._folder.mkdir(parents=True, exist_ok=True)
         grid.save(self._folder / f"step_{step:08d}.png")
         writer.write_images(step, {"samples": np.asarray(grid)[None]})
+        if (self._real == self._real[0]).all():
+            return ""  # a single image, or copies of one: nothing to compare with
+        return diversity_warning(sample_diversity(images, others, self._real))

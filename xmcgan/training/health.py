@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, UInt8
 
 from xmcgan.models.attention import l2_normalize
 
 _WINDOWS_BEFORE_WARNING = 3
+_ALIKE = 0.05  # of the distance between real images, in pixels
 
 
 def pairwise_similarity(features: Float[Array, "b c"]) -> Float[Array, ""]:
@@ -35,6 +37,36 @@ def hinge_to_contrast(
     slopes = logit_slopes.reshape(*logit_grads.shape, -1)
     hinge = jnp.linalg.norm(logit_grads[..., None] * slopes)
     return hinge / (jnp.linalg.norm(feature_grads) + 1e-12)
+
+
+def sample_diversity(
+    samples: UInt8[np.ndarray, "b h w 3"],
+    others: UInt8[np.ndarray, "b h w 3"],
+    real: UInt8[np.ndarray, "b h w 3"],
+) -> float:
+    """Return how far samples of one caption lie apart, as a share of what real images do.
+
+    Args:
+        samples: one of each caption.
+        others: the same with other noise.
+        real: images of the same captions; at least two that differ.
+    """
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.abs(a.astype(np.float32) - b).mean())
+
+    return distance(samples, others) / distance(real, np.roll(real, 1, axis=0))
+
+
+def diversity_warning(ratio: float) -> str:
+    """Return what a `sample_diversity` says in words, empty where it is healthy."""
+    if ratio >= _ALIKE:
+        return ""
+    return (
+        f"samples of one caption are nearly alike ({ratio:.1%} of the distance between real "
+        "images): the noise changes little. Where captions leave much open, lower the weights of "
+        "the contrastive losses."
+    )
 
 
 class SkipCount:

@@ -252,7 +252,7 @@ class Run:
                     self._log(step, averages.take(step) | clock.lap(step), writer)
                 with clock.paused():
                     if step % config.sample_every_steps == 0 or step == self.num_steps:
-                        self.fixed.draw(state, step, writer)
+                        self._sample(step, state, writer)
                     if step % config.checkpoint_every_steps == 0:
                         self._save(step, state, averages, skips, checkpointer)
                         saved_step = step
@@ -331,6 +331,10 @@ class Run:
         writer.write_scalars(step, scalars)
         terminal.print_step(self.console, step, scalars)
         for warning in self.health.warnings(scalars):
+            self.console.print(f"warning: {warning}", markup=False)
+
+    def _sample(self, step: int, state: TrainState, writer: MultiWriter) -> None:
+        if warning := self.fixed.draw(state, step, writer):
             self.console.print(f"warning: {warning}", markup=False)
 
 
