@@ -59,7 +59,7 @@ def pair():
 def test_no_parameter_of_the_trunk_is_in_the_state(state):
     names = {str(path[0].key) for path, _ in jax.tree_util.tree_leaves_with_path(state.d_params)}
     assert "trunk" not in names
-    assert {"regions", "sentence", "logit", "block_0"} <= names
+    assert {"regions", "sentence_0", "logit_4", "pixels"} <= names
 
 
 def test_an_image_is_encoded_alike_in_any_batch(state, trunk, pair):

@@ -1,6 +1,5 @@
 """The discriminator, which is an image encoder as well (paper, "Contrastive discriminator")."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -78,9 +77,20 @@ class Discriminator(nn.Module):
             Logits, features and projected sentences, all float32.
         """
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
-        widths = [multiplier * self.width for multiplier in multipliers]
-        x, regions = encode_pixels(images, widths, self.region_size, self.dtype, self.remat)
-        regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(regions)
+        block = nn.remat(DiscriminatorBlock) if self.remat else DiscriminatorBlock
+        x, regions = images.astype(self.dtype), None
+        for index, multiplier in enumerate(multipliers):
+            x = block(
+                multiplier * self.width,
+                downsample=index < len(multipliers) - 1,
+                first=index == 0,
+                dtype=self.dtype,
+                name=f"block_{index}",
+            )(x)
+            if x.shape[1] == self.region_size and regions is None:
+                regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(x)
+        if regions is None:
+            raise ValueError(f"no block of the discriminator has size {self.region_size}")
         regions = regions.reshape(regions.shape[0], -1, self.region_dim)
 
         feature = sum_pool(x)
@@ -91,35 +101,17 @@ class Discriminator(nn.Module):
         return ImageEncoding(logits, feature, regions.astype(jnp.float32), sentence)
 
 
-def encode_pixels(
-    images: Float[Array, "b h w 3"],
-    widths: Sequence[int],
-    region_size: int,
-    dtype: Any,
-    remat: bool,
-) -> tuple[Float[Array, "b 4 4 c"], Float[Array, "b s s r"]]:
-    """Apply the residual blocks; call it inside a compact module.
-
-    Returns:
-        The last block's output, and the first that has the size of the regions.
-    """
-    block = nn.remat(DiscriminatorBlock) if remat else DiscriminatorBlock
-    x, regions = images.astype(dtype), None
-    for index, width in enumerate(widths):
-        x = block(
-            width,
-            downsample=index < len(widths) - 1,
-            first=index == 0,
-            dtype=dtype,
-            name=f"block_{index}",
-        )(x)
-        if x.shape[1] == region_size and regions is None:
-            regions = x
-    if regions is None:
-        raise ValueError(f"no block of the discriminator has size {region_size}")
-    return x, regions
-
-
 def sum_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
     """Return the sum of the positive parts over space, float32."""
     return jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
+
+
+def logit_slopes(params: dict[str, Any], sentence: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """Return the derivative of the logits by the feature, of either discriminator.
+
+    Args:
+        params: normalized; the heads of the logits are `logit`, or `logit_0` and so on.
+        sentence: projected.
+    """
+    kernels = [params[name]["kernel"][:, 0] for name in sorted(params) if name.startswith("logit")]
+    return jnp.concatenate(kernels) + sentence

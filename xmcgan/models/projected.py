@@ -1,11 +1,11 @@
 """A discriminator on frozen pretrained features; beyond the paper, see docs/paper_map.md.
 
-Sauer, Chitta, Mueller, Geiger, "Projected GANs Converge Faster", NeurIPS 2021. Deviation: their
-random projections and their mixing of scales are learned here; beside the frozen features stands
-the paper's discriminator, since ImageNet features alone let hues drift; and every scale has
-XMC-GAN's heads.
+Sauer, Chitta, Mueller, Geiger, "Projected GANs Converge Faster", NeurIPS 2021, with XMC-GAN's heads
+on every scale. Deviation: the projections are learned, scales are not mixed, and a small branch
+sees the pixels.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,10 +19,9 @@ from xmcgan.models.convolution import (
     Dense,
     average_pool,
     conv3x3_pool,
-    glorot_normal,
     upsample_nearest,
 )
-from xmcgan.models.discriminator import WIDTH_MULTIPLIERS, ImageEncoding, encode_pixels, sum_pool
+from xmcgan.models.discriminator import ImageEncoding, sum_pool
 
 
 class ProjectedDiscriminator(nn.Module):
@@ -38,7 +37,7 @@ class ProjectedDiscriminator(nn.Module):
         region_dim: size of a region's feature, equal to that of the word features.
         region_size: height and width of the feature map that gives the regions.
         dtype: of the arithmetic; what it returns is float32.
-        remat: compute the pixel encoder's blocks again in the backward pass.
+        remat: compute the trunk again in the backward pass.
     """
 
     trunk: nn.Module
@@ -56,61 +55,45 @@ class ProjectedDiscriminator(nn.Module):
     ) -> ImageEncoding:
         """Encode images and score them against their captions, once per scale."""
         channels = 16 * self.width
+        halve = partial(Conv3x3, dtype=self.dtype, conv_fn=conv3x3_pool)
+        dense = partial(Dense, dtype=jnp.float32)
         shape = (images.shape[0], self.trunk_size, self.trunk_size, 3)
-        maps = self.trunk(jax.image.resize(images, shape, "bilinear"))
-
-        # Mix scales from the coarsest to the finest, so that fine maps know what they belong to.
-        mixed: list[Array] = []
-        for index, x in reversed(list(enumerate(maps))):
-            x = Conv1x1(channels, dtype=self.dtype, name=f"project_{index}")(x)
-            if mixed:
-                x = x + Conv1x1(channels, dtype=self.dtype, name=f"mix_{index}")(
-                    nn.leaky_relu(upsample_nearest(mixed[-1]), 0.2)
-                )
-            mixed.append(x)
+        encode = nn.remat(type(self.trunk).__call__) if self.remat else type(self.trunk).__call__
+        maps = encode(self.trunk, jax.image.resize(images, shape, "bilinear"))
 
         features, at_region_size = [], []
-        for index, x in enumerate(mixed):
+        for index, x in enumerate(maps):
             at_region_size += _at_region_size(x, self.region_size)
+            x = Conv1x1(channels, dtype=self.dtype, name=f"project_{index}")(x)
             while x.shape[1] > 4:
-                name = f"down_{index}_{x.shape[1]}"
-                x = Conv3x3(channels, self.dtype, conv3x3_pool, name=name)(nn.leaky_relu(x, 0.2))
+                x = halve(channels, name=f"down_{index}_{x.shape[1]}")(nn.leaky_relu(x, 0.2))
             x = Conv3x3(channels, self.dtype, name=f"last_{index}")(nn.leaky_relu(x, 0.2))
             features.append(sum_pool(x) * (16 / (x.shape[1] * x.shape[2])))
 
-        # Hues and what else ImageNet features say little of.
-        widths = [multiplier * self.width for multiplier in WIDTH_MULTIPLIERS[self.image_size]]
-        x, regions = encode_pixels(images, widths, self.region_size, self.dtype, self.remat)
+        # Hues, of which ImageNet features say little. A stronger branch tells real from generated
+        # pixels at once, and the generator learns nothing from it.
+        x = halve(channels // 2, name="pixels")(images * 2 - 1)
+        while x.shape[1] > 4:
+            x = nn.leaky_relu(x, 0.2)
+            at_region_size += [x] if x.shape[1] == self.region_size else []
+            x = halve(channels, name=f"pixels_{x.shape[1]}")(x)
         features.append(sum_pool(x))
-        at_region_size.append(regions)
 
         regions = jnp.concatenate(at_region_size, axis=-1)
         regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(regions)
         regions = regions.reshape(regions.shape[0], -1, self.region_dim)
 
-        feature = jnp.concatenate(features, axis=-1)
-        sentence = Dense(feature.shape[-1], dtype=jnp.float32, name="sentence")(sentence)
-        logits = ScaleLogits(len(features), name="logit")(feature, sentence)
-        return ImageEncoding(logits, feature, regions.astype(jnp.float32), sentence)
-
-
-class ScaleLogits(nn.Module):
-    """One logit per scale, each from that scale's part of the feature and of the sentence.
-
-    Attributes:
-        num_scales: equal parts of the feature.
-    """
-
-    num_scales: int
-
-    @nn.compact
-    def __call__(
-        self, feature: Float[Array, "b c"], sentence: Float[Array, "b c"]
-    ) -> Float[Array, "b k"]:
-        kernel = self.param("kernel", glorot_normal, (feature.shape[-1], 1))
-        bias = self.param("bias", nn.initializers.zeros, (self.num_scales,))
-        products = feature * (kernel[:, 0] + sentence)
-        return products.reshape(feature.shape[0], self.num_scales, -1).sum(axis=-1) + bias
+        logits, sentences = [], []
+        for index, feature in enumerate(features):
+            sentences.append(dense(channels, name=f"sentence_{index}")(sentence))
+            logit = dense(1, name=f"logit_{index}")(feature)[:, 0]
+            logits.append(logit + jnp.sum(feature * sentences[-1], axis=-1))
+        return ImageEncoding(
+            logits=jnp.stack(logits, axis=-1),
+            feature=jnp.concatenate(features, axis=-1),
+            regions=regions.astype(jnp.float32),
+            sentence=jnp.concatenate(sentences, axis=-1),
+        )
 
 
 def _at_region_size(x: Float[Array, "b h w c"], size: int) -> list[Float[Array, "b s s c"]]:

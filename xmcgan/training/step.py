@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from xmcgan.models.augment import NUM_UNIFORMS, diff_augment
-from xmcgan.models.discriminator import ImageEncoding
+from xmcgan.models.discriminator import ImageEncoding, logit_slopes
 from xmcgan.models.spectral_norm import spectral_normalize, spectral_norms
 from xmcgan.training.health import hinge_to_contrast
 from xmcgan.training.microbatches import encode_parts, map_parts, merge_parts
@@ -249,7 +249,7 @@ def joint_gradients(
     norms = spectral_norms(state.d_params, normalized)
     metrics = d_metrics | g_metrics
     metrics |= {"d_spectral_norm_max": norms.max(), "d_spectral_norm_mean": norms.mean()}
-    slopes = normalized["logit"]["kernel"][:, 0] + encodings.fake.sentence
+    slopes = logit_slopes(normalized, encodings.fake.sentence)
     metrics["g_hinge_to_contrast"] = hinge_to_contrast(
         g_feature_grads.fake.logits, slopes, g_feature_grads.fake.feature
     )
