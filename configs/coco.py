@@ -4,8 +4,9 @@ python scripts/prepare_data.py coco --download      or --source DIR, where the a
 python -m xmcgan.train --config coco:256 --config.losses.image_pretrained.weights=FILE
 python -m xmcgan.train --config coco:ablation=sentence+word
 
-Variants: 128 (the default) and 256 pixels; `ablation=` with losses of sentence, word, image,
-pretrained, joined by +, or none.
+Variants: 128 (the default) and 256 pixels; `projected` for a discriminator on frozen features,
+beyond the paper; `ablation=` with losses of sentence, word, image, pretrained, joined by +, or
+none.
 
           batch  set-up that published it   steps of 500 epochs   published FID (30,000 captions)
 128 px    56     official code, 7 GPUs x 8              369,567   10.5 to 11.0, by its own FID
@@ -31,8 +32,8 @@ from xmcgan.variants import paper_config, parse_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of a variant: a size, `ablation=...`, `name=...` (`coco/NAME`)."""
-    parsed = parse_variant(variant, sizes=(128, 256), options=("name",))
+    """Return the config of a variant: a size, `projected`, `ablation=...`, `name=...`."""
+    parsed = parse_variant(variant, sizes=(128, 256), names=("projected",), options=("name",))
     config = paper_config(parsed)
     config.data.name = f"coco/{parsed.name}" if parsed.name else "coco"
     return config

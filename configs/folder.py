@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import default_config
 from xmcgan.errors import ConfigError
-from xmcgan.variants import apply_ablation, parse_variant
+from xmcgan.variants import apply_ablation, parse_variant, use_projected
 
 SIZES = (32, 64, 128, 256)
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of a variant: `name=...`, a size, `tiny`, `ablation=...`."""
-    parsed = parse_variant(variant, sizes=SIZES, names=("tiny",), options=("name",))
+    """Return the config of a variant: `name=...`, a size, `tiny`, `projected`, `ablation=`."""
+    parsed = parse_variant(variant, sizes=SIZES, names=("tiny", "projected"), options=("name",))
     if not parsed.name:
         raise ConfigError(
             "name the data set that scripts/prepare_data.py made: --config folder:name=my_photos"
@@ -30,6 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.losses.image_pretrained.feature = "pooled"
     if "tiny" in parsed.names:
         _tiny(config)
+    if "projected" in parsed.names:
+        use_projected(config)
+    if "tiny" in parsed.names and "projected" in parsed.names:
+        config.discriminator.width = 4
     apply_ablation(config, parsed.ablation)
     return config
 

@@ -4,8 +4,8 @@ python scripts/prepare_data.py ln_coco --download       or --source NARRATIVES -
 python -m xmcgan.train --config ln_coco:256 --config.losses.image_pretrained.weights=FILE
 python -m xmcgan.train --config ln_coco:ablation=sentence+word
 
-Variants: 128 (the default) and 256 pixels; `ablation=` as in configs/coco.py. A narrative has 42
-words in the mean: 64 tokens are kept, where COCO's captions have 17.
+Variants: 128 (the default) and 256 pixels; `projected`, `ablation=` as in configs/coco.py. A
+narrative has 42 words in the mean: 64 tokens are kept, where COCO's captions have 17.
 
           batch  hardware                   steps of 500 epochs   published FID
 128 px    56     -                                      599,429   -
@@ -20,8 +20,8 @@ from xmcgan.variants import paper_config, parse_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of a variant: a size, `ablation=...`."""
-    parsed = parse_variant(variant, sizes=(128, 256))
+    """Return the config of a variant: a size, `projected`, `ablation=...`."""
+    parsed = parse_variant(variant, sizes=(128, 256), names=("projected",))
     config = paper_config(parsed)
     config.data.name = "ln_coco"
     config.data.flip = False  # narratives speak of left and right

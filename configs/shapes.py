@@ -1,6 +1,7 @@
 """The embedded data set: drawn scenes of one to three objects, which need no download.
 
 python -m xmcgan.train --config shapes               64 px, one GPU
+python -m xmcgan.train --config shapes:projected     64 px, one GPU; the model shapes64
 python -m xmcgan.train --config shapes:quickstart    32 px, a laptop's CPU, minutes
 python -m xmcgan.train --config shapes:single,small   one object a scene, 32 px, an hour
 python -m xmcgan.train --config shapes:64,ablation=sentence+word
@@ -9,12 +10,14 @@ python -m xmcgan.train --config shapes:64,ablation=sentence+word
 from ml_collections import ConfigDict
 
 from xmcgan.config import default_config
-from xmcgan.variants import apply_ablation, parse_variant
+from xmcgan.variants import apply_ablation, parse_variant, use_projected
+
+NAMES = ("quickstart", "single", "small", "projected")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of a variant: a size, `single`, `small`, `quickstart`, `ablation=`."""
-    parsed = parse_variant(variant, sizes=(32, 64, 128), names=("quickstart", "single", "small"))
+    """Return the config of a variant: a size, one of `NAMES`, `ablation=`."""
+    parsed = parse_variant(variant, sizes=(32, 64, 128), names=NAMES)
     config = default_config()
     config.data.name = "shapes"
     config.data.flip = False  # the captions speak of left and right
@@ -35,8 +38,23 @@ def get_config(variant: str = "") -> ConfigDict:
         _small(config)
     if "quickstart" in parsed.names:
         _quickstart(config)
+    if "projected" in parsed.names:
+        _projected(config)
     apply_ablation(config, parsed.ablation)
     return config
+
+
+def _projected(config: ConfigDict) -> None:
+    """Put a discriminator on frozen features in the paper's place, as `emoji` has it."""
+    use_projected(config)
+    config.dtype = "float32"
+    config.batch_size = 128
+    config.d_steps = 1
+    config.region_size = 8
+    config.num_train_steps = 20_000
+    config.generator.width = 14
+    config.generator.z_dim = 32
+    config.discriminator.width = 6
 
 
 def _small(config: ConfigDict) -> None:

@@ -76,17 +76,32 @@ def apply_ablation(config: ConfigDict, keep: list[str] | None) -> None:
             config.losses[name].enabled = name in keep
 
 
+def use_projected(config: ConfigDict) -> None:
+    """Put the projected discriminator in the paper's place, with a slow D and a fast G.
+
+    Beyond the paper, see docs/paper_map.md; docs/recipes.md has the runs behind the values.
+    """
+    config.discriminator.type = "projected"
+    config.discriminator.width = 8
+    config.discriminator.learning_rate = 2e-4
+    config.generator.learning_rate = 1e-3
+    for name in ("sentence", "word", "image_discriminator"):
+        config.losses[name].weight = 0.5
+
+
 def paper_config(parsed: ConfigDict) -> ConfigDict:
     """Return what the configs of the paper's data sets share.
 
     The paper's batch at 256 pixels; that of the official code, 7 GPUs of 8 images, at 128.
 
     Args:
-        parsed: of `parse_variant`; its size and ablation are used.
+        parsed: of `parse_variant`; its size, its ablation and the name `projected` are used.
     """
     config = default_config()
     config.image_size = parsed.size or 128
     config.batch_size = 256 if config.image_size == 256 else 56
     config.num_epochs = 500
+    if "projected" in parsed.names:
+        use_projected(config)
     apply_ablation(config, parsed.ablation)
     return config
