@@ -3,6 +3,10 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Large arrays in huge pages, where Linux has them: a step on a CPU takes a quarter less time, since
+# each one's memory is handed out anew (docs/recipes.md).
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+
 # Bold where a terminal can show it.
 say() {
   if [[ -t 1 && -z "${NO_COLOR:-}" && "${TERM:-dumb}" != dumb ]]; then

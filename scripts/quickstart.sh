@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From a bare clone to a trained text-to-image model in at most ten minutes on two CPU cores.
+# From a bare clone to a model that draws emoji, in at most ten minutes on two CPU cores.
 #
 #   scripts/quickstart.sh [--config.FIELD=VALUE ...]
 #
-# Sets up .venv, fetches the frozen networks, draws the embedded data set, trains on it, generates
-# images for captions of its own and scores the checkpoints. Running it again resumes or reuses what
-# is there.
+# Sets up .venv, fetches three frozen networks, trains on the embedded data set, draws captions that
+# training never saw and captions of its own, and scores the result. Running it again resumes or
+# reuses what is there.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
@@ -14,37 +14,43 @@ own="$workdir/own_captions"
 
 setup_env requirements.txt
 
-say "Frozen networks: text encoder, and image features for the scores"
+say "Frozen networks: text encoder, trunk of the discriminator, and the judge of the scores"
 python scripts/fetch_weights.py minilm efficientnet_lite0 efficientnet_lite2
 
-say "Training"
-python -m xmcgan.train --config shapes:quickstart --workdir "$workdir" "$@"
+say "Training: 3,463 emoji and their names"
+python -m xmcgan.train --config emoji:quickstart --workdir "$workdir" "$@"
 
 say "Images for captions of your own"
 python scripts/generate.py --workdir "$workdir" --out "$own" \
-  --caption "a large red circle on the left" \
-  --caption "a small blue square in the middle" \
-  --caption "a green triangle above a yellow circle" \
-  --caption "two shapes side by side"
+  --caption "woman artist: dark skin tone" \
+  --caption "woman artist: light skin tone" \
+  --caption "man swimming: medium skin tone" \
+  --caption "raised fist: medium-dark skin tone" \
+  --caption "flag: a red circle" \
+  --caption "a green heart"
 
-say "Evaluation: how real, and how true to their captions"
-python scripts/eval_fid.py --workdir "$workdir" --num-samples 256 --use ema --bootstrap 10
+say "Scores, by a network that training never sees"
+python scripts/eval_fid.py --workdir "$workdir" --num-samples 320 --use ema \
+  --metrics retrieval diversity
 python scripts/eval_fid.py report --workdir "$workdir"
 python scripts/report.py --workdir "$workdir"
 
-say "Done. What was left where:"
+say "Done. What to look at:"
+last=$(ls "$workdir"/samples/*.png | tail -n 1)
 cat <<EOF
+  $last
+                            names that training never saw, each with the real emoji beside the drawn one:
+                            look for the right figure, pose and skin tone
+  $own/grid.png             the captions above; four noises each
   $workdir/report.md        the run on one page: samples, curves, scores, settings
-  $workdir/samples/         fixed captions as training went on, each beside its real image
-  $own/    images for the captions above; grid.png shows them all
-  $workdir/evaluation/      report.md and curves.png: the scores of four checkpoints
+  $workdir/samples/         the same captions as training went on
+  $workdir/evaluation/      report.md: retrieval@1 says how often a drawn emoji is nearer to the real one of
+                            its name than to 99 others (chance: 1 %)
   $workdir/checkpoints/     the state; the same command resumes from it
-  $workdir/metrics.jsonl    every loss, and the same for TensorBoard:
-      pip install tensorboard && tensorboard --logdir $workdir/tensorboard
 
 What to try next, after: source .venv/bin/activate
-  python scripts/generate.py --workdir $workdir --caption "a purple star" --out runs/mine
-  python -m xmcgan.train --config shapes:small     the same for an hour
-  python -m xmcgan.train --config shapes            larger networks and images; wants a GPU
-  python scripts/prepare_data.py folder --help      your own images and captions
+  python scripts/generate.py --workdir $workdir --caption "a yellow star" --out runs/mine
+  python -m xmcgan.train --config emoji:32         the same for an hour
+  python -m xmcgan.train --config emoji            64 px, on a GPU
+  python scripts/prepare_data.py folder --help     your own images and captions
 EOF

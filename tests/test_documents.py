@@ -93,7 +93,7 @@ NOT_HERE = {
     "python -m xmcgan.train --config shapes --config.*": GPU,
     "python -m xmcgan.train --config shapes:64,*": GPU,
     "python -m xmcgan.train --config shapes:*small*": "an hour",
-    f"python -m xmcgan.train --config shapes:quickstart --workdir {RUN} ...": QUICKSTART,
+    f"python -m xmcgan.train --config emoji:quickstart --workdir {RUN} ...": QUICKSTART,
     "python -m xmcgan.train --distributed ...": MACHINES,
     "*srun *": MACHINES,
     "sbatch *": MACHINES,
@@ -103,10 +103,10 @@ NOT_HERE = {
     "python scripts/generate.py --workdir runs/quickstart --out runs/quickstart/own_captions *": (
         QUICKSTART
     ),
-    'python scripts/generate.py --workdir runs/quickstart --caption "a purple star" *': QUICKSTART,
+    'python scripts/generate.py --workdir runs/quickstart --caption "a yellow star" *': QUICKSTART,
     "python scripts/generate.py --model *": f"{RUN_BY}test_commands.py",
     "python scripts/save_model.py *": f"{RUN_BY}test_model_card.py",
-    "python scripts/eval_fid.py --workdir runs/quickstart --num-samples 256 *": QUICKSTART,
+    "python scripts/eval_fid.py --workdir runs/quickstart --num-samples 320 *": QUICKSTART,
     "python scripts/eval_fid.py --workdir runs/coco *": COCO,
     "python scripts/verify_reference.py FILE.npz": f"{RUN_BY}test_commands.py",
     "python scripts/doctor.py": f"{RUN_BY}doctor/test_doctor.py",
