@@ -3,6 +3,7 @@
 python scripts/eval_fid.py --workdir runs/quickstart
 python scripts/eval_fid.py --workdir runs/coco --watch \\
     --protocols fid-2015 --weights fid-2015=FILE
+python scripts/eval_fid.py --model emoji64 --num-samples 320
 python scripts/eval_fid.py report --workdir runs/quickstart
 python scripts/eval_fid.py compare REAL FAKE --protocol fd-effnet-lite2
 python scripts/eval_fid.py features IMAGES --protocol fid-2015 --out F.npz
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from xmcgan import distributed
 from xmcgan.agreement import is_first, together
+from xmcgan.data import prepare
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
@@ -30,7 +32,8 @@ from xmcgan.evaluation.job import EvaluationJob
 from xmcgan.evaluation.measures import METRICS
 from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
 from xmcgan.evaluation.report import write_report
-from xmcgan.evaluation.tables import score_json, score_table
+from xmcgan.evaluation.tables import score_json, score_lines, score_table
+from xmcgan.model_folder import find_model, load_model
 from xmcgan.runtime import use_compilation_cache, use_cpu_cores_as_devices
 from xmcgan.training.peers import require_same
 
@@ -88,6 +91,9 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     job = parser.add_argument_group("the checkpoints of a run")
     job.add_argument(
         "--workdir", type=Path, metavar="DIR", help="of a training run, finished or going on"
+    )
+    job.add_argument(
+        "--model", metavar="NAME", help="a model folder instead: its scores are printed"
     )
     job.add_argument(
         "--step",
@@ -229,6 +235,23 @@ def run_job(args: argparse.Namespace) -> str:
     )
 
 
+def run_model(args: argparse.Namespace) -> str:
+    """Score a model folder; return the table."""
+    with together():
+        options = _job_options(args)
+        if args.workdir or args.step or args.watch:
+            raise EvaluationError("--model is scored alone: leave out --workdir, --step, --watch")
+        model = load_model(args.model)
+        if is_first():
+            prepare.ensure_prepared(model.config.data.name, model.config.data.data_dir)
+    judge = evaluator.Evaluator(find_model(args.model), options)
+    judge.observe_references()
+    scores = judge.score(model.variables, args.model)
+    lines = score_lines(scores) if scores else []  # process 0 has them
+    of = f"{len(judge.manifest.choices)} captions of {judge.manifest.header['split']}"
+    return "\n".join([*lines, "", f"{of}, {model.config.data.name}"])
+
+
 def run_images(args: argparse.Namespace) -> str:
     """Score or describe sets of images; return what is to be said of it."""
     with together():
@@ -262,7 +285,8 @@ def main() -> None:
         with together():
             _check_numbers(args)
         require_same({"command": args.command})
-        said = run_job(args) if args.command is None else run_images(args)
+        run = run_model if args.model else run_job
+        said = run(args) if args.command is None else run_images(args)
         if is_first():
             print(said)
 

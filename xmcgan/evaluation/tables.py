@@ -27,14 +27,9 @@ def score_table(scores: Sequence[Score], recipe: Mapping[str, Any]) -> str:
         scores: in the order to show.
         recipe: of `folder_commands.compare`.
     """
-    rows = [("score", "value", "95 % interval", "better")]
-    for score in scores:
-        interval = "-" if score.low is None else f"{score.low:.4f} to {score.high:.4f}"
-        rows.append((score.name, f"{score.value:.4f}", interval, score.better))
-    lines = aligned_table(rows)
     verified = ", UNVERIFIED" if recipe.get("weights_verified") is False else ""
-    lines += [f"{score.name}: {score.note}" for score in scores if score.note]
-    lines += [
+    lines = [
+        *score_lines({score.name: score for score in scores}),
         "",
         f"protocol  {recipe.get('protocol', 'of the statistics')}",
         f"weights   sha256 {recipe.get('weights_sha256', 'unknown')}{verified}",
@@ -42,6 +37,17 @@ def score_table(scores: Sequence[Score], recipe: Mapping[str, Any]) -> str:
         f"fake      {_named(recipe['fake'])}",
     ]
     return "\n".join(lines)
+
+
+def score_lines(scores: Mapping[str, Score]) -> list[str]:
+    """Return aligned lines: a score each with its interval, then what is noted of it."""
+    rows = [("score", "value", "95 % interval", "better")]
+    for name, score in scores.items():
+        interval = "-" if score.low is None else f"{score.low:.4f} to {score.high:.4f}"
+        flattered = " (flattered)" if score.flattered else ""
+        rows.append((f"{name}{flattered}", f"{score.value:.4f}", interval, score.better))
+    notes = [f"{name}: {score.note}" for name, score in scores.items() if score.note]
+    return [*aligned_table(rows), *notes]
 
 
 def _named(images: Mapping[str, Any]) -> str:
