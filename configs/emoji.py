@@ -47,6 +47,8 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sample_every_steps = 500
         config.checkpoint_every_steps = 500
     if "quickstart" in parsed.names:
+        for name in ("sentence", "word", "image_discriminator"):
+            config.losses[name].weight = 1.0
         config.num_train_steps = 1200
         config.log_every_steps = 50
         config.sample_every_steps = 300
