@@ -49,10 +49,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if "quickstart" in parsed.names:
         for name in ("sentence", "word", "image_discriminator"):
             config.losses[name].weight = 1.0
-        config.num_train_steps = 1200
+        config.num_train_steps = 1500
         config.log_every_steps = 50
-        config.sample_every_steps = 300
-        config.checkpoint_every_steps = 300
         config.keep_checkpoints = 4  # all, for curves of the scores
     if "paper" in parsed.names:
         config.discriminator.type = "paper"

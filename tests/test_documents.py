@@ -75,7 +75,6 @@ NOT_HERE = {
     "export JAX_PLATFORMS=*": PACKAGE,
     "export GLIBC_TUNABLES=*": PACKAGE,
     "wandb login": "needs an account",
-    "tensorboard --logdir *": "a server, not in requirements.txt",
     "jupyter lab *": f"a server; the notebook is {RUN_BY}test_notebooks.py",
     "python scripts/fetch_weights.py*": NETWORK,
     "python scripts/prepare_data.py * --download": NETWORK,

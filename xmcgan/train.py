@@ -13,7 +13,7 @@ from pathlib import Path
 from xmcgan import distributed
 from xmcgan.config import apply_override, known_configs, load_config
 from xmcgan.errors import ConfigError, did_you_mean, run_cli
-from xmcgan.runtime import use_compilation_cache
+from xmcgan.runtime import use_compilation_cache, use_cpu_cores_as_devices
 
 
 def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -95,6 +95,7 @@ def main() -> int:
     for override in overrides:
         apply_override(config, override)
     use_compilation_cache()
+    use_cpu_cores_as_devices(config.batch_size // max(config.num_microbatches, 1))
     with distributed.session(args):
         # After the flags: a mistake in them should not wait for these imports.
         from xmcgan.training.loop import train
