@@ -17,17 +17,15 @@ setup_env requirements.txt
 say "Frozen networks: text encoder, trunk of the discriminator, and the judge of the scores"
 python scripts/fetch_weights.py minilm efficientnet_lite0 efficientnet_lite2
 
-say "Training: 3,463 emoji and their names"
+say "What longer training draws: the model emoji64, which comes with the clone"
+python scripts/generate.py --model emoji64 --out runs/emoji64 \
+  --captions-file assets/captions.txt --num 1
+
+say "Training a smaller one here: 3,463 emoji and their names"
 python -m xmcgan.train --config emoji:quickstart --workdir "$workdir" "$@"
 
 say "Images for captions of your own"
-python scripts/generate.py --workdir "$workdir" --out "$own" \
-  --caption "woman artist: dark skin tone" \
-  --caption "woman artist: light skin tone" \
-  --caption "man swimming: medium skin tone" \
-  --caption "raised fist: medium-dark skin tone" \
-  --caption "flag: a red circle" \
-  --caption "a green heart"
+python scripts/generate.py --workdir "$workdir" --out "$own" --captions-file assets/captions.txt
 
 say "Scores, by a network that training never sees"
 python scripts/eval_fid.py --workdir "$workdir" --num-samples 320 --use ema \
@@ -41,7 +39,9 @@ cat <<EOF
   $last
                             names that training never saw, each with the real emoji beside the drawn one:
                             look for the right figure, pose and skin tone
-  $own/grid.png             the captions above; four noises each
+  $own/grid.png
+                            the captions of assets/captions.txt, which you can change; four noises each
+  runs/emoji64/grid.png     the same captions by the model of the clone, after 1.5 million images
   $workdir/report.md        the run on one page: samples, curves, scores, settings
   $workdir/samples/         the same captions as training went on
   $workdir/evaluation/      report.md: retrieval@1 says how often a drawn emoji is nearer to the real one of

@@ -103,6 +103,7 @@ NOT_HERE = {
     "python scripts/generate.py --workdir runs/quickstart --out runs/quickstart/own_captions *": (
         QUICKSTART
     ),
+    "python scripts/generate.py --model emoji64 --out runs/emoji64 *": QUICKSTART,
     'python scripts/generate.py --workdir runs/quickstart --caption "a yellow star" *': QUICKSTART,
     "python scripts/generate.py --model *": f"{RUN_BY}test_commands.py",
     "python scripts/save_model.py *": f"{RUN_BY}test_model_card.py",
