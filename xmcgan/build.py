@@ -51,7 +51,6 @@ def build_networks(config: ConfigDict, word_dim: int) -> Networks:
         word_dim: size of a word's feature; the regions' features share its space.
     """
     fields: dict[str, Any] = {
-        "image_size": config.image_size,
         "width": config.discriminator.width,
         "region_dim": word_dim,
         "region_size": config.region_size,
@@ -60,9 +59,9 @@ def build_networks(config: ConfigDict, word_dim: int) -> Networks:
     }
     if config.discriminator.type == "projected":
         trunk = EfficientNetLite0Trunk(_dtype(config))
-        discriminator = ProjectedDiscriminator(trunk=trunk, trunk_size=trunk_size(config), **fields)
+        discriminator = ProjectedDiscriminator(trunk, trunk_size(config), **fields)
     else:
-        discriminator = Discriminator(**fields)
+        discriminator = Discriminator(config.image_size, **fields)
     return Networks(
         build_generator(config),
         discriminator,

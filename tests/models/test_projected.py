@@ -34,7 +34,7 @@ class TinyTrunk(nn.Module):
 
 
 def _networks(**fields):
-    discriminator = ProjectedDiscriminator(TinyTrunk(), SIZE, 64, 1, D, 8, **fields)
+    discriminator = ProjectedDiscriminator(TinyTrunk(), 64, 1, D, 8, **fields)
     generator = Generator(SIZE, 2, 4, 8, batch_norm_group_size=2)
     return Networks(generator, discriminator, optax.adam(1e-3), optax.adam(1e-3))
 

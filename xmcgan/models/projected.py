@@ -31,7 +31,6 @@ class ProjectedDiscriminator(nn.Module):
 
     Attributes:
         trunk: the frozen network: images in [0, 1] -> feature maps, each half the size of the last.
-        image_size: height and width of the images in pixels.
         trunk_size: height and width to which images are resized for the trunk.
         width: base number of channels; each scale has 16 times as many.
         region_dim: size of a region's feature, equal to that of the word features.
@@ -41,7 +40,6 @@ class ProjectedDiscriminator(nn.Module):
     """
 
     trunk: nn.Module
-    image_size: int
     trunk_size: int
     width: int = 4
     region_dim: int = 384

@@ -125,14 +125,8 @@ def split_updates(
     for index in range(batch["image"].shape[0] // parts):
         update = {name: x[index * parts : (index + 1) * parts] for name, x in batch.items()}
         key = jax.random.fold_in(rng, index)
-        examples = make_examples(update, key, encode_text, networks.generator.z_dim)
-        if config.discriminator.augment:
-            shape = (*examples.z.shape[:2], 2, NUM_UNIFORMS)
-            uniforms = jax.random.uniform(
-                jax.random.fold_in(key, 1), (shape[0] * shape[1], *shape[2:])
-            )
-            examples = examples._replace(uniforms=uniforms.reshape(shape))
-        yield examples
+        augment = bool(config.discriminator.augment)
+        yield make_examples(update, key, encode_text, networks.generator.z_dim, augment=augment)
 
 
 def make_examples(
@@ -140,15 +134,22 @@ def make_examples(
     key: PRNGKeyArray,
     encode_text: Callable[[Array, Array], tuple[Array, Array]],
     z_dim: int,
+    *,
+    augment: bool = False,
 ) -> Examples:
-    """Scale the images of an update, encode its captions and draw its noise."""
+    """Scale the images of an update, encode its captions and draw its random numbers."""
     tokens = (batch["token_ids"], batch["word_mask"])
     words, sentence = map_parts(lambda part: encode_text(*part), tokens)
     num_parts, size = batch["image"].shape[:2]
     # Drawn for the whole batch: an example's noise does not depend on the number of parts.
     z = jax.random.normal(key, (num_parts * size, z_dim)).reshape(num_parts, size, z_dim)
+    uniforms = None
+    if augment:
+        uniforms = jax.random.uniform(
+            jax.random.fold_in(key, 1), (num_parts * size, 2, NUM_UNIFORMS)
+        ).reshape(num_parts, size, 2, NUM_UNIFORMS)
     real = batch["image"].astype(jnp.float32) / 255
-    return Examples(real, Captions(words, batch["word_mask"], sentence), z)
+    return Examples(real, Captions(words, batch["word_mask"], sentence), z, uniforms)
 
 
 def discriminator_step(
