@@ -6,8 +6,8 @@ python -m xmcgan.train --config emoji:quickstart    32 px, a CPU, minutes
 python -m xmcgan.train --config emoji:32,paper      the paper's discriminator instead
 python -m xmcgan.train --config emoji:32,ablation=sentence+word
 
-The discriminator stands on frozen ImageNet features, which is beyond the paper and draws in minutes
-what its own takes hours for. docs/recipes.md has the runs behind the values.
+The discriminator stands on frozen ImageNet features, which is beyond the paper and needs fewer
+images. docs/recipes.md has the runs behind the values.
 """
 
 from ml_collections import ConfigDict
