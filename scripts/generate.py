@@ -138,7 +138,8 @@ def draw(args: argparse.Namespace) -> None:
     files = [f"{i // args.num:04d}_{i % args.num:02d}.png" for i in range(len(images))]
     for name, image in zip(files, images, strict=True):
         Image.fromarray(image).save(args.out / name)
-    columns = args.num if len(captions) > 1 else min(args.num, 4)
+    # A row per caption; where each has one image, or there is one caption, rows of four.
+    columns = args.num if min(args.num, len(captions)) > 1 else min(len(images), 4)
     sample_grid(images, repeated, columns=columns).save(args.out / "grid.png")
     write_manifest(
         args.out / "manifest.json",
