@@ -98,10 +98,7 @@ class EfficientNetLite(nn.Module):
         Args:
             images: in [0, 1]; made for 224 x 224 (Lite0) or 260 x 260; any size from 32 works.
         """
-        x = ((images * 255 - 127) / 128).astype(self.dtype)
-        x = nn.relu6(nn.Conv(_STEM_WIDTH, (3, 3), 2, dtype=self.dtype, name="stem")(x))
-        for index, spec in enumerate(block_specs(self.scale)):
-            x = InvertedBottleneck(spec, self.dtype, name=f"block_{index}")(x)
+        *_, x = _block_outputs(images, self.scale, self.dtype)
         x = nn.relu6(Conv1x1(NUM_FEATURES, self.dtype, name="head")(x))
         features = x.astype(jnp.float32).mean(axis=(1, 2))
         return features, nn.Dense(NUM_CLASSES, dtype=jnp.float32, name="logits")(features)
@@ -119,14 +116,17 @@ class EfficientNetLite0Trunk(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b i j c"], ...]:
         """Return the maps, largest first; `images` are in [0, 1], sides a multiple of 32."""
-        x = ((images * 255 - 127) / 128).astype(self.dtype)
-        x = nn.relu6(nn.Conv(_STEM_WIDTH, (3, 3), 2, dtype=self.dtype, name="stem")(x))
-        maps = []
-        for index, spec in enumerate(block_specs()):
-            x = InvertedBottleneck(spec, self.dtype, name=f"block_{index}")(x)
-            if index in _TAP_DEVIATIONS:
-                maps.append(x / _TAP_DEVIATIONS[index])
-        return tuple(maps)
+        blocks = enumerate(_block_outputs(images, LITE0, self.dtype))
+        return tuple(x / _TAP_DEVIATIONS[index] for index, x in blocks if index in _TAP_DEVIATIONS)
+
+
+def _block_outputs(images: Array, scale: Scale, dtype: DTypeLike) -> Iterator[Array]:
+    """Yield what each block returns; call it inside a compact module."""
+    x = ((images * 255 - 127) / 128).astype(dtype)
+    x = nn.relu6(nn.Conv(_STEM_WIDTH, (3, 3), 2, dtype=dtype, name="stem")(x))
+    for index, spec in enumerate(block_specs(scale)):
+        x = InvertedBottleneck(spec, dtype, name=f"block_{index}")(x)
+        yield x
 
 
 def trunk_params(params: dict[str, Any]) -> dict[str, Any]:

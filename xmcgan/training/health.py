@@ -64,8 +64,7 @@ def diversity_warning(ratio: float) -> str:
         return ""
     return (
         f"samples of one caption are nearly alike ({ratio:.1%} of the distance between real "
-        "images): the noise changes little. Where captions leave much open, lower the weights of "
-        "the contrastive losses."
+        "images): the noise changes little"
     )
 
 
