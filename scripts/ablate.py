@@ -11,13 +11,13 @@ import re
 import sys
 from pathlib import Path
 
-from xmcgan.ablation.outline import outline
-from xmcgan.ablation.plan import plan_cells
-from xmcgan.ablation.report import write_report
-from xmcgan.ablation.runner import Runner
-from xmcgan.ablation.scoring import Scoring, find_results
 from xmcgan.errors import TrainingError, listed, run_cli
 from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
+from xmcgan.studies.ablation.outline import outline
+from xmcgan.studies.ablation.plan import plan_cells
+from xmcgan.studies.ablation.report import write_report
+from xmcgan.studies.ablation.runner import Runner
+from xmcgan.studies.ablation.scoring import Scoring, find_results
 from xmcgan.train import read_overrides
 from xmcgan.training.checkpoint import lock_workdir
 from xmcgan.training.signals import StopSignal

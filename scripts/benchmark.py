@@ -22,7 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from xmcgan.errors import ConfigError, run_cli
-from xmcgan.tables import aligned_table, readable_size
+from xmcgan.utils.tables import aligned_table, readable_size
 
 Command = Callable[[argparse.Namespace], Any]
 Comparison = tuple[ConfigDict, list[Any]]

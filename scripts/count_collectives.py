@@ -23,9 +23,9 @@ from xmcgan import build
 from xmcgan.benchmarks.collectives import Collective, find_collectives
 from xmcgan.config import apply_override, check_devices, load_config, validate
 from xmcgan.errors import run_cli
-from xmcgan.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
+from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated, state_sharding
 
 WORD_DIM = 384  # MiniLM's; BERT-base has 768
 

@@ -13,11 +13,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from xmcgan.doctor.data_sets import examine_data
-from xmcgan.doctor.findings import Finding, format_finding
-from xmcgan.doctor.installation import examine_installation
-from xmcgan.doctor.workdir import examine_workdir, pinned_weights
 from xmcgan.errors import UserError, run_cli
+from xmcgan.studies.doctor.data_sets import examine_data
+from xmcgan.studies.doctor.findings import Finding, format_finding
+from xmcgan.studies.doctor.installation import examine_installation
+from xmcgan.studies.doctor.workdir import examine_workdir, pinned_weights
 
 _DEFAULT_WEIGHTS = ("minilm",)  # of every config that names no others
 

@@ -16,8 +16,6 @@ results stay.
 import argparse
 from pathlib import Path
 
-from xmcgan import distributed
-from xmcgan.agreement import is_first, together
 from xmcgan.data import prepare
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
@@ -33,9 +31,11 @@ from xmcgan.evaluation.measures import METRICS
 from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
 from xmcgan.evaluation.report import write_report
 from xmcgan.evaluation.tables import score_json, score_lines, score_table
-from xmcgan.model_folder import find_model, load_model
-from xmcgan.runtime import use_compilation_cache, use_cpu_cores_as_devices
-from xmcgan.training.peers import require_same
+from xmcgan.sampling.model_folder import find_model, load_model
+from xmcgan.utils import distributed
+from xmcgan.utils.agreement import is_first, together
+from xmcgan.utils.peers import require_same
+from xmcgan.utils.runtime import use_compilation_cache, use_cpu_cores_as_devices
 
 
 def parse_args() -> argparse.Namespace:

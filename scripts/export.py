@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 
 from xmcgan.errors import run_cli
-from xmcgan.exporting import export_model
-from xmcgan.model_folder import load_from_flags
-from xmcgan.runtime import use_compilation_cache
+from xmcgan.sampling.exporting import export_model
+from xmcgan.sampling.model_folder import load_from_flags
+from xmcgan.utils.runtime import use_compilation_cache
 
 PROGRAM = Path(__file__).with_name("run_exported.py")
 

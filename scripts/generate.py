@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xmcgan import distributed
-from xmcgan.agreement import is_first
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import DataError, UserError, run_cli
-from xmcgan.grid import sample_grid
-from xmcgan.model_folder import load_from_flags
-from xmcgan.runtime import use_compilation_cache
-from xmcgan.sampling import draw_noise, write_manifest
+from xmcgan.sampling.grid import sample_grid
+from xmcgan.sampling.model_folder import load_from_flags
+from xmcgan.sampling.sampler import draw_noise, write_manifest
+from xmcgan.utils import distributed
+from xmcgan.utils.agreement import is_first
+from xmcgan.utils.runtime import use_compilation_cache
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
 

@@ -12,9 +12,9 @@ import argparse
 from pathlib import Path
 
 from xmcgan.errors import DataError, UserError, run_cli
-from xmcgan.human_eval.folders import read_models
-from xmcgan.human_eval.page import DEFAULT_TITLE, write_page
-from xmcgan.human_eval.report import write_report
+from xmcgan.studies.human_eval.folders import read_models
+from xmcgan.studies.human_eval.page import DEFAULT_TITLE, write_page
+from xmcgan.studies.human_eval.report import write_report
 
 
 def parse_args() -> argparse.Namespace:

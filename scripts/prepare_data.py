@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from xmcgan.atomic_file import atomic_file
 from xmcgan.data.prepare import (
     OFFICIAL,
     default_name,
@@ -32,10 +31,11 @@ from xmcgan.data.prepare import (
     prepare_shapes,
     read_official,
 )
-from xmcgan.data.shapes import ShapesConfig
 from xmcgan.data.sources import find_version, list_splits, load_source
 from xmcgan.errors import ConfigError, run_cli
-from xmcgan.grid import contact_sheet
+from xmcgan.sampling.grid import contact_sheet
+from xmcgan.shapes.dataset import ShapesConfig
+from xmcgan.utils.files import atomic_file
 
 
 def _parser() -> argparse.ArgumentParser:

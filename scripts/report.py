@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from xmcgan.errors import run_cli
-from xmcgan.run_report.document import write_report
+from xmcgan.studies.run_report.document import write_report
 
 
 def parse_args() -> argparse.Namespace:

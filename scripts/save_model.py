@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 from xmcgan.errors import UserError, run_cli
-from xmcgan.model_card import model_card, read_notes, training_facts
-from xmcgan.model_folder import save_model
-from xmcgan.sampling import TrainedModel
+from xmcgan.sampling.model_card import model_card, read_notes, training_facts
+from xmcgan.sampling.model_folder import save_model
+from xmcgan.sampling.sampler import TrainedModel
 
 
 def parse_args() -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xmcgan.atomic_file import atomic_file, clear_leftovers
+from xmcgan.utils.files import atomic_file, clear_leftovers
 
 
 def test_a_file_appears_at_the_end_of_the_block(tmp_path):

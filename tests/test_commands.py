@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xmcgan.model_folder import save_model
-from xmcgan.sampling import TrainedModel
+from xmcgan.sampling.model_folder import save_model
+from xmcgan.sampling.sampler import TrainedModel
 
 GENERATE = "scripts/generate.py"
 

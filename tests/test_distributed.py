@@ -12,10 +12,10 @@ import numpy as np
 import processes
 import pytest
 
-from xmcgan import agreement, distributed
-from xmcgan.agreement import decided_by_first, exchange, is_first, together
 from xmcgan.errors import DataError, DistributedError
 from xmcgan.training.retention import committed_steps
+from xmcgan.utils import agreement, distributed
+from xmcgan.utils.agreement import decided_by_first, exchange, is_first, together
 
 JOIN = """
 import argparse, sys

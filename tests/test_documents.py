@@ -293,7 +293,7 @@ def test_the_commands_work_one_after_another(run, folder, monkeypatch):
     import raters
     import tiny_network
 
-    from xmcgan.human_eval.key import read_key
+    from xmcgan.studies.human_eval.key import read_key
 
     tiny_network.install(monkeypatch)
     tiny_network.install_detector(monkeypatch)

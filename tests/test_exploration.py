@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from xmcgan import exploration, model_folder
 from xmcgan.errors import UserError
-from xmcgan.exploration import attend, blend_captions, blend_noise, draw_table, open_model
-from xmcgan.model_folder import save_model
-from xmcgan.sampling import TrainedModel, draw_noise
+from xmcgan.sampling import exploration, model_folder
+from xmcgan.sampling.exploration import attend, blend_captions, blend_noise, draw_table, open_model
+from xmcgan.sampling.model_folder import save_model
+from xmcgan.sampling.sampler import TrainedModel, draw_noise
 
 SHORT, LONG = "a star", "the red circle on left"
 

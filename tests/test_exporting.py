@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xmcgan.exporting import export_model
-from xmcgan.model_folder import save_model
-from xmcgan.sampling import TrainedModel
+from xmcgan.sampling.exporting import export_model
+from xmcgan.sampling.model_folder import save_model
+from xmcgan.sampling.sampler import TrainedModel
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("sampler.jax_export", "weights.npz", "tokenizer.json", "manifest.json")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from xmcgan.grid import sample_grid, wrap_caption
+from xmcgan.sampling.grid import sample_grid, wrap_caption
 
 FONT = ImageFont.load_default(14)
 

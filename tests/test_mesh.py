@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec
 
 from xmcgan.config import check_devices, default_config
 from xmcgan.errors import ConfigError
-from xmcgan.mesh import batch_sharding, fetch, make_mesh, put, put_shares, state_sharding
+from xmcgan.utils.mesh import batch_sharding, fetch, make_mesh, put, put_shares, state_sharding
 
 
 def _spec(shape, fsdp):

@@ -8,10 +8,10 @@ import pytest
 from xmcgan.errors import DataError, WeightsError
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.evaluation.scores import Score
-from xmcgan.model_card import SECTIONS, read_notes
-from xmcgan.model_folder import MODELS_DIR, WEIGHTS, load_model
 from xmcgan.pretrained.weights import SOURCES, resolve
-from xmcgan.sampling import draw_noise
+from xmcgan.sampling.model_card import SECTIONS, read_notes
+from xmcgan.sampling.model_folder import MODELS_DIR, WEIGHTS, load_model
+from xmcgan.sampling.sampler import draw_noise
 from xmcgan.training import starts
 from xmcgan.training.checkpoint import checkpoint_digest
 

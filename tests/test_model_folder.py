@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from xmcgan import model_folder
 from xmcgan.config import read_config, save_config
 from xmcgan.errors import ConfigError, UserError, WeightsError
-from xmcgan.model_folder import known_models, load_model, save_model
 from xmcgan.pretrained import fetch
 from xmcgan.pretrained.weights import SOURCES, Member, Source, sha256_of
-from xmcgan.sampling import TrainedModel, draw_noise
+from xmcgan.sampling import model_folder
+from xmcgan.sampling.model_folder import known_models, load_model, save_model
+from xmcgan.sampling.sampler import TrainedModel, draw_noise
 from xmcgan.training.record import named_leaves
 
 CAPTIONS = ["a red circle", "the blue star on the left", "a green square", "the star"] * 4

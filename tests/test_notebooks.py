@@ -8,8 +8,8 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from xmcgan.model_folder import save_model
-from xmcgan.sampling import TrainedModel
+from xmcgan.sampling.model_folder import save_model
+from xmcgan.sampling.sampler import TrainedModel
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

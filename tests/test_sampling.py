@@ -10,7 +10,7 @@ import scipy.stats
 
 from xmcgan.config import read_config, save_config
 from xmcgan.errors import CheckpointError, UserError
-from xmcgan.sampling import TrainedModel, draw_noise
+from xmcgan.sampling.sampler import TrainedModel, draw_noise
 
 
 @pytest.fixture(scope="module")

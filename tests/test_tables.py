@@ -1,6 +1,6 @@
 """Tables of text."""
 
-from xmcgan.tables import aligned_table, markdown_table, readable_size
+from xmcgan.utils.tables import aligned_table, markdown_table, readable_size
 
 ROWS = [["", "ms", "note"], ["literal", "12", "a|b"], ["ours", "7", ""]]
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import load_config
 from xmcgan.data.prepare import prepare_shapes
-from xmcgan.data.shapes import ShapesConfig
+from xmcgan.shapes.dataset import ShapesConfig
 
 WIDTH, TOKENS = 8, 8
 WORDS = ("a", "the", "red", "green", "blue", "circle", "square", "star", "on", "left", "right")

@@ -9,10 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from xmcgan.atomic_file import write_text
 from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.models.augment import POLICIES
 from xmcgan.models.generator import WIDTH_MULTIPLIERS
+from xmcgan.utils.files import write_text
 
 LOSSES = ("hinge", "sentence", "word", "image_discriminator", "image_pretrained")
 

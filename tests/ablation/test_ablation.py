@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from xmcgan.ablation import runner as runners
-from xmcgan.ablation import scoring
-from xmcgan.ablation.plan import Cell, plan_cells
-from xmcgan.ablation.runner import Runner
-from xmcgan.ablation.scoring import Scoring
+from xmcgan.studies.ablation import runner as runners
+from xmcgan.studies.ablation import scoring
+from xmcgan.studies.ablation.plan import Cell, plan_cells
+from xmcgan.studies.ablation.runner import Runner
+from xmcgan.studies.ablation.scoring import Scoring
 from xmcgan.training.signals import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from xmcgan.ablation.estimates import Estimate, difference, mean_over_seeds
 from xmcgan.evaluation.scores import Score
+from xmcgan.studies.ablation.estimates import Estimate, difference, mean_over_seeds
 
 
 def quantile(freedom: float) -> float:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from xmcgan.ablation.outline import outline
-from xmcgan.ablation.plan import combinations, plan_cells
-from xmcgan.ablation.runner import train_command
-from xmcgan.ablation.scoring import Scoring
 from xmcgan.config import LOSSES, apply_override, fingerprint, load_config
 from xmcgan.errors import ConfigError
+from xmcgan.studies.ablation.outline import outline
+from xmcgan.studies.ablation.plan import combinations, plan_cells
+from xmcgan.studies.ablation.runner import train_command
+from xmcgan.studies.ablation.scoring import Scoring
 from xmcgan.train import parse_args
 
 OUT = Path("out")

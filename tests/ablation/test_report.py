@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from xmcgan.ablation.plan import Cell, plan_cells
-from xmcgan.ablation.report import write_report
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.evaluation.scores import Score
+from xmcgan.studies.ablation.plan import Cell, plan_cells
+from xmcgan.studies.ablation.report import write_report
 
 PROTOCOL = get_protocol("fd-effnet-lite0")
 FD, COLORS = "fd-effnet-lite0/fd", "shapes/colors"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from xmcgan.ablation.outline import outline
-from xmcgan.ablation.plan import Cell
-from xmcgan.ablation.scoring import Scoring, find_result, find_results, finished_step
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.evaluation.scores import Score
+from xmcgan.studies.ablation.outline import outline
+from xmcgan.studies.ablation.plan import Cell
+from xmcgan.studies.ablation.scoring import Scoring, find_result, find_results, finished_step
 from xmcgan.training.checkpoint import checkpoint_digest
 
 SCORING = Scoring(20, "fd-effnet-lite0")

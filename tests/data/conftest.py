@@ -6,9 +6,9 @@ import pytest
 from data_samples import NUM_TRAIN, NUM_VALIDATION
 
 from xmcgan.data.prepare import prepare_shapes
-from xmcgan.data.shapes import ShapesConfig
-from xmcgan.data.shapes_scene import BACKGROUNDS, COLORS, SHAPES
 from xmcgan.data.tokenizer import Tokenizer
+from xmcgan.shapes.dataset import ShapesConfig
+from xmcgan.shapes.scene import BACKGROUNDS, COLORS, SHAPES
 
 
 @pytest.fixture(scope="session")

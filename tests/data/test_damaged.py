@@ -13,9 +13,9 @@ from data_samples import encode
 from xmcgan.data.damaged import SkippingSource
 from xmcgan.data.pipeline import fixed_examples, train_batches
 from xmcgan.data.prepare import prepare_shapes
-from xmcgan.data.shapes import ShapesConfig
 from xmcgan.data.sources import Example, TfdsSource, find_version, load_source
 from xmcgan.errors import DataError
+from xmcgan.shapes.dataset import ShapesConfig
 
 NUM = 6
 OPTIONS = {"batch_size": 3, "d_steps": 1, "image_size": 8, "resize": "crop", "flip": False}

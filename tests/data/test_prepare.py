@@ -13,9 +13,9 @@ import pytest
 from data_samples import NUM_TRAIN, NUM_VALIDATION, write_folder
 
 from xmcgan.data.prepare import default_name, ensure_prepared, prepare_folder, prepare_shapes
-from xmcgan.data.shapes import ShapesConfig
 from xmcgan.data.sources import find_version, fingerprint, list_splits, load_source
 from xmcgan.errors import DataError
+from xmcgan.shapes.dataset import ShapesConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = [sys.executable, str(ROOT / "scripts" / "prepare_data.py")]

@@ -12,17 +12,17 @@ import pytest
 from data_samples import NUM_TRAIN, NUM_VALIDATION
 
 from xmcgan.data.images import decode_image
-from xmcgan.data.shapes import make_example
-from xmcgan.data.shapes_captions import CAPTIONS_PER_IMAGE
-from xmcgan.data.shapes_scene import BACKGROUNDS, COLORS, HIDDEN_ON, IMAGE_SIZE, SHAPES
 from xmcgan.data.sources import load_source
+from xmcgan.shapes.captions import CAPTIONS_PER_IMAGE
+from xmcgan.shapes.dataset import make_example
+from xmcgan.shapes.scene import BACKGROUNDS, COLORS, HIDDEN_ON, IMAGE_SIZE, SHAPES
 
 NUM = 300
 EXAMPLES = [make_example(0, "train", index) for index in range(NUM)]
 
 DIGEST_CODE = """
 import hashlib
-from xmcgan.data.shapes import make_example
+from xmcgan.shapes.dataset import make_example
 print(hashlib.sha256(repr([make_example(3, "train", i) for i in range(5)]).encode()).hexdigest())
 """
 

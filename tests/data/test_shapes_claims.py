@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from xmcgan.data.shapes_captions import write_captions
-from xmcgan.data.shapes_claims import ClaimedObject, Claims, parse_claims
-from xmcgan.data.shapes_scene import sample_scene
 from xmcgan.errors import DataError
+from xmcgan.shapes.captions import write_captions
+from xmcgan.shapes.claims import ClaimedObject, Claims, parse_claims
+from xmcgan.shapes.scene import sample_scene
 
 NUM_SCENES = 4000
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from xmcgan.data.images import decode_image
 from xmcgan.data.sources import Example, load_source
-from xmcgan.grid import contact_sheet
+from xmcgan.sampling.grid import contact_sheet
 
 PREPARE = "scripts/prepare_data.py"
 

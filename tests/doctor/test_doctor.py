@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from xmcgan.data.prepare import prepare_shapes
-from xmcgan.data.shapes import ShapesConfig
-from xmcgan.doctor import installation
-from xmcgan.doctor.findings import Finding, examine, format_finding
-from xmcgan.doctor.workdir import lock_holder
 from xmcgan.pretrained import weights
+from xmcgan.shapes.dataset import ShapesConfig
+from xmcgan.studies.doctor import installation
+from xmcgan.studies.doctor.findings import Finding, examine, format_finding
+from xmcgan.studies.doctor.workdir import lock_holder
 from xmcgan.training.checkpoint import lock_workdir
 
 DOCTOR = "scripts/doctor.py"

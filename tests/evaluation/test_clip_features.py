@@ -10,8 +10,8 @@ from PIL import Image
 
 from xmcgan.errors import EvaluationError, WeightsError
 from xmcgan.evaluation.clip_features import ClipExtractor, preprocess
-from xmcgan.mesh import make_mesh
 from xmcgan.pretrained.clip_weights import load_clip
+from xmcgan.utils.mesh import make_mesh
 
 CAPTIONS = ["the red cat", "12 dogs", "a photo", "the dog in the café", "thing"]
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 40, 48, 3), dtype=np.uint8)

@@ -12,9 +12,9 @@ from xmcgan.evaluation.frechet import frechet_distance
 from xmcgan.evaluation.networks import FeatureNetwork
 from xmcgan.evaluation.protocols import get_protocol, preprocess
 from xmcgan.evaluation.statistics import compute_statistics
-from xmcgan.mesh import inference_batch_size, make_mesh
 from xmcgan.pretrained.efficientnet_lite import load_efficientnet_lite0
 from xmcgan.pretrained.weights import FileIdentity, resolve
+from xmcgan.utils.mesh import inference_batch_size, make_mesh
 
 LITE0 = get_protocol("fd-effnet-lite0")
 

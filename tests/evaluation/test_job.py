@@ -16,8 +16,8 @@ from xmcgan.evaluation.evaluator import Options
 from xmcgan.evaluation.job import EvaluationJob
 from xmcgan.evaluation.report import write_report
 from xmcgan.evaluation.results import Result, ResultFile
-from xmcgan.evaluation.shapes_detector import Detector
-from xmcgan.evaluation.shapes_training import TrainingRecipe, train_detector
+from xmcgan.shapes.detector import Detector
+from xmcgan.shapes.detector_training import TrainingRecipe, train_detector
 from xmcgan.training.checkpoint import lock_workdir
 from xmcgan.training.retention import committed_steps, pin, pinned_steps
 

@@ -20,8 +20,8 @@ from xmcgan.evaluation.features import FeatureExtractor, Features
 from xmcgan.evaluation.image_sources import ImageFolder
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.scores import Score, image_scores
-from xmcgan.mesh import make_mesh
 from xmcgan.pretrained.weights import resolve
+from xmcgan.utils.mesh import make_mesh
 
 NUM_IMAGES = 1000
 SHOWN = ("fd", "kid", "precision", "recall", "density", "coverage")

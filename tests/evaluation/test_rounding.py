@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xmcgan.sampling import to_uint8
+from xmcgan.sampling.sampler import to_uint8
 
 
 @pytest.mark.parametrize("offset", [-0.49, -0.25, 0.0, 0.25, 0.49])

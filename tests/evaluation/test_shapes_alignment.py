@@ -5,9 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from xmcgan.data.shapes_captions import write_captions
-from xmcgan.data.shapes_claims import parse_claims
-from xmcgan.data.shapes_scene import (
+from xmcgan.errors import DataError, EvaluationError
+from xmcgan.shapes.alignment import (
+    KINDS,
+    alignment_scores,
+    detection_scores,
+    shapes_alignment,
+)
+from xmcgan.shapes.captions import write_captions
+from xmcgan.shapes.claims import parse_claims
+from xmcgan.shapes.detections import Detections, accuracy, contents
+from xmcgan.shapes.scene import (
     BACKGROUNDS,
     COLORS,
     POSITIONS,
@@ -16,14 +24,6 @@ from xmcgan.data.shapes_scene import (
     SceneObject,
     sample_scene,
 )
-from xmcgan.errors import DataError, EvaluationError
-from xmcgan.evaluation.shapes_alignment import (
-    KINDS,
-    alignment_scores,
-    detection_scores,
-    shapes_alignment,
-)
-from xmcgan.evaluation.shapes_detections import Detections, accuracy, contents
 
 
 def scene_of(*objects: str, background: str = "white") -> Scene:

@@ -11,8 +11,21 @@ import safetensors
 import safetensors.numpy
 
 from xmcgan.data.images import decode_image, resize_image
-from xmcgan.data.shapes import make_example
-from xmcgan.data.shapes_scene import (
+from xmcgan.errors import EvaluationError
+from xmcgan.shapes import detector as shapes_detector
+from xmcgan.shapes.dataset import make_example
+from xmcgan.shapes.detections import accuracy, contents
+from xmcgan.shapes.detector import Detector, default_recipe, open_detector
+from xmcgan.shapes.detector_network import area_side, cut_areas
+from xmcgan.shapes.detector_training import (
+    TrainingRecipe,
+    held_out_scenes,
+    make_module,
+    train_detector,
+    training_areas,
+    view,
+)
+from xmcgan.shapes.scene import (
     COLORS,
     POSITIONS,
     Scene,
@@ -21,19 +34,6 @@ from xmcgan.data.shapes_scene import (
     encode_png,
     sample_scene,
 )
-from xmcgan.errors import EvaluationError
-from xmcgan.evaluation import shapes_detector
-from xmcgan.evaluation.shapes_detections import accuracy, contents
-from xmcgan.evaluation.shapes_detector import Detector, default_recipe, open_detector
-from xmcgan.evaluation.shapes_training import (
-    TrainingRecipe,
-    held_out_scenes,
-    make_module,
-    train_detector,
-    training_areas,
-    view,
-)
-from xmcgan.pretrained.shapes_detector import area_side, cut_areas
 
 SMALL = TrainingRecipe(32, num_scenes=600, num_epochs=5, batch_size=32, width=8, learning_rate=5e-3)
 TINY = TrainingRecipe(16, num_scenes=40, num_epochs=1, batch_size=32, width=4)

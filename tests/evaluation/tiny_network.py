@@ -10,9 +10,9 @@ import pytest
 from xmcgan.evaluation import evaluator, features
 from xmcgan.evaluation.networks import FeatureNetwork
 from xmcgan.evaluation.protocols import PROTOCOLS
-from xmcgan.evaluation.shapes_detector import Detector
-from xmcgan.evaluation.shapes_training import TrainingRecipe, make_module
 from xmcgan.pretrained.weights import FileIdentity
+from xmcgan.shapes.detector import Detector
+from xmcgan.shapes.detector_training import TrainingRecipe, make_module
 
 NUM_FEATURES = 12
 SHA256 = "ab" * 32

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from raters import MODELS, write_folder
 
-from xmcgan.human_eval.folders import read_models
-from xmcgan.human_eval.key import Key, read_key
-from xmcgan.human_eval.page import write_page
+from xmcgan.studies.human_eval.folders import read_models
+from xmcgan.studies.human_eval.key import Key, read_key
+from xmcgan.studies.human_eval.page import write_page
 
 
 @pytest.fixture

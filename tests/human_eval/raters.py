@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xmcgan.human_eval.answers import checksum
-from xmcgan.human_eval.key import Key
-from xmcgan.human_eval.study import FORMAT
+from xmcgan.studies.human_eval.answers import checksum
+from xmcgan.studies.human_eval.key import Key
+from xmcgan.studies.human_eval.study import FORMAT
 
 MODELS = ("ours", "theirs", "old")
 CAPTIONS = [f"a picture of <thing> {n} & </script> @@STUDY@@" for n in range(6)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xmcgan.human_eval.agreement import krippendorff_alpha
+from xmcgan.studies.human_eval.agreement import krippendorff_alpha
 
 # Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011, section C: 0 stands for none.
 PUBLISHED = [

@@ -8,7 +8,7 @@ import pytest
 from raters import by_quality
 
 from xmcgan.errors import DataError
-from xmcgan.human_eval.answers import attention, checksum, read_answers
+from xmcgan.studies.human_eval.answers import attention, checksum, read_answers
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 from selenium.webdriver.common.by import By  # noqa: E402

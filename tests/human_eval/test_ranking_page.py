@@ -13,10 +13,10 @@ from PIL import Image
 from raters import CAPTIONS, MODELS, write_folder
 
 from xmcgan.errors import DataError
-from xmcgan.human_eval import study
-from xmcgan.human_eval.folders import read_models
-from xmcgan.human_eval.key import read_key
-from xmcgan.human_eval.page import MAX_PAGE_BYTES, default_checks, render, write_page
+from xmcgan.studies.human_eval import study
+from xmcgan.studies.human_eval.folders import read_models
+from xmcgan.studies.human_eval.key import read_key
+from xmcgan.studies.human_eval.page import MAX_PAGE_BYTES, default_checks, render, write_page
 
 DATA = re.compile(r'<script type="application/json" id="study">(.*?)</script>', re.S)
 
@@ -81,7 +81,7 @@ def test_an_installed_package_has_the_parts_of_the_page():
     root = Path(__file__).resolve().parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text())
     files = {path.name for path in (root / "xmcgan" / "human_eval").glob("page.*")} - {"page.py"}
-    assert set(project["tool"]["setuptools"]["package-data"]["xmcgan.human_eval"]) == files
+    assert set(project["tool"]["setuptools"]["package-data"]["xmcgan.studies.human_eval"]) == files
 
 
 def test_images_of_a_caption_come_from_the_same_place_in_each_folder(folders, tmp_path):
@@ -99,7 +99,7 @@ def test_fifty_captions_of_four_models_stay_under_the_limit():
 
 
 def test_a_page_that_is_too_large_is_refused(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("xmcgan.human_eval.page.MAX_PAGE_BYTES", 10_000)
+    monkeypatch.setattr("xmcgan.studies.human_eval.page.MAX_PAGE_BYTES", 10_000)
     with pytest.raises(DataError, match="--image-size"):
         write_page(read_models(folders, None), tmp_path / "p.html")
     assert not (tmp_path / "p.html").exists()

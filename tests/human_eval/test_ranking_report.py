@@ -8,8 +8,8 @@ from PIL import Image
 from raters import answer_file, by_quality, noise_first
 
 from xmcgan.errors import DataError
-from xmcgan.human_eval.answers import read_answers, result_files
-from xmcgan.human_eval.ranking import outcome
+from xmcgan.studies.human_eval.answers import read_answers, result_files
+from xmcgan.studies.human_eval.ranking import outcome
 
 SCRIPT = "scripts/human_eval.py"
 

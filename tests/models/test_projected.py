@@ -12,11 +12,11 @@ import pytest
 from xmcgan.build import build_networks, load_discriminator_trunk
 from xmcgan.config import default_config, validate
 from xmcgan.errors import ConfigError, WeightsError
-from xmcgan.mesh import batch_sharding, make_mesh, replicated
 from xmcgan.models.generator import Generator
 from xmcgan.models.projected import ProjectedDiscriminator
 from xmcgan.training.state import Networks, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
+from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated
 
 B, T, D, SIZE = 8, 5, 6, 32
 

@@ -17,9 +17,9 @@ import pytest
 from xmcgan.errors import WeightsError
 from xmcgan.evaluation.features import FeatureExtractor
 from xmcgan.evaluation.protocols import get_protocol
-from xmcgan.mesh import make_mesh
 from xmcgan.pretrained.inception import load_inception
 from xmcgan.pretrained.inception_layout import layers
+from xmcgan.utils.mesh import make_mesh
 
 VARIANTS = ("2015", "keras")
 EXPECTED = Path(__file__).parent / "expected" / "inception.npz"

@@ -15,14 +15,14 @@ from rich.console import Console
 from xmcgan.errors import ConfigError
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.evaluation.scores import Score
-from xmcgan.provenance import commit
-from xmcgan.run_report import document
-from xmcgan.run_report.document import CURVES_FILE, write_report
-from xmcgan.run_report.log import read_curves, thinned
-from xmcgan.run_report.plots import draw_curves
+from xmcgan.studies.run_report import document
+from xmcgan.studies.run_report.document import CURVES_FILE, write_report
+from xmcgan.studies.run_report.log import read_curves, thinned
+from xmcgan.studies.run_report.plots import draw_curves
 from xmcgan.training import loop
 from xmcgan.training.checkpoint import lock_workdir
 from xmcgan.training.starts import FILE, read_starts, record_end, record_start
+from xmcgan.utils.provenance import commit
 
 REPORTING = loop.Run.write_report  # conftest.py takes it away from all other tests
 

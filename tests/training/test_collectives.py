@@ -7,8 +7,8 @@ import pytest
 from test_step import FROZEN, FROZEN_PARAMS, B, D, T, _batch, _config, _networks, _new_state
 
 from xmcgan.benchmarks.collectives import Collective, find_collectives
-from xmcgan.mesh import batch_sharding, make_mesh, replicated
 from xmcgan.training.step import make_train_step
+from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated
 
 LOOP = """
 %body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {

@@ -10,7 +10,6 @@ import pytest
 
 from xmcgan.config import default_config
 from xmcgan.losses.contrastive import feature_contrast
-from xmcgan.mesh import batch_sharding, make_mesh, put, replicated
 from xmcgan.models.discriminator import Discriminator, ImageEncoding
 from xmcgan.models.generator import Generator
 from xmcgan.models.spectral_norm import spectral_normalize
@@ -18,6 +17,7 @@ from xmcgan.training import step as steps
 from xmcgan.training.objectives import Captions, discriminator_loss, generator_loss
 from xmcgan.training.state import Networks, create_state
 from xmcgan.training.step import Examples, FrozenNetworks, make_train_step
+from xmcgan.utils.mesh import batch_sharding, make_mesh, put, replicated
 
 B, T, D, SIZE = 8, 5, 6, 32
 

@@ -30,10 +30,10 @@ from xmcgan.data.official import (
     OfficialConfig,
     OfficialData,
 )
-from xmcgan.data.shapes import STANDARD, Shapes, ShapesConfig
-from xmcgan.data.shapes_scene import MAX_OBJECTS
 from xmcgan.data.sources import dataset_dir, find_version, is_prepared, list_splits
 from xmcgan.errors import DataError
+from xmcgan.shapes.dataset import STANDARD, Shapes, ShapesConfig
+from xmcgan.shapes.scene import MAX_OBJECTS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _OVERHEAD = 1.05  # of a prepared data set over its images, at most

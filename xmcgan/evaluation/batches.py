@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 
 from xmcgan.errors import EvaluationError
-from xmcgan.mesh import fetch, inference_batch_size, put, sample_sharding
+from xmcgan.utils.mesh import fetch, inference_batch_size, put, sample_sharding
 
 Batches = Iterable[UInt8[np.ndarray, "b h w 3"]]
 

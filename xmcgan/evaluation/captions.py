@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from xmcgan.agreement import is_first
-from xmcgan.atomic_file import atomic_file
 from xmcgan.data.sources import Source
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.recipes import differences
+from xmcgan.utils.agreement import is_first
+from xmcgan.utils.files import atomic_file
 
 MOST_CAPTIONS = 30_000  # the field's number of samples
 

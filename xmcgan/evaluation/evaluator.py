@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 import xmcgan
 from xmcgan import build
-from xmcgan.agreement import is_first, together
 from xmcgan.config import read_config
 from xmcgan.data import sources
 from xmcgan.data.images import decode_image, resize_image
@@ -39,10 +38,11 @@ from xmcgan.evaluation.references import cached_reference, join
 from xmcgan.evaluation.results import Weights
 from xmcgan.evaluation.retrieval import require_enough
 from xmcgan.evaluation.scores import Score
-from xmcgan.evaluation.shapes_detector import Detector, open_detector
-from xmcgan.mesh import make_mesh, sampling_batch_size
-from xmcgan.sampling import Sampler, draw_noise
-from xmcgan.training.peers import require_same
+from xmcgan.sampling.sampler import Sampler, draw_noise
+from xmcgan.shapes.detector import Detector, open_detector
+from xmcgan.utils.agreement import is_first, together
+from xmcgan.utils.mesh import make_mesh, sampling_batch_size
+from xmcgan.utils.peers import require_same
 
 CHUNK = 512  # images that are drawn before they are observed
 

@@ -15,7 +15,7 @@ from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.batches import Batches, rebatch, run_batches, whole_batch_size
 from xmcgan.evaluation.networks import load_network
 from xmcgan.evaluation.protocols import Protocol, preprocess
-from xmcgan.mesh import put, replicated, sample_sharding
+from xmcgan.utils.mesh import put, replicated, sample_sharding
 
 
 @dataclasses.dataclass(frozen=True)

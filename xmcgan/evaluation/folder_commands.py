@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from xmcgan.agreement import is_first, together
 from xmcgan.data.images import Resize
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.bootstrap import check_resamples
@@ -30,9 +29,10 @@ from xmcgan.evaluation.statistics import (
     load_statistics,
     save_statistics,
 )
-from xmcgan.mesh import make_mesh
-from xmcgan.provenance import provenance
-from xmcgan.training.peers import require_same
+from xmcgan.utils.agreement import is_first, together
+from xmcgan.utils.mesh import make_mesh
+from xmcgan.utils.peers import require_same
+from xmcgan.utils.provenance import provenance
 
 _OF_FEATURES = (*COMPARED, "weights_verified")
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from xmcgan.agreement import decided_by_first, is_first, together
 from xmcgan.errors import AgreedError, CheckpointError
 from xmcgan.evaluation.captions import write_manifest
 from xmcgan.evaluation.evaluator import Evaluator, Options
 from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
 from xmcgan.evaluation.retrieval import RETRIEVALS
 from xmcgan.evaluation.scores import Score
-from xmcgan.sampling import load_generator
+from xmcgan.sampling.sampler import load_generator
 from xmcgan.training import retention
 from xmcgan.training.checkpoint import checkpoint_digest, lock_workdir, read_record
 from xmcgan.training.writers import TensorBoardWriter
+from xmcgan.utils.agreement import decided_by_first, is_first, together
 
 POLL_SECONDS = 10.0
 _PENDING, _BEST = "evaluation", "best"

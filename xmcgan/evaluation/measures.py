@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from xmcgan.data.shapes_claims import parse_claims
 from xmcgan.evaluation.alignment import alignment_scores
 from xmcgan.evaluation.captions import CaptionManifest
 from xmcgan.evaluation.clip_features import PREFIX, ClipExtractor
@@ -19,9 +18,10 @@ from xmcgan.evaluation.diversity import diversity_scores
 from xmcgan.evaluation.features import FeatureExtractor, Features
 from xmcgan.evaluation.retrieval import retrieval_scores
 from xmcgan.evaluation.scores import Score, cmmd_score, image_scores
-from xmcgan.evaluation.shapes_alignment import detection_scores
-from xmcgan.evaluation.shapes_detections import Detections
-from xmcgan.evaluation.shapes_detector import Detector
+from xmcgan.shapes.alignment import detection_scores
+from xmcgan.shapes.claims import parse_claims
+from xmcgan.shapes.detections import Detections
+from xmcgan.shapes.detector import Detector
 
 METRICS = ("quality", "retrieval", "diversity")
 Images = UInt8[np.ndarray, "n h w 3"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xmcgan.atomic_file import atomic_file
 from xmcgan.errors import EvaluationError
+from xmcgan.utils.files import atomic_file
 
 
 def check_writable(path: Path) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from xmcgan.agreement import decided_by_first, is_first, together
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.measures import Images, Measure, Observations
 from xmcgan.evaluation.moments import Moments
 from xmcgan.evaluation.npz_files import read_npz, save_npz
 from xmcgan.evaluation.recipes import differences
+from xmcgan.utils.agreement import decided_by_first, is_first, together
 
 _STATISTICS = ("mu", "sigma", "n")
 # Entries of a measure's recipe that say how observations are compared, not how they are made.

@@ -13,12 +13,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xmcgan.atomic_file import write_text
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.results import Result, ResultFile, Weights
 from xmcgan.evaluation.scores import Score
-from xmcgan.provenance import provenance
-from xmcgan.tables import aligned_table, markdown_table
+from xmcgan.utils.files import write_text
+from xmcgan.utils.provenance import provenance
+from xmcgan.utils.tables import aligned_table, markdown_table
 
 _COLUMNS = 3
 _COLORS: dict[Weights, str] = {"ema": "#1f6feb", "raw": "#d9822b"}

@@ -14,9 +14,9 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from xmcgan.atomic_file import write_text
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.scores import Score
+from xmcgan.utils.files import write_text
 
 Weights = Literal["ema", "raw"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xmcgan.evaluation.scores import Score
-from xmcgan.tables import aligned_table
+from xmcgan.utils.tables import aligned_table
 
 
 def score_json(scores: Sequence[Score], recipe: Mapping[str, Any]) -> str:

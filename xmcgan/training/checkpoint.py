@@ -25,10 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from xmcgan.agreement import exchange, is_first
-from xmcgan.atomic_file import clear_leftovers
 from xmcgan.errors import CheckpointError, listed
-from xmcgan.mesh import fetch
 from xmcgan.training import record as records
 from xmcgan.training.record import Record
 from xmcgan.training.retention import (
@@ -37,6 +34,9 @@ from xmcgan.training.retention import (
     noted_newest,
     remove_old,
 )
+from xmcgan.utils.agreement import exchange, is_first
+from xmcgan.utils.files import clear_leftovers
+from xmcgan.utils.mesh import fetch
 
 PyTree = Any
 JSON = Any

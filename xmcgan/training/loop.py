@@ -15,12 +15,27 @@ from rich.console import Console
 
 from xmcgan import build
 from xmcgan import config as configs
-from xmcgan.agreement import exchange, is_first, together
-from xmcgan.atomic_file import atomic_file
 from xmcgan.data import pipeline, prepare, sources
 from xmcgan.data.damaged import SkippingSource
 from xmcgan.errors import CheckpointError, TrainingError
-from xmcgan.mesh import (
+from xmcgan.sampling.fixed_samples import FixedSamples
+from xmcgan.sampling.sampler import Sampler
+from xmcgan.training import starts, terminal
+from xmcgan.training.checkpoint import Checkpointer, lock_workdir
+from xmcgan.training.clock import StepClock
+from xmcgan.training.diagnosis import first_not_finite
+from xmcgan.training.health import HealthWatch, SkipCount
+from xmcgan.training.memory import name_ways_to_save
+from xmcgan.training.metrics import SKIPPED, MetricAverages
+from xmcgan.training.sentence_statistics import sentence_statistics
+from xmcgan.training.signals import StopSignal, StopVote
+from xmcgan.training.state import TrainState, create_state
+from xmcgan.training.step import FrozenNetworks, make_train_step
+from xmcgan.training.wandb_writer import WandbWriter, import_wandb
+from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
+from xmcgan.utils.agreement import exchange, is_first, together
+from xmcgan.utils.files import atomic_file
+from xmcgan.utils.mesh import (
     batch_sharding,
     fetch,
     make_mesh,
@@ -29,22 +44,7 @@ from xmcgan.mesh import (
     replicated,
     state_sharding,
 )
-from xmcgan.sampling import Sampler
-from xmcgan.training import starts, terminal
-from xmcgan.training.checkpoint import Checkpointer, lock_workdir
-from xmcgan.training.clock import StepClock
-from xmcgan.training.diagnosis import first_not_finite
-from xmcgan.training.fixed_samples import FixedSamples
-from xmcgan.training.health import HealthWatch, SkipCount
-from xmcgan.training.memory import name_ways_to_save
-from xmcgan.training.metrics import SKIPPED, MetricAverages
-from xmcgan.training.peers import check_peers
-from xmcgan.training.sentence_statistics import sentence_statistics
-from xmcgan.training.signals import StopSignal, StopVote
-from xmcgan.training.state import TrainState, create_state
-from xmcgan.training.step import FrozenNetworks, make_train_step
-from xmcgan.training.wandb_writer import WandbWriter, import_wandb
-from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
+from xmcgan.utils.peers import check_peers
 
 
 def train(config: ConfigDict, workdir: Path) -> int:
@@ -182,7 +182,9 @@ class Run:
     def write_report(self) -> None:
         """Write the page of the run; a failure is a warning: all that it shows is saved."""
         try:
-            from xmcgan.run_report.document import write_report  # its plots take a second to import
+            from xmcgan.studies.run_report.document import (
+                write_report,  # its plots take a second to import
+            )
 
             write_report(self.workdir)
         except Exception as error:

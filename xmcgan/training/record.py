@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import future
 
-from xmcgan.mesh import fetch
+from xmcgan.utils.mesh import fetch
 
 PyTree = Any
 JSON = Any

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from xmcgan.atomic_file import write_text
+from xmcgan.utils.files import write_text
 
 _PINS = "pins"
 _NEWEST = "newest"  # a file with the number of the last step that was saved

@@ -7,7 +7,7 @@ from types import FrameType, TracebackType
 import jax
 import numpy as np
 
-from xmcgan.mesh import put_shares, replicated, sample_sharding
+from xmcgan.utils.mesh import put_shares, replicated, sample_sharding
 
 
 class StopSignal:

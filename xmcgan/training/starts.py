@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from xmcgan.atomic_file import write_text
-from xmcgan.provenance import provenance
+from xmcgan.utils.files import write_text
+from xmcgan.utils.provenance import provenance
 
 FILE = "run.json"
 # What decides the numbers of a run, beside this package.

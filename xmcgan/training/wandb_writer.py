@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, SupportsFloat
 
-from xmcgan.atomic_file import write_text
 from xmcgan.errors import ConfigError
 from xmcgan.training.writers import Images, MetricWriter
+from xmcgan.utils.files import write_text
 
 ID_FILE = "wandb_run_id"
 _FINISH_SECONDS = 120

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
-from xmcgan.atomic_file import atomic_file
-from xmcgan.tables import markdown_table
+from xmcgan.utils.files import atomic_file
+from xmcgan.utils.tables import markdown_table
 
 Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
 

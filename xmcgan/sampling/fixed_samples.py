@@ -1,0 +1,67 @@
+"""The same captions with the same noise again and again: a run's progress as pictures."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from xmcgan.data.pipeline import fixed_examples
+from xmcgan.data.sources import Source
+from xmcgan.sampling.grid import sample_grid
+from xmcgan.sampling.sampler import Sampler, draw_noise
+from xmcgan.training.health import diversity_warning, sample_diversity
+from xmcgan.training.state import TrainState
+from xmcgan.training.writers import MetricWriter
+from xmcgan.utils.agreement import is_first
+
+COLUMNS = 4
+
+
+class FixedSamples:
+    """Draw grids of fixed captions, as PNG and to the logs.
+
+    Args:
+        source: the split that the captions come from.
+        sampler: draws the images.
+        folder: takes the PNG files.
+        config: `num_samples`, `seed`, `image_size`, `data.resize` and `generator.z_dim` are read.
+    """
+
+    def __init__(self, source: Source, sampler: Sampler, folder: Path, config: ConfigDict) -> None:
+        num = min(config.num_samples, len(source))
+        self._real, self._captions = fixed_examples(
+            source,
+            num,
+            seed=config.seed,
+            image_size=config.image_size,
+            resize=config.data.resize,
+        )
+        # The second half is for another sample of each caption, to tell how much they differ.
+        self._z = draw_noise(config.seed, 2 * num, config.generator.z_dim)
+        self._sampler, self._folder = sampler, folder
+
+    def draw(self, state: TrainState, step: int, writer: MetricWriter) -> str:
+        """Write the grid of the averaged generator, the real image of each caption beside it.
+
+        Returns:
+            A warning where the samples of one caption are nearly alike, else nothing.
+        """
+        variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
+        num = len(self._captions)
+        images = self._sampler(variables, self._captions, self._z[:num])
+        others = self._sampler(variables, self._captions, self._z[num:])
+        if not is_first():
+            return ""
+        grid = sample_grid(
+            images,
+            self._captions,
+            COLUMNS,
+            reference_images=self._real,
+            title=f"step {step:,}",
+        )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        grid.save(self._folder / f"step_{step:08d}.png")
+        writer.write_images(step, {"samples": np.asarray(grid)[None]})
+        if (self._real == self._real[0]).all():
+            return ""  # a single image, or copies of one: nothing to compare with
+        return diversity_warning(sample_diversity(images, others, self._real))

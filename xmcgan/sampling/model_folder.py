@@ -1,0 +1,249 @@
+"""Model folders: a trained generator with its config and card, small enough for the repository.
+
+FOLDER/generator.safetensors  averaged generator: float16 params, float32 batch statistics
+FOLDER/config.json            of the run
+FOLDER/model.json             format, name, steps, images seen, digests of weights and text encoder
+FOLDER/README.md              the model card
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from xmcgan.config import default_config, read_config, save_config
+from xmcgan.errors import UserError, WeightsError, did_you_mean, listed
+from xmcgan.pretrained import fetch as fetching
+from xmcgan.pretrained.weights import (
+    SOURCES,
+    Member,
+    check_file,
+    default_weights_dir,
+    resolve,
+    sha256_of,
+)
+from xmcgan.sampling.sampler import TrainedModel
+from xmcgan.training.record import named_leaves
+from xmcgan.utils.files import atomic_file, write_text
+from xmcgan.utils.mesh import fetch, make_mesh, put, replicated
+
+MODELS_DIR = Path(__file__).resolve().parents[2] / "assets" / "models"
+WEIGHTS, CONFIG, FACTS, CARD = "generator.safetensors", "config.json", "model.json", "README.md"
+_FORMAT = 1
+_TEXT_FILES = ("model.safetensors", "config.json", "vocab.txt")
+
+
+def save_model(
+    folder: Path, variables: Any, config: ConfigDict, info: dict[str, Any], card: str
+) -> Path:
+    """Write a model folder, named after the model, and return it.
+
+    Args:
+        folder: its name is the model's.
+        variables: `params` and `batch_stats` of the averaged generator.
+        config: of the run; data folder, image weights and accounts are reset to the defaults.
+        info: JSON values about the training: at least "steps" and "images_seen".
+        card: the text of README.md.
+
+    Raises:
+        WeightsError: the text encoder is missing, or a value is not finite in float16.
+    """
+    tensors = {
+        # A variance may be beyond float16, and whitening subtracts nearly equal numbers.
+        name: np.asarray(
+            fetch(leaf), np.float16 if name.startswith("params/") else np.float32, order="C"
+        )
+        for name, leaf in named_leaves(variables).items()
+    }
+    if bad := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+        raise WeightsError(f"not finite as {WEIGHTS} would hold them:{listed(bad)}")
+    facts = {
+        "format": _FORMAT,
+        "name": folder.name,
+        "steps": info["steps"],
+        "images_seen": info["images_seen"],
+        "data": config.data.name,
+        **info,
+        "text_encoder": _identify_text_encoder(config),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / WEIGHTS) as file:
+        file.write(safetensors.numpy.save(tensors))
+    facts["weights"] = {
+        "size": (folder / WEIGHTS).stat().st_size,
+        "sha256": sha256_of(folder / WEIGHTS),
+    }
+    save_config(_without_machine(config), folder / CONFIG)
+    write_text(folder / CARD, card.rstrip() + "\n")
+    write_text(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    return folder
+
+
+def load_model(path_or_name: str | Path) -> TrainedModel:
+    """Load a model folder; its text encoder is fetched on first use.
+
+    Args:
+        path_or_name: a folder, or the name of one that comes with the repository.
+
+    Raises:
+        WeightsError: there is no such model, or a file is missing, damaged or of another model.
+        ConfigError: config.json is missing or damaged.
+    """
+    folder = find_model(path_or_name)
+    facts = _read_facts(folder / FACTS)
+    config = read_config(folder / CONFIG)
+    tensors = _read_weights(folder / WEIGHTS, facts["weights"])
+    if source := SOURCES.get(config.text.weights):
+        directory = default_weights_dir()
+        if not all((directory / source.name / m.filename).is_file() for m in source.members):
+            print(f"fetching the text encoder, once: {source.download_mb} MB", flush=True)
+            fetching.fetch(source, directory)
+    if _identify_text_encoder(config) != facts["text_encoder"]:
+        raise WeightsError(
+            f"{folder / FACTS} names another text encoder than the one at {config.text.weights}"
+        )
+    origin = {
+        "model": facts["name"],
+        "step": facts["steps"],
+        "weights": "ema",
+        "checkpoint": facts["weights"]["sha256"],
+    }
+    model = TrainedModel(config, None, origin)
+    # Only now: the networks say which arrays they need.
+    model.variables = put(_arrange(model, tensors, folder / WEIGHTS), replicated(make_mesh()))
+    return model
+
+
+def load_from_flags(
+    workdir: Path | None, model: str | None, step: int | None = None, *, raw: bool = False
+) -> TrainedModel:
+    """Load what the flags --workdir or --model name, of which one is None.
+
+    Raises:
+        UserError: it cannot be loaded, or a step or raw weights are asked of a model folder.
+    """
+    if workdir is not None:
+        return TrainedModel.from_workdir(workdir, step, raw=raw)
+    assert model is not None
+    if step is not None or raw:
+        raise UserError("--step and --raw need --workdir: a model folder has one set of weights")
+    return load_model(model)
+
+
+def known_models() -> list[str]:
+    """Return the names of the models that come with the repository."""
+    return sorted(path.parent.name for path in MODELS_DIR.glob(f"*/{FACTS}"))
+
+
+def find_model(path_or_name: str | Path) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        path_or_name: a folder, or one of `known_models()`.
+
+    Raises:
+        WeightsError: there is none; a near miss is named.
+    """
+    known = known_models()
+    if str(path_or_name) in known:
+        return MODELS_DIR / path_or_name
+    folder = Path(path_or_name).expanduser()
+    if folder.is_dir():
+        return folder
+    raise WeightsError(
+        f"no model {str(path_or_name)!r}: it is neither a folder nor one of the models that come "
+        f"with the repository ({', '.join(known) or 'none'})"
+        f"{did_you_mean(str(path_or_name), known)}"
+    )
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(facts["format"], int) and facts["format"] > _FORMAT:
+            raise WeightsError(
+                f"{path} is of format {facts['format']}, and this version reads up to {_FORMAT}: "
+                "update the repository"
+            )
+        weights = facts["weights"]
+        good = (
+            isinstance(facts["name"], str)
+            and isinstance(facts["steps"], int)
+            and isinstance(facts["text_encoder"], dict)
+            and isinstance(weights["size"], int)
+            and isinstance(weights["sha256"], str)
+        )
+        if not good:
+            raise ValueError("a field is missing or of the wrong type")
+        return facts
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing: is {path.parent} a model folder?") from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise WeightsError(f"{path} is damaged: {error}") from None
+
+
+def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing")
+    pinned = Member(path.name, expected["size"], expected["sha256"])
+    check_file(path, pinned, remedy=f"it is damaged, or of another model than {FACTS}")
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from None
+
+
+def _arrange(model: TrainedModel, tensors: dict[str, np.ndarray], path: Path) -> Any:
+    """Return the tensors as variables of the model's generator, in float32."""
+    config, width = model.config, model.text.width
+    shapes = jax.eval_shape(
+        lambda: model.generator.init(
+            jax.random.key(0),
+            jnp.zeros((1, config.text.max_tokens, width)),
+            jnp.ones((1, config.text.max_tokens), bool),
+            jnp.zeros((1, width)),
+            jnp.zeros((1, config.generator.z_dim)),
+            train=False,
+        )
+    )
+    variables = {name: shapes[name] for name in ("params", "batch_stats")}
+    wanted = {name: leaf.shape for name, leaf in named_leaves(variables).items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if wrong := [
+        f"{name}: {found.get(name, 'absent')} -> {wanted.get(name, 'absent')}"
+        for name in sorted(wanted.keys() | found.keys())
+        if wanted.get(name) != found.get(name)
+    ]:
+        raise WeightsError(
+            f"{path} is of another architecture than {CONFIG} beside it "
+            f"(array: {WEIGHTS} -> {CONFIG}):{listed(wrong)}"
+        )
+    leaves = [tensors[name].astype(np.float32) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+
+
+def _identify_text_encoder(config: ConfigDict) -> dict[str, Any]:
+    """Return name and digests of the files that words and sentences depend on."""
+    weights = config.text.weights
+    if source := SOURCES.get(weights):
+        files = {member.filename: member.sha256 for member in source.members}
+        return {"name": weights, "files": {name: files[name] for name in _TEXT_FILES}}
+    path = resolve(weights)
+    folder = path if path.is_dir() else path.parent
+    present = [name for name in _TEXT_FILES if (folder / name).is_file()]
+    return {"name": path.name, "files": {name: sha256_of(folder / name) for name in present}}
+
+
+def _without_machine(config: ConfigDict) -> ConfigDict:
+    """Return a copy without the folders and accounts of who trained."""
+    config, defaults = ConfigDict(config.to_dict()), default_config()
+    config.data.data_dir = defaults.data.data_dir
+    config.losses.image_pretrained.weights = defaults.losses.image_pretrained.weights
+    config.wandb = defaults.wandb
+    return config

@@ -1,0 +1,1 @@
+"""The drawn data set, its captions, and how well images match them."""

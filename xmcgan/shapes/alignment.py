@@ -1,0 +1,249 @@
+"""Exact alignment of `shapes` images with their captions: is what the caption claims there?
+
+The idea is Semantic Object Accuracy's (Hinz et al., "Semantic Object Accuracy for Generative
+Text-to-Image Synthesis", TPAMI 2020): a detector looks for what the caption names. Here captions
+have a grammar, so that not only objects but colors, places and relations are read from them.
+"""
+
+import collections
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.bootstrap import MIN_IMAGES, check_resamples, interval
+from xmcgan.evaluation.scores import Score
+from xmcgan.shapes.captions import relations
+from xmcgan.shapes.claims import ClaimedObject, Claims, parse_claims
+from xmcgan.shapes.detections import Detections
+from xmcgan.shapes.detector import Detector
+from xmcgan.shapes.scene import POSITIONS, SceneObject
+
+KINDS = (
+    "all",
+    "objects",
+    "colors",
+    "positions",
+    "placement",
+    "relations",
+    "sizes",
+    "background",
+    "counts",
+)
+_MOST_SHUFFLES = 10  # partners of a caption: more than one, for a steadier estimate of chance
+
+
+def _object_at(position: str) -> SceneObject:
+    return SceneObject("circle", "red", "small", position, 0.0, 0.0, 1.0, 0.0, (0, 0, 0))
+
+
+# What holds between an object in the first area and one in the second, by the captions' own rule.
+_RELATIONS = {
+    (POSITIONS.index(first), POSITIONS.index(second)): relations(
+        _object_at(first), _object_at(second)
+    )
+    for first, second in itertools.permutations(POSITIONS, 2)
+}
+
+
+def shapes_alignment(
+    detections: Detections, claims: Sequence[Claims]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Return how much of each caption's claims holds in its image.
+
+    Args:
+        detections: what stands in n images.
+        claims: of their captions.
+
+    Returns:
+        By the name of `KINDS`, the share of the claims of this kind that hold, from 0 to 1, and NaN
+        where a caption claims nothing of the kind:
+        objects: an object of the claimed shape and color is there.
+        colors: an object of the claimed color is there, a different one for each claim.
+        positions: the claimed object is in its claimed area.
+        placement: of the objects that look as one with a claimed area, those that stand there; NaN
+            also where none is found. Placing at random gives 1/9, however good the objects are.
+        relations: the areas of the two claimed objects are so related.
+        sizes: the claimed object is there in its claimed size.
+        background, counts: the image has the claimed background, and number of objects.
+        all: 1 where everything holds at once, else 0.
+
+    Raises:
+        EvaluationError: there are not as many captions as images, or none.
+    """
+    if len(detections) != len(claims) or not claims:
+        raise EvaluationError(f"{len(detections)} images were seen for {len(claims)} captions")
+    rows = [_shares(detections, image, claim) for image, claim in enumerate(claims)]
+    return {kind: np.array([row.get(kind, np.nan) for row in rows]) for kind in KINDS}
+
+
+def alignment_scores(
+    fake_images: UInt8[np.ndarray, "n s s 3"],
+    captions: Sequence[str],
+    *,
+    real_images: UInt8[np.ndarray, "n s s 3"],
+    detector: Detector,
+    resamples: int,
+    seed: int,
+) -> list[Score]:
+    """Score generated images of `shapes` by their captions.
+
+    Args:
+        fake_images: one for each caption.
+        captions: of `shapes`.
+        real_images: the image that each caption was written for.
+        detector: made for this size of image.
+        resamples: of the bootstrap over captions.
+        seed: of the bootstrap and of the shuffling.
+
+    Returns:
+        The scores of `detection_scores`.
+
+    Raises:
+        DataError: a caption is not of `shapes`.
+        EvaluationError: numbers or sizes of the images do not fit.
+    """
+    claims = [parse_claims(caption) for caption in captions]
+    fake, real = detector(fake_images), detector(real_images)
+    return detection_scores(fake, claims, real=real, resamples=resamples, seed=seed)
+
+
+def detection_scores(
+    fake: Detections, claims: Sequence[Claims], *, real: Detections, resamples: int, seed: int
+) -> list[Score]:
+    """Score what was seen in generated images.
+
+    Args:
+        fake: of n generated images.
+        claims: of their captions.
+        real: of the real image of each caption.
+        resamples: of the bootstrap over captions, at least 5; 0 gives no intervals.
+        seed: of the bootstrap and of the shuffling.
+
+    Returns:
+        For each of `KINDS` that a caption claims: `shapes_KIND`, `shapes_KIND_real`, the same of
+        the real images, which bounds what the detector can tell, and `shapes_KIND_shuffled`, of
+        generated images with the captions of others, which is chance.
+
+    Raises:
+        EvaluationError: numbers of images do not fit, there are fewer than two, or from 1 to 4
+            resamples.
+    """
+    check_resamples(resamples)
+    if len(fake) < 2:
+        raise EvaluationError("shuffled captions need at least two images")
+    columns = {
+        "": shapes_alignment(fake, claims),
+        "_real": shapes_alignment(real, claims),
+        "_shuffled": _shuffled(fake, claims, seed),
+    }
+    scores = []
+    for kind in KINDS:
+        for suffix, values in columns.items():
+            known = values[kind][~np.isnan(values[kind])]
+            if len(known):
+                name = f"shapes_{kind}{suffix}"
+                scores.append(_score(name, known, resamples, seed))
+    return scores
+
+
+def _shuffled(
+    seen: Detections, claims: Sequence[Claims], seed: int
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Score each caption with the images of several others, and take the mean."""
+    num = len(claims)
+    order = np.random.default_rng(seed).permutation(num)
+    runs = []
+    for shift in range(1, min(_MOST_SHUFFLES, num - 1) + 1):
+        partners = np.empty(num, int)
+        partners[order] = np.roll(order, shift)  # nobody is its own partner
+        runs.append(shapes_alignment(seen.take(partners), claims))
+    return {kind: _mean_of_known([run[kind] for run in runs]) for kind in KINDS}
+
+
+def _mean_of_known(runs: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:
+    values = np.stack(runs)
+    known = ~np.isnan(values)
+    total, number = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def _score(name: str, values: Float[np.ndarray, " n"], resamples: int, seed: int) -> Score:
+    """Return the mean with its interval, where there are enough captions for one."""
+    num, low, high = len(values), None, None
+    if resamples and num >= MIN_IMAGES:
+        rng = np.random.default_rng(seed)
+        counts = rng.multinomial(num, np.full(num, 1 / num), size=resamples)
+        bounds = interval(float(values.mean()), counts @ values / num)
+        low, high = (float(np.clip(bound, 0, 1)) for bound in bounds)
+    note = f"over {num:,} captions"
+    return Score(name, float(values.mean()), low, high, better="higher", note=note)
+
+
+def _shares(seen: Detections, image: int, claims: Claims) -> dict[str, float]:
+    """Return the share of each kind of claim that holds; kinds not claimed are absent."""
+    places = [seen.areas_of(image, item.shape, item.color) for item in claims.objects]
+    looked_for = list(zip(claims.objects, places, strict=True))
+    placed = [(POSITIONS.index(o.position), areas) for o, areas in looked_for if o.position]
+    held: dict[str, list[bool]] = {
+        "objects": [bool(areas) for areas in places],
+        "colors": _colors_held(claims.objects, seen.colors_of(image)),
+        "positions": [wanted in areas for wanted, areas in placed],
+        "relations": [
+            any(_related(a, name, b) for a in places[subject] for b in places[other])
+            for subject, name, other in claims.relations
+        ],
+        "sizes": [
+            any(seen.size_at(image, area) == item.size for area in areas)
+            for item, areas in looked_for
+            if item.size
+        ],
+    }
+    if claims.background is not None:
+        held["background"] = [seen.background_of(image) == claims.background]
+    if claims.count is not None:
+        held["counts"] = [int(seen.present[image].sum()) == claims.count]
+    shares = {kind: float(np.mean(values)) for kind, values in held.items() if values}
+    if right := [area == wanted for wanted, areas in placed for area in areas]:
+        shares["placement"] = float(np.mean(right))
+    # Each kind may hold by another of two equal objects; all must hold by the same ones.
+    whole = all(itertools.chain.from_iterable(held.values()))
+    shares["all"] = float(whole and _hold_together(seen, image, claims, places))
+    return shares
+
+
+def _colors_held(items: Sequence[ClaimedObject], there: list[str]) -> list[bool]:
+    left = collections.Counter(there)
+    held = []
+    for item in items:
+        held.append(left[item.color] > 0)
+        left[item.color] -= 1
+    return held
+
+
+def _related(first: int, relation: str, second: int) -> bool:
+    return relation in _RELATIONS.get((first, second), ())
+
+
+def _hold_together(
+    seen: Detections, image: int, claims: Claims, places: Sequence[tuple[int, ...]]
+) -> bool:
+    """Return whether one choice of areas satisfies sizes, positions and relations together."""
+    fitting = [
+        [
+            area
+            for area in areas
+            if item.position in (None, POSITIONS[area])
+            and item.size in (None, seen.size_at(image, area))
+        ]
+        for item, areas in zip(claims.objects, places, strict=True)
+    ]
+    return any(
+        all(
+            _related(areas[subject], name, areas[other])
+            for subject, name, other in claims.relations
+        )
+        for areas in itertools.product(*fitting)
+    )

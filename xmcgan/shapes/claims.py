@@ -1,0 +1,144 @@
+"""What a caption of `shapes` claims: the inverse of the grammar in `shapes_captions.py`."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import NoReturn
+
+from xmcgan.errors import DataError
+from xmcgan.shapes.captions import PLACES, RELATIONS
+from xmcgan.shapes.scene import BACKGROUNDS, COLORS, RADIUS, SHAPES
+
+
+@dataclasses.dataclass(frozen=True)
+class ClaimedObject:
+    """Hold what a caption says of one object; None is what it leaves open."""
+
+    shape: str
+    color: str
+    size: str | None = None
+    position: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """Hold everything that a caption claims of its image.
+
+    Attributes:
+        objects: the objects named, in the order of the caption; no two share shape and color.
+        relations: (subject, relation, object), where subject and object index `objects` and
+            the relation is a key of `RELATIONS`.
+        background: a key of `BACKGROUNDS`, or None.
+        count: how many objects there are in all, or None.
+    """
+
+    objects: tuple[ClaimedObject, ...] = ()
+    relations: tuple[tuple[int, str, int], ...] = ()
+    background: str | None = None
+    count: int | None = None
+
+
+def _one_of(words: Iterable[str]) -> str:
+    """Return a regular expression of alternatives, the longest first: one may begin another."""
+    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+
+
+_COUNTS = {"one shape": 1, "two shapes": 2, "three shapes": 3}
+_POSITION_OF = {place: position for position, places in PLACES.items() for place in places}
+_RELATION_OF = {words: name for name, options in RELATIONS.items() for words in options}
+_SHAPE, _COLOR, _PLACE = _one_of(SHAPES), _one_of(COLORS), _one_of(_POSITION_OF)
+
+_NOUN = re.compile(rf"an? (?:({_one_of(RADIUS)}) )?({_COLOR}) ({_SHAPE})")
+_PHRASE = re.compile(rf"({_NOUN.pattern})(?: ({_PLACE}))?")
+_THE_SHAPE = re.compile(rf"the ({_SHAPE}) ({_PLACE}) is ({_COLOR})")
+_THE_OBJECT = re.compile(rf"the ({_COLOR}) ({_SHAPE}) is ({_PLACE})")
+_PLACE_FIRST = re.compile(rf"({_PLACE}) there is (.+)")
+_GROUND = re.compile(r"(.+) on an? (.+) background")
+_OPENING = re.compile(rf"(?:a picture of|there is|an image with|({_one_of(_COUNTS)}):) (.+)")
+_RELATED = re.compile(rf"(.+?) (?:is )?({_one_of(_RELATION_OF)}) (an? .+)")
+_JOINT = re.compile(r", | and ")
+
+
+def parse_claims(caption: str) -> Claims:
+    """Read what a caption claims.
+
+    Every caption that `write_captions` can write is understood, and so are its parts in other
+    combinations, such as a picture opening with a background. Case, spaces around the caption, a
+    full stop at its end and the choice between "a" and "an" do not matter.
+
+    Args:
+        caption: the text.
+
+    Returns:
+        The claims.
+
+    Raises:
+        DataError: a part is outside the grammar (the message quotes it), or two of the objects
+            have the same shape and color, so that nobody can tell which is meant.
+    """
+    text = caption.strip().lower().removesuffix(".").rstrip()
+    claims = _parse_sentence(text) or _parse_description(text, caption)
+    looks = [(item.color, item.shape) for item in claims.objects]
+    for color, shape in looks:
+        if looks.count((color, shape)) > 1:
+            _fail(caption, f"{color} {shape}", "it is named twice, and one cannot tell which")
+    return claims
+
+
+def _parse_sentence(text: str) -> Claims | None:
+    """Read the two forms that say "the ... is ...": they name one object and its place."""
+    if match := _THE_SHAPE.fullmatch(text):
+        shape, place, color = match.groups()
+    elif match := _THE_OBJECT.fullmatch(text):
+        color, shape, place = match.groups()
+    else:
+        return None
+    return Claims((ClaimedObject(shape, color, None, _POSITION_OF[place]),))
+
+
+def _parse_description(text: str, caption: str) -> Claims:
+    """Read an enumeration of objects, or a relation, with an opening and a background."""
+    background = count = None
+    if match := _GROUND.fullmatch(text):
+        text, background = match.groups()
+        if background not in BACKGROUNDS:
+            _fail(caption, background, f"a background is one of {', '.join(BACKGROUNDS)}")
+    if text in _COUNTS:
+        return Claims(background=background, count=_COUNTS[text])
+    if match := _PLACE_FIRST.fullmatch(text):
+        place, noun = match.groups()
+        item = dataclasses.replace(_parse_noun(noun, caption), position=_POSITION_OF[place])
+        return Claims((item,), background=background)
+    if match := _OPENING.fullmatch(text):
+        number, text = match.groups()
+        count = _COUNTS.get(number)
+    if match := _RELATED.fullmatch(text):
+        subject, words, other = match.groups()
+        objects = (_parse_noun(subject, caption), _parse_noun(other, caption))
+        return Claims(objects, ((0, _RELATION_OF[words], 1),), background, count)
+    objects = tuple(_parse_phrase(phrase, caption) for phrase in _JOINT.split(text))
+    return Claims(objects, (), background, count)
+
+
+def _parse_noun(text: str, caption: str) -> ClaimedObject:
+    if match := _NOUN.fullmatch(text):
+        size, color, shape = match.groups()
+        return ClaimedObject(shape, color, size)
+    _fail(caption, text, 'an object is named as in "a small red circle", with or without a size')
+
+
+def _parse_phrase(text: str, caption: str) -> ClaimedObject:
+    """Read an object with or without its place."""
+    if match := _PHRASE.fullmatch(text):
+        _, size, color, shape, place = match.groups()
+        return ClaimedObject(shape, color, size, _POSITION_OF[place] if place else None)
+    if match := _NOUN.match(text):
+        rest = text[match.end() :].strip()
+        _fail(caption, rest, 'a place is named as in "in the top left corner"')
+    return _parse_noun(text, caption)
+
+
+def _fail(caption: str, part: str, expected: str) -> NoReturn:
+    raise DataError(
+        f"the caption {caption!r} is not of shapes: {part!r} not understood; {expected}"
+    )

@@ -1,0 +1,215 @@
+"""The detector that scores `shapes`: trained once, cached in a verified file, then only read."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import UInt8
+
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.recipes import differences
+from xmcgan.shapes.detections import Detections, accuracy
+from xmcgan.shapes.detector_network import detect
+from xmcgan.shapes.detector_training import (
+    LARGEST_VIEW,
+    TrainingRecipe,
+    held_out_scenes,
+    make_module,
+    train_detector,
+    view,
+)
+from xmcgan.utils.files import atomic_file, clear_leftovers
+
+HELD_OUT_SCENES = 1000
+# Raise it with every change of the network, the augmentation or the drawing of scenes.
+_VERSION = 1
+_BATCH_SIZE = 128
+
+
+class Detector:
+    """See what stands in images.
+
+    Args:
+        training: the recipe that made the parameters.
+        params: of the network.
+        accuracy: on held-out real scenes; filled in by `open_detector`.
+
+    Attributes:
+        recipe: JSON values that the parameters depend on.
+        sha256: digest of recipe, accuracy and parameters.
+    """
+
+    def __init__(
+        self, training: TrainingRecipe, params: Any, accuracy: dict[str, float] | None = None
+    ) -> None:
+        self.image_size, self.params = training.image_size, params
+        self.recipe, self.accuracy = _recipe(training), accuracy or {}
+        module = make_module(training)
+
+        @jax.jit
+        def run(params: Any, images: jax.Array):
+            logits = detect(module, params, images.astype(jnp.float32) / 255)
+            named = [x.argmax(axis=-1) for x in logits[1:]]
+            return logits.present > 0, *named
+
+        self._run = run
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest by which a score names its detector."""
+        return _digest(_flat(self.params), self.recipe, self.accuracy)
+
+    def __call__(self, images: UInt8[np.ndarray, "n s s 3"]) -> Detections:
+        """Detect, with the same result however the images are batched.
+
+        Args:
+            images: at least one, of the size that the detector was made for.
+
+        Raises:
+            EvaluationError: there are none, or they have another size or type.
+        """
+        side = self.image_size
+        if images.shape[1:] != (side, side, 3) or images.dtype != np.uint8 or not len(images):
+            raise EvaluationError(
+                f"the detector of shapes takes uint8 images of {side} x {side} pixels, not "
+                f"{images.dtype} of shape {images.shape}"
+            )
+        parts = []
+        with jax.default_matmul_precision("highest"):
+            for start in range(0, len(images), _BATCH_SIZE):
+                batch = np.stack([view(x) for x in images[start : start + _BATCH_SIZE]])
+                missing = _BATCH_SIZE - len(batch)
+                padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+                found = self._run(self.params, padded)
+                parts.append([np.asarray(x)[: len(batch)] for x in found])
+        return Detections(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def default_recipe(image_size: int) -> TrainingRecipe:
+    """Return how the detector of a size of image is trained.
+
+    32 pixels take less than a minute on two cores, 64 and more a few minutes.
+
+    Raises:
+        EvaluationError: the size is not one that areas can be cut from.
+    """
+    if image_size < 16 or (image_size <= LARGEST_VIEW and image_size % 16):
+        raise EvaluationError(
+            f"the detector of shapes cannot be made for images of {image_size} pixels: 16, 32, 48, "
+            f"{LARGEST_VIEW} or more are needed"
+        )
+    return TrainingRecipe(image_size)
+
+
+def open_detector(
+    directory: Path, image_size: int, training: TrainingRecipe | None = None
+) -> Detector:
+    """Read the detector of a size of image, or train it and write it.
+
+    Safe to run twice at once (the second waits and reads) and to kill (the file is whole or
+    absent).
+
+    Args:
+        directory: where detectors are kept; made where absent.
+        image_size: side of the images that will be judged.
+        training: another recipe than `default_recipe`.
+
+    Returns:
+        The detector, with its accuracy on `HELD_OUT_SCENES` held-out real scenes.
+
+    Raises:
+        EvaluationError: the size cannot work, the folder cannot be written, or the file is damaged
+            or was made by another recipe; the differing entries are named.
+    """
+    training = training or default_recipe(image_size)
+    path = directory / f"shapes-detector-{image_size}.safetensors"
+    with _only_process(directory, path):
+        if path.exists():
+            return _read(path, training)
+        with jax.default_matmul_precision("highest"):
+            params = train_detector(training)
+        images, truth, _ = held_out_scenes(HELD_OUT_SCENES, image_size)
+        shares = accuracy(Detector(training, params)(images), truth)
+        detector = Detector(training, params, shares)
+        _write(path, detector)
+        return detector
+
+
+def _recipe(training: TrainingRecipe) -> dict[str, Any]:
+    # The scenes themselves stand for the code that samples them.
+    _, _, scenes = held_out_scenes(4, training.image_size)
+    digest = hashlib.sha256("".join(scene.to_json() for scene in scenes).encode()).hexdigest()
+    return {"version": _VERSION, "scenes": digest[:16], **dataclasses.asdict(training)}
+
+
+@contextlib.contextmanager
+def _only_process(directory: Path, path: Path) -> Iterator[None]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / f".{path.name}.lock").open("w")
+    except OSError as error:
+        raise EvaluationError(f"cannot write to {directory}: {error.strerror}") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        clear_leftovers(directory, path.name)
+        yield
+
+
+def _flat(params: Any) -> dict[str, np.ndarray]:
+    return {
+        f"{layer}/{name}": np.ascontiguousarray(value)
+        for layer, values in params.items()
+        for name, value in values.items()
+    }
+
+
+def _digest(tensors: dict[str, np.ndarray], recipe: Any, shares: Any) -> str:
+    digest = hashlib.sha256(json.dumps([recipe, shares], sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {value.shape}\n".encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, detector: Detector) -> None:
+    metadata = {
+        "recipe": json.dumps(detector.recipe),
+        "accuracy": json.dumps(detector.accuracy),
+        "sha256": detector.sha256,
+    }
+    try:
+        with atomic_file(path) as file:
+            file.write(safetensors.numpy.save(_flat(detector.params), metadata))
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _read(path: Path, training: TrainingRecipe) -> Detector:
+    remedy = "delete it, and it is trained again"
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        recipe, shares = json.loads(metadata["recipe"]), json.loads(metadata["accuracy"])
+        if _digest(tensors, recipe, shares) != metadata["sha256"]:
+            raise ValueError("its sha256 is not the one it was written with")
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise EvaluationError(f"{path} is damaged ({error}); {remedy}") from None
+    differing = differences(recipe, _recipe(training))
+    if differing:
+        raise EvaluationError(f"{path} was trained another way ({'; '.join(differing)}); {remedy}")
+    params: dict[str, dict[str, np.ndarray]] = {}
+    for name, value in tensors.items():
+        layer, _, leaf = name.partition("/")
+        params.setdefault(layer, {})[leaf] = value
+    return Detector(training, params, shares)

@@ -1,0 +1,1 @@
+"""Programs that compare runs: ablation, ranking by people, reports."""
