@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from xmcgan.errors import run_cli
-from xmcgan.sampling.exporting import export_model
+from xmcgan.sampling.export import export_model
 from xmcgan.sampling.model_folder import load_from_flags
 from xmcgan.utils.runtime import use_compilation_cache
 

@@ -1,10 +1,11 @@
-"""Draw images from your own captions with a trained model.
+"""Generate images from your own captions with a trained model.
 
 python scripts/generate.py --model emoji64 --caption "woman firefighter: dark skin tone" --out out/
 python scripts/generate.py --workdir runs/quickstart --caption "a red circle" --out images/
 """
 
 import argparse
+import json
 import sys
 import textwrap
 from pathlib import Path
@@ -14,11 +15,12 @@ from PIL import Image
 
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import DataError, UserError, run_cli
-from xmcgan.sampling.grid import sample_grid
+from xmcgan.sampling.grid import image_grid
 from xmcgan.sampling.model_folder import load_from_flags
-from xmcgan.sampling.sampler import draw_noise, write_manifest
+from xmcgan.sampling.sampler import sample_noise
 from xmcgan.utils import distributed
 from xmcgan.utils.agreement import is_first
+from xmcgan.utils.files import write_text
 from xmcgan.utils.runtime import use_compilation_cache
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
@@ -26,7 +28,7 @@ MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Draw images from your own captions: PNG files, a grid and a manifest."
+        description="Images from your own captions: PNG files, a grid and a manifest."
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
@@ -37,19 +39,19 @@ def parse_args() -> argparse.Namespace:
         "--caption", action="append", default=[], metavar="TEXT", help="one caption; repeatable"
     )
     parser.add_argument(
-        "--captions-file", type=Path, metavar="FILE", help="a text file, one caption a line"
+        "--captions-file", type=Path, metavar="FILE", help="a text file, one caption per line"
     )
     parser.add_argument(
-        "--num", type=int, default=4, metavar="N", help="images a caption (default: 4)"
+        "--num", type=int, default=4, metavar="N", help="images per caption (default: 4)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the noise (default: 0)"
     )
     parser.add_argument(
         "--truncation",
         type=float,
         metavar="T",
-        help="draw noise values beyond this anew, for safer images that differ less "
+        help="largest magnitude of noise values, for safer images that differ less "
         "(try 1; 0 is no noise; default: off)",
     )
     parser.add_argument(
@@ -61,14 +63,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--raw",
         action="store_true",
-        help="the weights of that step of the workdir, not their moving average",
+        help="weights of that step of the workdir, not their moving average",
     )
     distributed.add_flags(parser)
     return parser.parse_args()
 
 
 def read_captions(given: list[str], file: Path | None) -> list[str]:
-    """Join the captions of the flags and of the file, in this order.
+    """Return the captions of the flags, then those of the file.
 
     Raises:
         DataError: there are none, or one is empty, far too long, or not text.
@@ -97,7 +99,7 @@ def read_captions(given: list[str], file: Path | None) -> list[str]:
 
 
 def warn_of_cut(captions: list[str], tokenizer: Tokenizer) -> None:
-    """Say how far captions are read that are longer than the model's."""
+    """Warn of captions with more tokens than the model reads."""
     for caption in filter(tokenizer.is_cut, captions):
         last = tokenizer.name_words(caption)[0][-2]  # before [SEP]
         print(
@@ -110,11 +112,11 @@ def warn_of_cut(captions: list[str], tokenizer: Tokenizer) -> None:
 def main() -> None:
     args = parse_args()
     with distributed.session(args):
-        draw(args)
+        generate(args)
 
 
-def draw(args: argparse.Namespace) -> None:
-    """Draw on all devices of all processes; process 0 writes."""
+def generate(args: argparse.Namespace) -> None:
+    """Sample on all devices of all processes; process 0 writes."""
     captions = read_captions(args.caption, args.captions_file)
     if args.num < 1 or args.seed < 0:
         raise UserError("--num must be at least 1 and --seed at least 0")
@@ -126,11 +128,11 @@ def draw(args: argparse.Namespace) -> None:
     use_compilation_cache()
     model = load_from_flags(args.workdir, args.model, args.step, raw=args.raw)
     if is_first():
-        warn_of_cut(captions, model.tokenizer)
+        warn_of_cut(captions, model.sampler.tokenizer)
     repeated = [caption for caption in captions for _ in range(args.num)]
-    # One row of noise an image of a caption, shared by all captions: columns of the grid differ
-    # in noise, rows in caption.
-    z = draw_noise(args.seed, args.num, model.config.generator.z_dim, args.truncation)
+    # Image i of each caption has the same noise: columns of the grid differ in noise, rows in
+    # caption.
+    z = sample_noise(args.seed, args.num, model.sampler.generator.z_dim, args.truncation)
     images = model(repeated, np.tile(z, (len(captions), 1)))
     if not is_first():
         return
@@ -138,21 +140,20 @@ def draw(args: argparse.Namespace) -> None:
     files = [f"{i // args.num:04d}_{i % args.num:02d}.png" for i in range(len(images))]
     for name, image in zip(files, images, strict=True):
         Image.fromarray(image).save(args.out / name)
-    # A row per caption; where each has one image, or there is one caption, rows of four.
+    # A row per caption; if each has one image, or there is one caption, rows of four.
     columns = args.num if min(args.num, len(captions)) > 1 else min(len(images), 4)
-    sample_grid(images, repeated, columns=columns).save(args.out / "grid.png")
-    write_manifest(
-        args.out / "manifest.json",
-        {
-            **model.origin,
-            "seed": args.seed,
-            "truncation": args.truncation,
-            "images": [
-                {"file": name, "caption": caption, "noise": i % args.num}
-                for i, (name, caption) in enumerate(zip(files, repeated, strict=True))
-            ],
-        },
-    )
+    image_grid(images, repeated, columns).save(args.out / "grid.png")
+    manifest = {
+        **model.origin,
+        "seed": args.seed,
+        "truncation": args.truncation,
+        "images": [
+            {"file": name, "caption": caption, "noise": i % args.num}
+            for i, (name, caption) in enumerate(zip(files, repeated, strict=True))
+        ],
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    write_text(args.out / "manifest.json", text)
     print(f"{len(images)} images, grid.png and manifest.json in {args.out}")
 
 

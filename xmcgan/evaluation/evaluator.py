@@ -38,7 +38,7 @@ from xmcgan.evaluation.references import cached_reference, join
 from xmcgan.evaluation.results import Weights
 from xmcgan.evaluation.retrieval import require_enough
 from xmcgan.evaluation.scores import Score
-from xmcgan.sampling.sampler import Sampler, draw_noise
+from xmcgan.sampling.sampler import Sampler, sample_noise
 from xmcgan.shapes.detector import Detector, open_detector
 from xmcgan.utils.agreement import is_first, together
 from xmcgan.utils.mesh import make_mesh, sampling_batch_size
@@ -98,6 +98,7 @@ class Evaluator:
         config: of the run.
         manifest: the captions.
         mesh: devices that share the work.
+        sampler: networks that images are sampled with.
         primary: name of the score that tells which checkpoint is best.
         flattered: by protocol, which part of training used its network; absent if none did.
 
@@ -178,7 +179,7 @@ class Evaluator:
             for start in range(0, len(captions), CHUNK):
                 chunk = slice(start, start + CHUNK)
                 with jax.default_matmul_precision("highest"):
-                    images = self._sampler(variables, captions[chunk], z[chunk])
+                    images = self.sampler(variables, captions[chunk], z[chunk])
                 for measure in measures:
                     parts[measure.name].append(measure.observe(images))
                 progress.update(len(images))
@@ -256,12 +257,12 @@ class Evaluator:
         text, tokenizer = build.build_text_encoder(config)
         generator = build.build_generator(config)
         batch_size = options.batch_size or sampling_batch_size(self.mesh)
-        self._sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
+        self.sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
         # After the noise of each caption comes more for the samples that diversity compares.
         num = len(self.manifest.choices)
         if "diversity" in self._metrics:
             num += (NUM_SAMPLES - 1) * min(num, NUM_CAPTIONS)
-        self._z = draw_noise(options.seed, num, generator.z_dim)
+        self._z = sample_noise(options.seed, num, generator.z_dim)
         parts = {each.protocol.name: flattered_by(config, each.protocol)
                  for each in self._extractors}  # fmt: skip
         self.flattered = {name: part for name, part in parts.items() if part}

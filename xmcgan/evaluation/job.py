@@ -120,9 +120,8 @@ class EvaluationJob:
 
     def _load(self, step: int, weights: Weights) -> tuple[str, Any]:
         """Return the digest of a checkpoint and its generator, on all devices."""
-        config, mesh = self._evaluator.config, self._evaluator.mesh
         is_raw = weights == "raw"
-        variables = load_generator(config, self._checkpoints, step, mesh, raw=is_raw)
+        variables = load_generator(self._evaluator.sampler, self._checkpoints, step, raw=is_raw)
         return checkpoint_digest(self._checkpoints, step), variables
 
     def _result(

@@ -1,7 +1,8 @@
-"""What a trained model has learned: tables, ways between captions, and attention to words."""
+"""What a trained model has learned, for notebooks: tables, interpolation, attention to words."""
 
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,23 +11,30 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from PIL import Image
 
 from xmcgan.errors import UserError, did_you_mean
-from xmcgan.models.generator import Generator
 from xmcgan.sampling.model_folder import FACTS, MODELS_DIR, known_models, load_model
 from xmcgan.sampling.sampler import TrainedModel, to_uint8
 
 WORKDIR_VARIABLE = "XMCGAN_WORKDIR"
+_FONT_SIZE = 12  # points
+_CELL = 1.6  # inches
+_WORDS_PER_ROW = 5
+_GIF_PIXELS = 256
+_HEAT = LinearSegmentedColormap.from_list("heat", [(0.9, 0.3, 0, 0), (0.9, 0.3, 0, 0.8)])
 
 
 class WordAttention(NamedTuple):
-    """Hold which words each region of an image attended to.
+    """Attention of each image region to the words of the caption.
 
     Attributes:
-        image: the image, uint8.
-        words: of the caption, as they are written; [CLS] and [SEP] are its start and its end.
-        maps: for each word its share in every region of the generator's feature map, in [0, 1];
-            the shares of a region sum to 1 over the words.
+        words: as they are written; [CLS] and [SEP] are the caption's start and end.
+        maps: share of each word in each region of the generator's feature map, in [0, 1]; the
+            shares of a region sum to 1 over the words.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -35,11 +43,11 @@ class WordAttention(NamedTuple):
 
 
 def open_model(name: str) -> tuple[TrainedModel, Path]:
-    """Load a model for the notebook; the second is the folder for what the notebook writes.
+    """Load a model for a notebook; the second is the folder for what the notebook writes.
 
     Args:
         name: of a model that comes with the repository, or a model folder or workdir, looked for in
-            the current folder and in the folders around it. `XMCGAN_WORKDIR` goes before it.
+            the current folder and in the folders around it. `XMCGAN_WORKDIR` overrides it.
 
     Raises:
         UserError: there is none, or it cannot be loaded.
@@ -61,27 +69,22 @@ def open_model(name: str) -> tuple[TrainedModel, Path]:
     )
 
 
-def draw_table(
+def sample_table(
     model: TrainedModel, captions: Sequence[str], z: Float[np.ndarray, "n z"]
 ) -> UInt8[np.ndarray, "c n h w 3"]:
-    """Draw each caption (a row) with each noise (a column)."""
+    """Sample each caption (a row) with each noise (a column)."""
     repeated = [caption for caption in captions for _ in z]
     images = model(repeated, np.tile(z, (len(captions), 1)))
     return images.reshape(len(captions), len(z), *images.shape[1:])
 
 
-def blend_noise(
+def interpolate_noise(
     start: Float[np.ndarray, "z"], end: Float[np.ndarray, "z"], frames: int
 ) -> Float[np.ndarray, "n z"]:
-    """Go from one noise to another on the arc between them.
+    """Interpolate along the arc from one noise to another (White, "Sampling Generative Networks").
 
-    Spherical interpolation (White, "Sampling Generative Networks", 2016): noise in many dimensions
-    has nearly always the same length, and the middle of a straight line would be too short.
-
-    Args:
-        start: the first frame.
-        end: the last frame.
-        frames: at least 2.
+    Noise in many dimensions has nearly always the same length, and the middle of a straight line
+    would be too short.
     """
     share = np.linspace(0, 1, frames)[:, None]
     length = np.linalg.norm(start) * np.linalg.norm(end)
@@ -95,24 +98,17 @@ def blend_noise(
     return between.astype(np.float32)
 
 
-def blend_captions(
+def interpolate_captions(
     model: TrainedModel, start: str, end: str, z: Float[np.ndarray, "n z"]
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Go from one caption to another: sentence and words move in straight lines.
+    """Interpolate sentence and words linearly from one caption to another, an image per row of `z`.
 
-    Each word moves to the one that stands in the same place of the other caption, measured in
-    parts of its length. To that end words are repeated until both captions are equally long;
-    the attention is the same where every word stands equally often.
-
-    Args:
-        model: draws.
-        start: caption of the first image.
-        end: caption of the last image.
-        z: noise of each image, at least 2; equal rows show what the caption alone does.
+    Each word moves to the one at the same place of the other caption, in parts of its length. To
+    that end words are repeated until both captions are equally long, which leaves attention as it
+    is: every word is repeated equally often.
     """
-    token_ids, mask = model.tokenizer([start, end])
-    encoded = _encode(model.text.apply, model.text_params, token_ids, mask)
-    words, sentence = map(np.asarray, encoded)
+    token_ids, mask = model.sampler.tokenizer([start, end])
+    words, sentence = map(np.asarray, _encode(model, token_ids, mask))
     lengths = mask.sum(axis=1)
     length = math.lcm(*lengths.tolist())
     paired = [
@@ -122,36 +118,120 @@ def blend_captions(
     sentences = (1 - share) * sentence[0] + share * sentence[1]
     between = (1 - share[..., None]) * paired[0] + share[..., None] * paired[1]
     inputs = (between, np.ones(between.shape[:2], bool), sentences, z)
-    images, _ = _draw(model.generator, model.variables, *inputs)
+    images, _ = _generate(model.sampler.generator, model.variables, *inputs)
     return np.asarray(images)
 
 
-def attend(model: TrainedModel, caption: str, z: Float[np.ndarray, "z"]) -> WordAttention:
-    """Draw an image and tell which words its regions attended to.
-
-    Paper, "Attentional self-modulation generator": the weights of its c_j.
-
-    Args:
-        model: draws.
-        caption: of the image.
-        z: its noise.
-    """
-    token_ids, mask = model.tokenizer([caption])
-    features, sentence = _encode(model.text.apply, model.text_params, token_ids, mask)
-    images, shares = _draw(model.generator, model.variables, features, mask, sentence, z[None])
-    words, index = model.tokenizer.name_words(caption)
+def word_attention(model: TrainedModel, caption: str, z: Float[np.ndarray, "z"]) -> WordAttention:
+    """Sample an image with its attention weights, those of the paper's word contexts c_j."""
+    tokenizer = model.sampler.tokenizer
+    token_ids, mask = tokenizer([caption])
+    features, sentence = _encode(model, token_ids, mask)
+    inputs = (features, mask, sentence, z[None])
+    images, shares = _generate(model.sampler.generator, model.variables, *inputs)
+    words, index = tokenizer.name_words(caption)
     maps = np.zeros((len(words), *shares.shape[1:3]), np.float32)
     # A word may be cut into several tokens: its share is the sum of theirs.
     np.add.at(maps, index, np.moveaxis(np.asarray(shares[0]), -1, 0)[: len(index)])
     return WordAttention(np.asarray(images[0]), words, maps)
 
 
-_encode = jax.jit(lambda apply, *inputs: apply(*inputs), static_argnums=0)
+def image_table(
+    images: UInt8[np.ndarray, "r c h w 3"],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """Plot images in rows and columns, each named by what its images share."""
+    num_rows, num_columns = images.shape[:2]
+    wrapped = [textwrap.fill(name, 20) for name in rows]
+    longest = max(len(line) for name in wrapped for line in name.split("\n"))
+    margin = 0.2 + 0.1 * longest  # inches, for the names of the rows
+    size = (max(margin + _CELL * num_columns, 5), 0.6 + (_CELL + 0.05) * num_rows)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
+    style = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 8, "fontsize": _FONT_SIZE}
+    for name, cells, pictures in zip(wrapped, axes, images, strict=True):
+        for axis, picture in zip(cells, pictures, strict=True):
+            _show(axis, picture)
+        cells[0].set_ylabel(name, **style)
+    for name, axis in zip(columns, axes[0], strict=True):
+        axis.set_title(textwrap.fill(name, 16), fontsize=_FONT_SIZE)
+    if title:
+        _set_title(figure, title)
+    return figure
+
+
+def image_strip(images: UInt8[np.ndarray, "n h w 3"], start: str, end: str) -> Figure:
+    """Plot an interpolation from `start` to `end`."""
+    shares = [f"{100 * i / (len(images) - 1):.0f} %" for i in range(len(images))]
+    return image_table(images[None], [""], shares, title=f"{start}  \N{RIGHTWARDS ARROW}  {end}")
+
+
+def attention_figure(attention: WordAttention, caption: str) -> Figure:
+    """Plot an image and, per word of its caption, the regions that attended to the word."""
+    count = 1 + len(attention.words)
+    columns = min(count, _WORDS_PER_ROW)
+    rows = math.ceil(count / columns)
+    size = (1.8 * columns + 0.9, 2.1 * rows + 0.6)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    first, *others = figure.subplots(rows, columns, squeeze=False).flat
+    _show(first, attention.image)
+    first.set_title("the image", fontsize=_FONT_SIZE)
+    gray = attention.image.mean(axis=-1, keepdims=True).repeat(3, axis=-1).astype(np.uint8)
+    height, width = gray.shape[:2]
+    # One scale for all words, or a word that counts nowhere would look like one that does.
+    style = {"cmap": _HEAT, "vmin": 0, "vmax": attention.maps.max()}
+    for axis, word, shares in zip(others, attention.words, attention.maps, strict=False):
+        _show(axis, gray)
+        heat = axis.imshow(shares, **style, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        axis.set_title(f"{word}\n{100 * shares.mean():.0f} %", fontsize=_FONT_SIZE)
+    for axis in others[len(attention.words) :]:
+        axis.set_visible(False)
+    bar = figure.colorbar(
+        heat, ax=figure.axes, shrink=0.8, format=lambda share, _: f"{100 * share:.0f} %"
+    )
+    bar.set_label("share of a region's attention", fontsize=_FONT_SIZE - 1)
+    _set_title(figure, caption)
+    return figure
+
+
+def write_gif(path: Path, images: UInt8[np.ndarray, "n h w 3"], seconds: float = 2.0) -> Path:
+    """Write a GIF that runs forth and back without end, `seconds` from first to last image.
+
+    Small images are enlarged by a whole factor, every pixel a square.
+    """
+    factor = math.ceil(_GIF_PIXELS / images.shape[2])
+    large = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    frames = [Image.fromarray(image) for image in [*large, *large[-2:0:-1]]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    duration = 1000 * seconds / len(images)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, loop=0)
+    return path
+
+
+def _encode(model: TrainedModel, *inputs: Any) -> tuple[Array, Array]:
+    """Return the features of words and sentences."""
+    return _apply(model.sampler.text.apply, model.sampler.text_params, *inputs)
+
+
+_apply = jax.jit(lambda apply, *inputs: apply(*inputs), static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
-def _draw(generator: Generator, variables: Any, *inputs: Any) -> tuple[Array, Array]:
-    """Return images, and what the generator notes of its attention on the way."""
-    result: Any = generator.apply(variables, *inputs, train=False, mutable=["intermediates"])
-    images, noted = result
-    return to_uint8(images), noted["intermediates"]["word_attention"][0]
+def _generate(generator: Any, variables: Any, *inputs: Any) -> tuple[Array, Array]:
+    """Return images, and the attention weights that the generator sows on the way."""
+    images, sown = generator.apply(variables, *inputs, train=False, mutable=["intermediates"])
+    return to_uint8(images), sown["intermediates"]["word_attention"][0]
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    characters = int(8 * figure.get_figwidth())  # per line
+    figure.suptitle(textwrap.fill(title, characters), fontsize=_FONT_SIZE + 2)
+
+
+def _show(axis: Axes, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_color("0.7")  # images may be as white as the page

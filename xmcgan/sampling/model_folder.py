@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -31,12 +29,13 @@ from xmcgan.pretrained.weights import (
 from xmcgan.sampling.sampler import TrainedModel
 from xmcgan.training.record import named_leaves
 from xmcgan.utils.files import atomic_file, write_text
-from xmcgan.utils.mesh import fetch, make_mesh, put, replicated
+from xmcgan.utils.mesh import fetch
 
 MODELS_DIR = Path(__file__).resolve().parents[2] / "assets" / "models"
 WEIGHTS, CONFIG, FACTS, CARD = "generator.safetensors", "config.json", "model.json", "README.md"
 _FORMAT = 1
 _TEXT_FILES = ("model.safetensors", "config.json", "vocab.txt")
+_FACT_TYPES = {"format": int, "name": str, "steps": int, "text_encoder": dict, "weights": dict}
 
 
 def save_model(
@@ -63,6 +62,10 @@ def save_model(
     }
     if bad := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
         raise WeightsError(f"not finite as {WEIGHTS} would hold them:{listed(bad)}")
+    text_encoder = _identify_text_encoder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / WEIGHTS) as file:
+        file.write(safetensors.numpy.save(tensors))
     facts = {
         "format": _FORMAT,
         "name": folder.name,
@@ -70,14 +73,11 @@ def save_model(
         "images_seen": info["images_seen"],
         "data": config.data.name,
         **info,
-        "text_encoder": _identify_text_encoder(config),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / WEIGHTS) as file:
-        file.write(safetensors.numpy.save(tensors))
-    facts["weights"] = {
-        "size": (folder / WEIGHTS).stat().st_size,
-        "sha256": sha256_of(folder / WEIGHTS),
+        "text_encoder": text_encoder,
+        "weights": {
+            "size": (folder / WEIGHTS).stat().st_size,
+            "sha256": sha256_of(folder / WEIGHTS),
+        },
     }
     save_config(_without_machine(config), folder / CONFIG)
     write_text(folder / CARD, card.rstrip() + "\n")
@@ -86,10 +86,9 @@ def save_model(
 
 
 def load_model(path_or_name: str | Path) -> TrainedModel:
-    """Load a model folder; its text encoder is fetched on first use.
+    """Load a model folder, or by name one that comes with the repository.
 
-    Args:
-        path_or_name: a folder, or the name of one that comes with the repository.
+    The text encoder is fetched on first use.
 
     Raises:
         WeightsError: there is no such model, or a file is missing, damaged or of another model.
@@ -108,15 +107,14 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
         raise WeightsError(
             f"{folder / FACTS} names another text encoder than the one at {config.text.weights}"
         )
-    origin = {
+    model = TrainedModel(config)
+    model.variables = model.sampler.place(tensors, str(folder / WEIGHTS))
+    model.origin = {
         "model": facts["name"],
         "step": facts["steps"],
         "weights": "ema",
         "checkpoint": facts["weights"]["sha256"],
     }
-    model = TrainedModel(config, None, origin)
-    # Only now: the networks say which arrays they need.
-    model.variables = put(_arrange(model, tensors, folder / WEIGHTS), replicated(make_mesh()))
     return model
 
 
@@ -137,15 +135,12 @@ def load_from_flags(
 
 
 def known_models() -> list[str]:
-    """Return the names of the models that come with the repository."""
+    """Names of the models that come with the repository."""
     return sorted(path.parent.name for path in MODELS_DIR.glob(f"*/{FACTS}"))
 
 
 def find_model(path_or_name: str | Path) -> Path:
-    """Return the folder of a model.
-
-    Args:
-        path_or_name: a folder, or one of `known_models()`.
+    """Return the folder of a model, given that folder or one of `known_models()`.
 
     Raises:
         WeightsError: there is none; a near miss is named.
@@ -166,66 +161,31 @@ def find_model(path_or_name: str | Path) -> Path:
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(facts["format"], int) and facts["format"] > _FORMAT:
-            raise WeightsError(
-                f"{path} is of format {facts['format']}, and this version reads up to {_FORMAT}: "
-                "update the repository"
-            )
-        weights = facts["weights"]
-        good = (
-            isinstance(facts["name"], str)
-            and isinstance(facts["steps"], int)
-            and isinstance(facts["text_encoder"], dict)
-            and isinstance(weights["size"], int)
-            and isinstance(weights["sha256"], str)
-        )
-        if not good:
-            raise ValueError("a field is missing or of the wrong type")
-        return facts
+        wrong = [name for name, kind in _FACT_TYPES.items() if not isinstance(facts[name], kind)]
+        Member(WEIGHTS, **facts["weights"])
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing: is {path.parent} a model folder?") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged: {error}") from None
+    if wrong:
+        raise WeightsError(f"{path} is damaged: wrong type of {', '.join(wrong)}")
+    if facts["format"] > _FORMAT:
+        raise WeightsError(
+            f"{path} is of format {facts['format']}, and this version reads up to {_FORMAT}: "
+            "update the repository"
+        )
+    return facts
 
 
 def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise WeightsError(f"{path} is missing")
-    pinned = Member(path.name, expected["size"], expected["sha256"])
+    pinned = Member(path.name, **expected)
     check_file(path, pinned, remedy=f"it is damaged, or of another model than {FACTS}")
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} cannot be read: {error}") from None
-
-
-def _arrange(model: TrainedModel, tensors: dict[str, np.ndarray], path: Path) -> Any:
-    """Return the tensors as variables of the model's generator, in float32."""
-    config, width = model.config, model.text.width
-    shapes = jax.eval_shape(
-        lambda: model.generator.init(
-            jax.random.key(0),
-            jnp.zeros((1, config.text.max_tokens, width)),
-            jnp.ones((1, config.text.max_tokens), bool),
-            jnp.zeros((1, width)),
-            jnp.zeros((1, config.generator.z_dim)),
-            train=False,
-        )
-    )
-    variables = {name: shapes[name] for name in ("params", "batch_stats")}
-    wanted = {name: leaf.shape for name, leaf in named_leaves(variables).items()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if wrong := [
-        f"{name}: {found.get(name, 'absent')} -> {wanted.get(name, 'absent')}"
-        for name in sorted(wanted.keys() | found.keys())
-        if wanted.get(name) != found.get(name)
-    ]:
-        raise WeightsError(
-            f"{path} is of another architecture than {CONFIG} beside it "
-            f"(array: {WEIGHTS} -> {CONFIG}):{listed(wrong)}"
-        )
-    leaves = [tensors[name].astype(np.float32) for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
 
 
 def _identify_text_encoder(config: ConfigDict) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from xmcgan import config as configs
 from xmcgan.data import pipeline, prepare, sources
 from xmcgan.data.damaged import SkippingSource
 from xmcgan.errors import CheckpointError, TrainingError
-from xmcgan.sampling.fixed_samples import FixedSamples
+from xmcgan.sampling.sample_grid import FixedSamples
 from xmcgan.sampling.sampler import Sampler
 from xmcgan.training import starts, terminal
 from xmcgan.training.checkpoint import Checkpointer, lock_workdir

@@ -1,20 +1,17 @@
-"""The sampler as files that draw without this package.
+"""The sampler as files that run without this package.
 
-OUT/sampler.jax_export  the program: token ids, word mask and noise to images, as StableHLO
+OUT/sampler.jax_export  the program: weights, token ids, word mask and noise to images, as StableHLO
 OUT/weights.npz         its arrays: of the generator and of the frozen text encoder
 OUT/tokenizer.json      captions to token ids, for the library `tokenizers`
 OUT/manifest.json       what it was made from, its inputs, and a digest of each file
 
-The weights stand beside the program and are passed to it: as constants in it they would be copied
-by the compiler, and the program would have 100 MB instead of 0.1. They are in NumPy's format, which
-needs no library but NumPy. The bytes of all files depend on the checkpoint, on this package and on
-its libraries only.
+The bytes of all files depend on the checkpoint, on this package and on its libraries only.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 import xmcgan
 from xmcgan.errors import UserError
-from xmcgan.sampling.sampler import TrainedModel, sample_images, write_manifest
+from xmcgan.sampling.sampler import TrainedModel, sample_images
 from xmcgan.training.record import named_leaves
-from xmcgan.utils.files import atomic_file
+from xmcgan.utils.files import atomic_file, write_text
 from xmcgan.utils.mesh import fetch
 from xmcgan.utils.provenance import commit
 
@@ -41,84 +38,67 @@ def export_model(model: TrainedModel, out: Path, *, batch_size: int | None = Non
     """Write a trained generator as files of their own, which are returned.
 
     Args:
-        model: what to export.
-        out: folder to write.
-        batch_size: captions per call; each call chooses if None.
+        batch_size: captions per call; any number if None.
 
     Raises:
         UserError: a batch size below 1, or a folder that cannot be written.
     """
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}: at least 1")
-    arrays = named_leaves({"generator": model.variables, "text": model.text.params})
-    weights = {name: np.asarray(fetch(array)) for name, array in arrays.items()}
-    program = lower(sampler(model), input_shapes(model, weights, batch_size))
+    program, weights = _lower(model, batch_size)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with atomic_file(out / PROGRAM) as file:
             file.write(program.serialize())
         with atomic_file(out / WEIGHTS) as file:
             np.savez(file, allow_pickle=False, **weights)
-        model.tokenizer.save(out / TOKENIZER)
-        write_manifest(out / "manifest.json", _manifest(out, model, batch_size))
+        model.sampler.tokenizer.save(out / TOKENIZER)
+        manifest = _manifest(out, model, batch_size)
+        write_text(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to --out {out}: {error.strerror}") from None
     return [out / name for name in (PROGRAM, WEIGHTS, TOKENIZER, "manifest.json")]
 
 
-def sampler(model: TrainedModel) -> Callable[..., UInt8[Array, "b h w 3"]]:
-    """Return the function that is exported: its weights come by name, in one dictionary.
+def _lower(
+    model: TrainedModel, batch_size: int | None
+) -> tuple[export.Exported, dict[str, np.ndarray]]:
+    """Return the program for all platforms, and the arrays that it takes by name."""
+    text, generator = model.sampler.text, model.sampler.generator
+    tree = {"generator": model.variables, "text": text.params}
+    structure = jax.tree.structure(tree)
+    weights = {name: np.asarray(fetch(array)) for name, array in named_leaves(tree).items()}
 
-    Args:
-        model: gives the networks, and the structure of their variables.
-    """
-    tree = {"generator": model.variables, "text": model.text.params}
-    names, structure = list(named_leaves(tree)), jax.tree.structure(tree)
-
+    # Weights are an argument: the compiler would copy constants, 100 MB instead of 0.1.
     def sample(
         weights: dict[str, Array],
         token_ids: Int[Array, "b t"],
         word_mask: Bool[Array, "b t"],
         z: Float[Array, "b z"],
     ) -> UInt8[Array, "b h w 3"]:
+        # By `names`: jax.jit gives dictionaries in the order of their sorted keys.
         variables = jax.tree.unflatten(structure, [weights[name] for name in names])
+        generator_variables, text_params = variables["generator"], variables["text"]
         return sample_images(
-            model.generator, model.text, variables["generator"], variables["text"],
-            token_ids, word_mask, z,
-        )  # fmt: skip
+            generator, text, generator_variables, text_params, token_ids, word_mask, z
+        )
 
-    return sample
-
-
-def input_shapes(
-    model: TrainedModel, weights: dict[str, np.ndarray], batch_size: int | None
-) -> tuple[Any, ...]:
-    """Return shapes and types of the exported function's arguments.
-
-    Args:
-        model: says how many tokens and how much noise.
-        weights: by name.
-        batch_size: captions; None stands for any number.
-    """
+    names = list(weights)
     size = export.symbolic_shape("b")[0] if batch_size is None else batch_size
     tokens = (size, model.config.text.max_tokens)
-    return (
+    shapes = (
         {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()},
         jax.ShapeDtypeStruct(tokens, jnp.int32),
         jax.ShapeDtypeStruct(tokens, jnp.bool_),
-        jax.ShapeDtypeStruct((size, model.config.generator.z_dim), jnp.float32),
+        jax.ShapeDtypeStruct((size, generator.z_dim), jnp.float32),
     )
-
-
-def lower(function: Callable[..., Any], shapes: tuple[Any, ...]) -> export.Exported:
-    """Lower a function for all platforms, without a path of this machine in it."""
     with _bare_locations():
-        return export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+        return export.export(jax.jit(sample), platforms=PLATFORMS)(*shapes), weights
 
 
 @contextlib.contextmanager
 def _bare_locations() -> Iterator[None]:
-    """Let programs name source files without their folders, and without those who called."""
+    """Let programs name source files without their folders, and without the callers."""
     wanted = {
         "jax_hlo_source_file_canonicalization_regex": ".*/",
         "jax_include_full_tracebacks_in_locations": False,
@@ -140,8 +120,8 @@ def _manifest(out: Path, model: TrainedModel, batch_size: int | None) -> dict[st
         "format": _FORMAT,
         "batch_size": batch_size,
         "max_tokens": config.text.max_tokens,
-        "z_dim": config.generator.z_dim,
-        "image_size": config.image_size,
+        "z_dim": model.sampler.generator.z_dim,
+        "image_size": model.sampler.generator.image_size,
         "arguments": ["weights by name", "token_ids int32", "word_mask bool", "z float32"],
         "result": "uint8 (b, h, w, 3)",
         "platforms": list(PLATFORMS),

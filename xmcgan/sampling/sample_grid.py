@@ -1,4 +1,4 @@
-"""The same captions with the same noise again and again: a run's progress as pictures."""
+"""Progress of a run as pictures: the same captions with the same noise at every step."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from xmcgan.data.pipeline import fixed_examples
 from xmcgan.data.sources import Source
-from xmcgan.sampling.grid import sample_grid
-from xmcgan.sampling.sampler import Sampler, draw_noise
+from xmcgan.sampling.grid import image_grid
+from xmcgan.sampling.sampler import Sampler, sample_noise
 from xmcgan.training.health import diversity_warning, sample_diversity
 from xmcgan.training.state import TrainState
 from xmcgan.training.writers import MetricWriter
@@ -18,14 +18,7 @@ COLUMNS = 4
 
 
 class FixedSamples:
-    """Draw grids of fixed captions, as PNG and to the logs.
-
-    Args:
-        source: the split that the captions come from.
-        sampler: draws the images.
-        folder: takes the PNG files.
-        config: `num_samples`, `seed`, `image_size`, `data.resize` and `generator.z_dim` are read.
-    """
+    """Grids of fixed captions of a source, as PNG files in `folder` and in the logs."""
 
     def __init__(self, source: Source, sampler: Sampler, folder: Path, config: ConfigDict) -> None:
         num = min(config.num_samples, len(source))
@@ -37,14 +30,14 @@ class FixedSamples:
             resize=config.data.resize,
         )
         # The second half is for another sample of each caption, to tell how much they differ.
-        self._z = draw_noise(config.seed, 2 * num, config.generator.z_dim)
+        self._z = sample_noise(config.seed, 2 * num, config.generator.z_dim)
         self._sampler, self._folder = sampler, folder
 
     def draw(self, state: TrainState, step: int, writer: MetricWriter) -> str:
         """Write the grid of the averaged generator, the real image of each caption beside it.
 
         Returns:
-            A warning where the samples of one caption are nearly alike, else nothing.
+            A warning if the samples of one caption are nearly alike, else nothing.
         """
         variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
         num = len(self._captions)
@@ -52,12 +45,8 @@ class FixedSamples:
         others = self._sampler(variables, self._captions, self._z[num:])
         if not is_first():
             return ""
-        grid = sample_grid(
-            images,
-            self._captions,
-            COLUMNS,
-            reference_images=self._real,
-            title=f"step {step:,}",
+        grid = image_grid(
+            images, self._captions, COLUMNS, reference_images=self._real, title=f"step {step:,}"
         )
         self._folder.mkdir(parents=True, exist_ok=True)
         grid.save(self._folder / f"step_{step:08d}.png")
