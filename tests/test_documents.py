@@ -77,6 +77,7 @@ NOT_HERE = {
     "wandb login": "needs an account",
     "jupyter lab *": f"a server; the notebook is {RUN_BY}test_notebooks.py",
     "python scripts/fetch_weights.py*": NETWORK,
+    "python scripts/convert_weights.py *": f"{RUN_BY}pretrained/test_convert_weights.py",
     "python scripts/prepare_data.py * --download": NETWORK,
     "python scripts/prepare_data.py shapes": QUICKSTART,
     "python scripts/prepare_data.py *coco --source *": f"{COCO}; {RUN_BY}data/test_prepare.py",
