@@ -4,9 +4,9 @@ import math
 
 import jax
 import pytest
+from count_collectives import Collective, find_collectives
 from test_step import FROZEN, FROZEN_PARAMS, B, D, T, _batch, _config, _networks, _new_state
 
-from xmcgan.benchmarks.collectives import Collective, find_collectives
 from xmcgan.training.step import make_train_step
 from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated
 
