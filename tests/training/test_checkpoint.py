@@ -22,6 +22,7 @@ from xmcgan.errors import CheckpointError
 from xmcgan.training import checkpoint
 from xmcgan.training.checkpoint import Checkpointer
 from xmcgan.training.retention import pin
+from xmcgan.utils.files import lock_workdir
 
 FINGERPRINT = {"seed": 1, "data": {"name": "shapes", "size": [32, 32]}}
 
