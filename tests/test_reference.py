@@ -130,7 +130,7 @@ def test_a_missing_or_misshapen_array_is_named_with_the_file(golden_32, name):
     ("change", "named"),
     [
         ({"gf_dim": 3}, "generator/params"),
-        ({"cond_size": 32}, "GenBlock_2"),
+        ({"cond_size": 32}, "GenBlock_1"),
         ({"image_size": 33}, "input/image"),
         ({"z_dim": "x"}, "not a golden file"),
         ({"z_dim": 0}, "not a golden file"),

@@ -128,22 +128,14 @@ def require_same(choices: Mapping[str, JSON]) -> None:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `session` reads."""
-    group = parser.add_argument_group("several processes")
-    group.add_argument(
-        "--distributed",
-        action="store_true",
-        help="join those that srun, mpirun, a TPU pod or GKE started",
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where none did")
-    group.add_argument("--num-processes", type=int, metavar="N", help="of all processes")
-    group.add_argument("--process-id", type=int, metavar="I", help="of this one, from 0 to N - 1")
-    group.add_argument(
-        "--join-timeout",
-        type=int,
-        default=300,
-        metavar="S",
-        help="seconds to wait for the others (default: 300)",
-    )
+    add = parser.add_argument_group("several processes").add_argument
+    text = "join those that srun, mpirun, a TPU pod or GKE started"
+    add("--distributed", action="store_true", help=text)
+    add("--coordinator", metavar="HOST:PORT", help="of process 0, if none of these did")
+    add("--num-processes", type=int, metavar="N", help="of all processes")
+    add("--process-id", type=int, metavar="I", help="of this one, from 0 to N - 1")
+    text = "seconds to wait for the others (default: 300)"
+    add("--join-timeout", type=int, default=300, metavar="S", help=text)
 
 
 @contextlib.contextmanager
@@ -169,24 +161,19 @@ def session(args: argparse.Namespace) -> Iterator[None]:
 
 
 def _is_distributed(args: argparse.Namespace) -> bool:
-    explicit = {
-        "--coordinator": args.coordinator,
-        "--num-processes": args.num_processes,
-        "--process-id": args.process_id,
-    }
-    missing = [flag for flag, value in explicit.items() if value is None]
-    if len(missing) == len(explicit):
+    address, count, process = args.coordinator, args.num_processes, args.process_id
+    flags = {"--coordinator": address, "--num-processes": count, "--process-id": process}
+    missing = [flag for flag, value in flags.items() if value is None]
+    if len(missing) == len(flags):
         return args.distributed
     if missing:
         raise DistributedError(f"{', '.join(missing)} must be given too, or --distributed alone")
-    host, _, port = args.coordinator.rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise DistributedError(f"--coordinator {args.coordinator}: must be HOST:PORT")
-    if not 0 <= args.process_id < args.num_processes:
-        raise DistributedError(
-            f"--process-id {args.process_id} is not from 0 to {args.num_processes - 1}"
-        )
-    if args.process_id == 0:
+        raise DistributedError(f"--coordinator {address}: must be HOST:PORT")
+    if not 0 <= process < count:
+        raise DistributedError(f"--process-id {process} is not from 0 to {count - 1}")
+    if process == 0:
         try:  # JAX's service would crash on a port that is taken
             socket.create_server(("", int(port))).close()
         except OSError as error:
@@ -236,7 +223,7 @@ def _exit_unmet(args: argparse.Namespace) -> None:
 def _exit_message(error: Exception) -> tuple[int, str]:
     """Exit status and message of a process that cannot continue."""
     process, count = jax.process_index(), jax.process_count()
-    if isinstance(error, AgreedError):
+    if isinstance(error, AgreedError):  # raised in all processes: host 0 prints it for all
         return EXIT_USER_ERROR, f"error: {error}" if process == 0 else ""
     if isinstance(error, UserError):
         return EXIT_USER_ERROR, f"error: process {process}: {error}"
