@@ -38,7 +38,7 @@ def own_module(tmp_path, monkeypatch):
 def test_image_network_and_text_encoder_of_the_users_own(tmp_path):
     images = np.full((2, 8, 8, 3), 0.25, np.float32)
     encoder = load_image_encoder("my_encoders:image", tmp_path, input_size=4)
-    np.testing.assert_allclose(jax.jit(encoder.apply)(encoder.params, images), 0.25)
+    np.testing.assert_allclose(jax.jit(encoder.apply)(encoder.params, images), 0.25, rtol=1e-6)
     assert encoder.width == 3
     assert load_image_encoder("my_encoders:image", tmp_path, feature="logits").width == 5
     tiny.write_bert(tmp_path / "weights" / "below")
