@@ -13,7 +13,7 @@ import processes
 import pytest
 
 from xmcgan.errors import DataError, DistributedError
-from xmcgan.training.retention import committed_steps
+from xmcgan.training.checkpoint import committed_steps
 from xmcgan.utils import agreement, distributed
 from xmcgan.utils.agreement import decided_by_first, exchange, is_first, together
 

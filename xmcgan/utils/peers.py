@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 import xmcgan
 from xmcgan.errors import AgreedError, listed
-from xmcgan.training.record import fingerprint_differences
 from xmcgan.utils.agreement import exchange
+from xmcgan.utils.provenance import fingerprint_differences
 
 # Beside the fingerprint: what decides which program is run when.
 _PACE = (

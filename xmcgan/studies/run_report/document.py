@@ -14,7 +14,7 @@ from xmcgan.evaluation.results import ResultFile
 from xmcgan.studies.doctor.workdir import lock_holder
 from xmcgan.studies.run_report.log import Curves, read_curves
 from xmcgan.studies.run_report.plots import draw_curves
-from xmcgan.training.starts import read_starts
+from xmcgan.training.logging import read_starts
 from xmcgan.utils.files import atomic_file, write_text
 from xmcgan.utils.tables import markdown_table
 
