@@ -13,7 +13,7 @@ from xmcgan.sampling.model_card import SECTIONS, read_notes
 from xmcgan.sampling.model_folder import MODELS_DIR, WEIGHTS, load_model
 from xmcgan.sampling.sampler import draw_noise
 from xmcgan.training.checkpoint import checkpoint_digest
-from xmcgan.training.logging import RUN_FILE
+from xmcgan.utils.provenance import RUN_FILE
 
 SAVE = "scripts/save_model.py"
 NOTES = """It draws tiny things.

@@ -28,7 +28,7 @@ from etils import epath
 
 import xmcgan
 from xmcgan.errors import CheckpointError, listed
-from xmcgan.utils.agreement import exchange, is_first
+from xmcgan.utils.distributed import all_gather_json, is_host0
 from xmcgan.utils.files import clear_leftovers, lock_folder, write_text
 from xmcgan.utils.mesh import fetch
 from xmcgan.utils.provenance import fingerprint_differences
@@ -60,12 +60,12 @@ class Checkpointer:
 
     def __init__(self, directory: Path, *, keep: int, fingerprint: Mapping[str, JSON]) -> None:
         self._directory = Path(directory).absolute()
-        if is_first():
+        if is_host0():
             self._directory.mkdir(parents=True, exist_ok=True)
             for leftover in self._directory.glob(f"*{_TEMPORARY}*"):  # of a killed save
                 shutil.rmtree(leftover, ignore_errors=True)
             clear_leftovers(self._directory)
-        exchange("cleared")
+        all_gather_json("cleared")
         self._fingerprint, self._keep = _plain_json(fingerprint), keep
         self._saving: int | None = None
         # Not Orbax's CheckpointManager: its preservation policies decide before they delete, and
@@ -96,7 +96,7 @@ class Checkpointer:
         Raises CheckpointError if a newer step was saved and is gone.
         """
         # As process 0 sees it: on a network file system others may see it later.
-        steps, newest = exchange([committed_steps(self._directory), self._read_newest()])[0]
+        steps, newest = all_gather_json([committed_steps(self._directory), self._read_newest()])[0]
         if newest > max(steps, default=-1):
             raise CheckpointError(
                 f"step {newest} was saved in {self._directory} and is gone. {_way_back(steps)}"
@@ -141,7 +141,7 @@ class Checkpointer:
         """
         with self._wrap_save_errors():
             self._checkpointer.wait_until_finished()
-        if self._saving is not None and is_first():
+        if self._saving is not None and is_host0():
             write_text(self._directory / "newest", str(self._saving))
             remove_old(self._directory, self._keep)
         self._saving = None
@@ -190,9 +190,9 @@ class Checkpointer:
             )
 
     def _set_aside_from(self, step: int) -> None:
-        steps = exchange(committed_steps(self._directory))[0]
+        steps = all_gather_json(committed_steps(self._directory))[0]
         abandoned = [other for other in steps if other >= step]
-        if not abandoned or not is_first():
+        if not abandoned or not is_host0():
             return
         # Before they move: a run killed in between must not take them for lost.
         remaining = max(set(steps) - set(abandoned), default=-1)

@@ -7,13 +7,10 @@ import contextlib
 import json
 import math
 import os
-import platform
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, SupportsFloat
@@ -28,16 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from xmcgan.errors import ConfigError, TrainingError
-from xmcgan.utils.agreement import is_first
+from xmcgan.utils.distributed import is_host0
 from xmcgan.utils.files import atomic_file, write_text
-from xmcgan.utils.provenance import provenance
 
 SKIPPED = "skipped_updates"  # the one metric that is summed, not averaged
-RUN_FILE = "run.json"
 WANDB_ID_FILE = "wandb_run_id"
-# What readers of the run log rely on.
-_START_FIELDS = {"time", "command", "device", "jax_version", "python", "first_step",
-                 "num_train_steps"}  # fmt: skip
 
 Scalars = Mapping[str, SupportsFloat]
 Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
@@ -229,7 +221,7 @@ def open_writers(
 
     `project` and `entity` are those of Weights & Biases, which is off without a project.
     """
-    if not is_first():
+    if not is_host0():
         return MetricWriter()
     json_lines = JsonLinesWriter(workdir / "metrics.jsonl", first_step)
     tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)
@@ -398,52 +390,3 @@ def print_end(console: Console, workdir: Path, step: int, num_steps: int, how: s
     }
     for name, text in results.items():
         console.print(f"{name:>10}  {text}", markup=False)
-
-
-def record_start(workdir: Path, first_step: int, num_steps: int) -> None:
-    """Add an entry for this launch to WORKDIR/run.json."""
-    # The packages and variables, beside xmcgan itself, that decide the numbers of a run.
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "grain", "orbax-checkpoint", "pillow",
-                "tokenizers")  # fmt: skip
-    variables = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_", "NCCL_"))}
-    start = {
-        "time": _now(),
-        "first_step": first_step,
-        "num_train_steps": num_steps,
-        **provenance(),
-        "processes": jax.process_count(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "variables": dict(sorted(variables.items())),
-    }
-    path, starts = workdir / RUN_FILE, read_starts(workdir)
-    if not starts and path.exists():
-        print(f"warning: {path} is damaged and was set aside", file=sys.stderr)
-        path.rename(path.with_name(f"{RUN_FILE}.damaged-{int(time.time())}"))
-    _write_starts(workdir, [*starts, start])
-
-
-def record_end(workdir: Path, step: int, how: str) -> None:
-    """Record how this launch ended, "finished" or the name of a signal; a killed one has no end."""
-    if starts := read_starts(workdir):
-        starts[-1]["end"] = {"time": _now(), "step": step, "how": how}
-        _write_starts(workdir, starts)
-
-
-def read_starts(workdir: Path) -> list[dict[str, Any]]:
-    """Return the entries of WORKDIR/run.json, oldest first; none if it is missing or damaged."""
-    try:
-        starts = json.loads((workdir / RUN_FILE).read_text(encoding="utf-8"))["starts"]
-        is_complete = all(start.keys() >= _START_FIELDS for start in starts)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return []
-    return starts if is_complete else []
-
-
-def _write_starts(workdir: Path, starts: list[dict[str, Any]]) -> None:
-    write_text(workdir / RUN_FILE, json.dumps({"starts": starts}, indent=2) + "\n")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

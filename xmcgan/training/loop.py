@@ -41,7 +41,7 @@ from xmcgan.training.monitoring import (
 from xmcgan.training.sentence_statistics import sentence_statistics
 from xmcgan.training.state import TrainState, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
-from xmcgan.utils.agreement import exchange, is_first, together
+from xmcgan.utils.distributed import all_gather_json, is_host0, raise_on_all, require_same
 from xmcgan.utils.files import atomic_file, lock_workdir
 from xmcgan.utils.mesh import (
     batch_sharding,
@@ -52,7 +52,7 @@ from xmcgan.utils.mesh import (
     replicated,
     state_sharding,
 )
-from xmcgan.utils.peers import check_peers
+from xmcgan.utils.provenance import record_end, record_start
 
 
 def train(config: ConfigDict, workdir: Path) -> int:
@@ -69,20 +69,22 @@ def train(config: ConfigDict, workdir: Path) -> int:
     Raises:
         UserError: a mistake in config, data, weights or workdir, named.
     """
-    with together():
+    with raise_on_all():
         configs.validate(config)
         mesh = make_mesh(fsdp=config.mesh.fsdp)
         configs.check_devices(config, mesh.size)
     with contextlib.ExitStack() as held, StopSignal() as stop:
-        with together():
-            if is_first():
+        with raise_on_all():
+            if is_host0():
                 if config.wandb.project:
                     import_wandb()
                 held.enter_context(lock_workdir(workdir))
                 prepare.ensure_prepared(config.data.name, config.data.data_dir, progress=True)
-        with together():
+        with raise_on_all():
             run = Run(config, workdir, mesh)
-        check_peers(config, run.fingerprint(), run.num_steps)
+        require_same(
+            run.fingerprint() | configs.shared_fields(config) | {"number of steps": run.num_steps}
+        )
         return run.train(stop)
 
 
@@ -102,7 +104,7 @@ class Run:
                 f"{workdir}, made by process 0, is not there: all processes need one workdir, on "
                 "a file system that they share"
             )
-        self.console = Console(highlight=False, soft_wrap=True, quiet=not is_first())
+        self.console = Console(highlight=False, soft_wrap=True, quiet=not is_host0())
         # Data.
         self.train_source, self.sample_source, self.sample_split = open_data(config)
         self.num_steps = config.num_train_steps or pipeline.num_steps(
@@ -163,7 +165,7 @@ class Run:
         ) as checkpointer:
             state, extra = self._restore(checkpointer)
             first_step = int(state.step)
-            if is_first():
+            if is_host0():
                 configs.save_config(self.config, self.workdir / "config.json")
             self._print_summary(state, first_step)
             if first_step >= self.num_steps:
@@ -172,16 +174,16 @@ class Run:
                     "longer with --config.num_train_steps=N, or give another --workdir."
                 )
                 return 0
-            if is_first():
-                logging.record_start(self.workdir, first_step, self.num_steps)
+            if is_host0():
+                record_start(self.workdir, first_step, self.num_steps)
             with (
                 explain_out_of_memory(self.config),
                 open_writers(self.workdir, first_step, **self.config.wandb) as writer,
             ):
                 writer.write_hparams(fingerprint)
                 last_step = self._loop(state, first_step, extra, checkpointer, writer, stop)
-        if is_first():
-            logging.record_end(self.workdir, last_step, stop.outcome)
+        if is_host0():
+            record_end(self.workdir, last_step, stop.outcome)
             if last_step:
                 self.write_report()
         logging.print_end(self.console, self.workdir, last_step, self.num_steps, stop.outcome)
@@ -299,7 +301,7 @@ class Run:
             batch = next(batches)
         path = self.workdir / "not_finite" / f"step_{step}.npz"
         arrays = {name: fetch(value) for name, value in batch.items()}
-        if is_first():
+        if is_host0():
             path.parent.mkdir(exist_ok=True)
             with atomic_file(path) as file:
                 np.savez(file, allow_pickle=False, **arrays)
@@ -355,7 +357,7 @@ class Run:
         start = time.monotonic()
         self.console.print("compiling the training step ...")
         compiled = self.step_fn.lower(state, self.frozen_params, batch).compile()
-        exchange("compiled")  # a collective would not wait minutes for the slowest
+        all_gather_json("compiled")  # a collective would not wait minutes for the slowest
         self.console.print(f"compiled in {time.monotonic() - start:.0f} s")
         return compiled
 

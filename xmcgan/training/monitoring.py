@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.errors import TrainingError
 from xmcgan.models.attention import l2_normalize
-from xmcgan.utils.agreement import exchange
+from xmcgan.utils.distributed import all_gather_json
 from xmcgan.utils.mesh import put_shares, replicated, sample_sharding
 
 
@@ -177,7 +177,7 @@ def find_first_nonfinite(
     bad = [n for n in sorted(metrics, key=len, reverse=True) if not bool(jnp.isfinite(metrics[n]))]
     losses = [name for name in bad if name.endswith("_loss")]
     # Callbacks run on the device of one process.
-    return exchange(next(iter([*layers, *losses, *found, *bad]), None))[0]
+    return all_gather_json(next(iter([*layers, *losses, *found, *bad]), None))[0]
 
 
 @contextlib.contextmanager
