@@ -338,7 +338,7 @@ def _wrap_restore_errors(directory: Path, step: int) -> Iterator[None]:
     except Exception as error:
         older = [other for other in committed_steps(directory) if other < step]
         raise CheckpointError(
-            f"step {step} in {directory} is damaged: {_brief(error)}\n{_way_back(older)}"
+            f"the checkpoint of step {step} in {directory} is damaged: {_brief(error)}\n{_way_back(older)}"
         ) from error
 
 
@@ -355,7 +355,7 @@ def _way_back(steps: Sequence[int]) -> str:
 
 
 def _describe(leaf: np.ndarray) -> dict[str, JSON]:
-    data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+    data: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
     digest = hashlib.sha256(data).hexdigest()
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "digest": digest}
 
