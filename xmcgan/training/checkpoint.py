@@ -162,7 +162,7 @@ class Checkpointer:
             self._refuse(
                 record,
                 fingerprint_differences(record.fingerprint, self._fingerprint),
-                "another configuration (field: stored -> now)",
+                "is of another configuration (field: stored -> now)",
                 ", or pass --config.allow_mismatch=true to resume it anyway",
             )
         wanted = named_leaves(abstract_state)
@@ -170,7 +170,7 @@ class Checkpointer:
         stored = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in record.leaves.items()}
         now = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
         changes = fingerprint_differences(stored, now)
-        self._refuse(record, changes, "another architecture (array: stored -> now)")
+        self._refuse(record, changes, "is of another architecture (array: stored -> now)")
         # Orbax would place such an array where it was saved from, without a word.
         if unplaced := [n for n, leaf in wanted.items() if getattr(leaf, "sharding", None) is None]:
             raise ValueError(f"abstract_state has no sharding for {unplaced[0]}")
@@ -183,8 +183,8 @@ class Checkpointer:
     def _refuse(self, record: Record, changes: list[str], what: str, way_out: str = "") -> None:
         if changes:
             raise CheckpointError(
-                f"step {record.step} in {self._directory}, written by xmcgan {record.version}, is "
-                f"of {what}:{listed(changes)}\n"
+                f"step {record.step} in {self._directory}, written by xmcgan {record.version}, "
+                f"{what}:{listed(changes)}\n"
                 "Set the configuration (or the version of xmcgan) back to resume it, or give "
                 f"another --workdir for a new run{way_out}."
             )
@@ -338,7 +338,8 @@ def _wrap_restore_errors(directory: Path, step: int) -> Iterator[None]:
     except Exception as error:
         older = [other for other in committed_steps(directory) if other < step]
         raise CheckpointError(
-            f"the checkpoint of step {step} in {directory} is damaged: {_brief(error)}\n{_way_back(older)}"
+            f"the checkpoint of step {step} in {directory} is damaged: {_brief(error)}\n"
+            f"{_way_back(older)}"
         ) from error
 
 
