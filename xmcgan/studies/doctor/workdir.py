@@ -47,7 +47,7 @@ def _look_at_config(workdir: Path) -> Iterator[Finding]:
 
 
 def _look_at_checkpoints(workdir: Path) -> Iterator[Finding]:
-    from xmcgan.training.retention import committed_steps
+    from xmcgan.training.checkpoint import committed_steps
 
     folder = workdir / "checkpoints"
     steps = committed_steps(folder)
@@ -78,8 +78,7 @@ def _verified(folder: Path, step: int) -> Iterator[Finding]:
 def _look_at_data(workdir: Path) -> Iterator[Finding]:
     from xmcgan.config import read_config
     from xmcgan.data.sources import fingerprint
-    from xmcgan.training.checkpoint import read_record
-    from xmcgan.training.retention import committed_steps
+    from xmcgan.training.checkpoint import committed_steps, read_record
 
     data = read_config(workdir / "config.json").data
     yield from examine_data_set(data.name, Path(data.data_dir))
