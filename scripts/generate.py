@@ -19,9 +19,8 @@ from xmcgan.sampling.grid import image_grid
 from xmcgan.sampling.model_folder import load_from_flags
 from xmcgan.sampling.sampler import sample_noise
 from xmcgan.utils import distributed
-from xmcgan.utils.agreement import is_first
+from xmcgan.utils.distributed import is_host0, use_compilation_cache
 from xmcgan.utils.files import write_text
-from xmcgan.utils.runtime import use_compilation_cache
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
 
@@ -127,14 +126,14 @@ def generate(args: argparse.Namespace) -> None:
 
     use_compilation_cache()
     model = load_from_flags(args.workdir, args.model, args.step, raw=args.raw)
-    if is_first():
+    if is_host0():
         warn_of_cut(captions, model.sampler.tokenizer)
     repeated = [caption for caption in captions for _ in range(args.num)]
     # Image i of each caption has the same noise: columns of the grid differ in noise, rows in
     # caption.
     z = sample_noise(args.seed, args.num, model.sampler.generator.z_dim, args.truncation)
     images = model(repeated, np.tile(z, (len(captions), 1)))
-    if not is_first():
+    if not is_host0():
         return
 
     files = [f"{i // args.num:04d}_{i % args.num:02d}.png" for i in range(len(images))]

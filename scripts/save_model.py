@@ -19,7 +19,7 @@ from xmcgan.sampling.model_folder import save_model
 from xmcgan.sampling.sampler import TrainedModel
 from xmcgan.studies.run_report.document import starts_table
 from xmcgan.studies.run_report.log import read_curves
-from xmcgan.training.starts import read_starts
+from xmcgan.utils.provenance import read_starts
 from xmcgan.utils.tables import markdown_table
 
 # In this order. Notes may add to all of them, and to sections of their own.

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pretrained.torch_writer import Tensor, save_archive, save_legacy
 from tiny import write_bert
+from weight_formats.numpy_files import read_array_tree
+from weight_formats.torch_files import read_torch
 
 from xmcgan import config as configs
 from xmcgan.data import coco
@@ -30,11 +32,9 @@ from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_i
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.evaluation.captions import open_manifest
 from xmcgan.evaluation.results import ResultFile, best_result
-from xmcgan.pretrained.bert_weights import load_bert
-from xmcgan.pretrained.numpy_files import read_array_tree
-from xmcgan.pretrained.torch_files import read_torch
+from xmcgan.pretrained.bert import load_bert
 from xmcgan.training.checkpoint import Checkpointer, read_record, restore_subtree
-from xmcgan.training.writers import JsonLinesWriter
+from xmcgan.training.logging import JsonLinesWriter
 
 SECONDS = float(os.environ.get("XMCGAN_FUZZ_SECONDS", "600"))
 Reader = tuple[Callable[[Any], object], st.SearchStrategy]
@@ -73,9 +73,7 @@ def json_lines(folder: Path) -> Reader:
     """Return the readers of JSON lines, one chosen for each input."""
 
     def metrics_log(data: bytes) -> None:
-        log = JsonLinesWriter(written(folder / "metrics.jsonl", data))
-        log.truncate_after(2)
-        log.close()
+        JsonLinesWriter(written(folder / "metrics.jsonl", data), 2).close()
 
     def results(data: bytes) -> None:
         found = ResultFile(written(folder / "results.jsonl", data).parent).read()

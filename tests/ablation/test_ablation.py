@@ -17,7 +17,7 @@ from xmcgan.studies.ablation import scoring
 from xmcgan.studies.ablation.plan import Cell, plan_cells
 from xmcgan.studies.ablation.runner import Runner
 from xmcgan.studies.ablation.scoring import Scoring
-from xmcgan.training.signals import StopSignal
+from xmcgan.training.monitoring import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORING = Scoring(20, "fd-effnet-lite2")

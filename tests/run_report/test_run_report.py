@@ -20,9 +20,8 @@ from xmcgan.studies.run_report.document import CURVES_FILE, write_report
 from xmcgan.studies.run_report.log import read_curves, thinned
 from xmcgan.studies.run_report.plots import draw_curves
 from xmcgan.training import loop
-from xmcgan.training.checkpoint import lock_workdir
-from xmcgan.training.starts import FILE, read_starts, record_end, record_start
-from xmcgan.utils.provenance import commit
+from xmcgan.utils.files import lock_workdir
+from xmcgan.utils.provenance import RUN_FILE, commit, read_starts, record_end, record_start
 
 REPORTING = loop.Run.write_report  # conftest.py takes it away from all other tests
 
@@ -102,7 +101,7 @@ def test_scores_stand_on_the_page_and_damaged_ones_are_said_to_be(workdir):
 
 
 def test_a_run_without_any_log_has_a_page_too(workdir):
-    for name in ("metrics.jsonl", FILE):
+    for name in ("metrics.jsonl", RUN_FILE):
         (workdir / name).unlink()
     shutil.rmtree(workdir / "samples")
     assert "Nothing is logged yet." in write_report(workdir).read_text()
@@ -168,12 +167,12 @@ def test_every_start_is_recorded_with_what_it_ran_on(workdir):
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"starts": [1]}', b'{"starts": [{"end": 1}]}'])
 def test_a_damaged_record_of_starts_is_set_aside_and_stops_nothing(workdir, content, capsys):
-    (workdir / FILE).write_bytes(content)
+    (workdir / RUN_FILE).write_bytes(content)
     assert read_starts(workdir) == []
     record_start(workdir, 0, 9)
     assert len(read_starts(workdir)) == 1
     assert "set aside" in capsys.readouterr().err
-    (aside,) = workdir.glob(f"{FILE}.damaged-*")
+    (aside,) = workdir.glob(f"{RUN_FILE}.damaged-*")
     assert aside.read_bytes() == content
 
 

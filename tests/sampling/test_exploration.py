@@ -6,9 +6,15 @@ import pytest
 
 from xmcgan.errors import UserError
 from xmcgan.sampling import exploration, model_folder
-from xmcgan.sampling.exploration import attend, blend_captions, blend_noise, draw_table, open_model
+from xmcgan.sampling.exploration import (
+    interpolate_captions,
+    interpolate_noise,
+    open_model,
+    sample_table,
+    word_attention,
+)
 from xmcgan.sampling.model_folder import save_model
-from xmcgan.sampling.sampler import TrainedModel, draw_noise
+from xmcgan.sampling.sampler import TrainedModel, sample_noise
 
 SHORT, LONG = "a star", "the red circle on left"
 
@@ -20,11 +26,11 @@ def model(tiny_workdir):
 
 @pytest.fixture(scope="module")
 def z(model):
-    return draw_noise(0, 3, model.config.generator.z_dim)
+    return sample_noise(0, 3, model.config.generator.z_dim)
 
 
 def test_a_table_has_a_row_a_caption_and_a_column_a_noise(model, z):
-    table = draw_table(model, [SHORT, LONG], z)
+    table = sample_table(model, [SHORT, LONG], z)
     assert table.shape == (2, 3, 32, 32, 3)
     for row, caption in enumerate([SHORT, LONG]):
         for column in range(3):
@@ -35,14 +41,14 @@ def test_a_table_has_a_row_a_caption_and_a_column_a_noise(model, z):
 @pytest.mark.parametrize("captions", [(SHORT, LONG), (LONG, SHORT), (LONG, LONG)])
 def test_a_blend_of_captions_begins_and_ends_with_the_plain_samples(model, z, captions):
     same_noise = np.repeat(z[:1], 5, axis=0)
-    frames = blend_captions(model, *captions, same_noise).astype(int)
+    frames = interpolate_captions(model, *captions, same_noise).astype(int)
     plain = model(captions, same_noise[:2])
     np.testing.assert_allclose(frames[0], plain[0], atol=1)
     np.testing.assert_allclose(frames[-1], plain[1], atol=1)
 
 
 def test_a_blend_of_captions_changes_by_degrees(model, z):
-    frames = blend_captions(model, SHORT, LONG, np.repeat(z[:1], 21, axis=0)).astype(float)
+    frames = interpolate_captions(model, SHORT, LONG, np.repeat(z[:1], 21, axis=0)).astype(float)
     whole = np.abs(frames[-1] - frames[0]).mean()
     steps = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
     assert whole > 1
@@ -50,13 +56,13 @@ def test_a_blend_of_captions_changes_by_degrees(model, z):
 
 
 def test_a_blend_of_a_caption_with_itself_stands_still(model, z):
-    frames = blend_captions(model, LONG, LONG, np.repeat(z[:1], 4, axis=0)).astype(int)
+    frames = interpolate_captions(model, LONG, LONG, np.repeat(z[:1], 4, axis=0)).astype(int)
     np.testing.assert_allclose(frames - frames[0], 0, atol=1)
 
 
 def test_noise_between_two_lies_on_the_arc_at_equal_angles():
-    start, end = draw_noise(0, 2, 500)
-    between = blend_noise(start, end, 7)
+    start, end = sample_noise(0, 2, 500)
+    between = interpolate_noise(start, end, 7)
     assert between.dtype == np.float32
     np.testing.assert_array_equal(between[[0, -1]], [start, end])
     unit = between / np.linalg.norm(between, axis=1, keepdims=True)
@@ -68,13 +74,13 @@ def test_noise_between_two_lies_on_the_arc_at_equal_angles():
 
 @pytest.mark.parametrize("factor", [1, 2, -1, 0])
 def test_noise_between_vectors_without_an_arc_is_finite(factor):
-    start = draw_noise(0, 1, 6)[0]
-    between = blend_noise(start, factor * start, 5)
+    start = sample_noise(0, 1, 6)[0]
+    between = interpolate_noise(start, factor * start, 5)
     np.testing.assert_allclose(between[2], (1 + factor) / 2 * start, atol=1e-6)
 
 
 def test_attention_sums_to_one_over_the_words_of_a_region_and_leaves_none_to_padding(model, z):
-    attention = attend(model, LONG, z[0])
+    attention = word_attention(model, LONG, z[0])
     assert attention.words == ["[CLS]", *LONG.split(), "[SEP]"]
     assert attention.maps.shape == (7, 8, 8)
     np.testing.assert_allclose(attention.maps.sum(axis=0), 1, atol=1e-5)
@@ -82,24 +88,24 @@ def test_attention_sums_to_one_over_the_words_of_a_region_and_leaves_none_to_pad
 
 
 def test_pieces_of_a_word_share_one_map_and_the_image_is_the_plain_sample(model, z, monkeypatch):
-    plain = attend(model, LONG, z[0])
+    plain = word_attention(model, LONG, z[0])
     np.testing.assert_allclose(plain.image.astype(int), model([LONG], z[:1])[0], atol=1)
     index = np.array([0, 1, 2, 2, 3, 4, 5])  # as if `red circle` were one word of two pieces
     named = (["[CLS]", "the", "redcircle", "on", "left", "[SEP]"], index)
-    monkeypatch.setattr(model.tokenizer, "name_words", lambda caption: named)
-    joined = attend(model, LONG, z[0]).maps
+    monkeypatch.setattr(model.sampler.tokenizer, "name_words", lambda caption: named)
+    joined = word_attention(model, LONG, z[0]).maps
     np.testing.assert_allclose(joined[2], plain.maps[2] + plain.maps[3], rtol=1e-5)
     np.testing.assert_array_equal(joined[3:], plain.maps[4:])
 
 
 def test_attention_is_the_softmax_of_the_cosines_between_the_generators_query_and_words(model, z):
-    token_ids, mask = model.tokenizer([LONG])
-    words, sentence = model.text.apply(model.text_params, token_ids, mask)
+    token_ids, mask = model.sampler.tokenizer([LONG])
+    words, sentence = model.sampler.text.apply(model.sampler.text_params, token_ids, mask)
 
     @jax.jit
     def query_of(variables, *inputs):
         query_only = {"capture_intermediates": lambda module, _: module.name == "query"}
-        _, noted = model.generator.apply(
+        _, noted = model.sampler.generator.apply(
             variables, *inputs, train=False, mutable=["intermediates"], **query_only
         )
         return noted["intermediates"]["query"]["__call__"][0]
@@ -109,7 +115,7 @@ def test_attention_is_the_softmax_of_the_cosines_between_the_generators_query_an
     cosines = np.einsum("hwd,td->thw", query, real)
     cosines /= np.linalg.norm(query, axis=-1) * np.linalg.norm(real, axis=-1)[:, None, None]
     weights = np.exp(15.0 * cosines)
-    maps = attend(model, LONG, z[0]).maps
+    maps = word_attention(model, LONG, z[0]).maps
     np.testing.assert_allclose(maps, weights / weights.sum(axis=0), rtol=1e-3, atol=1e-6)
 
 

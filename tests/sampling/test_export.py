@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xmcgan.sampling.exporting import export_model
+from xmcgan.sampling.export import export_model
 from xmcgan.sampling.model_folder import save_model
 from xmcgan.sampling.sampler import TrainedModel
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ("sampler.jax_export", "weights.npz", "tokenizer.json", "manifest.json")
 # The last two are cut to the model's eight tokens, and name a token that text must not become.
 CAPTIONS = ("a red circle", "the blue star", "a red circle on the left " * 3, "a [SEP] [PAD] star")

@@ -6,8 +6,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from xmcgan.sampling.exploration import WordAttention
-from xmcgan.sampling.figures import attention_figure, image_strip, image_table, write_gif
+from xmcgan.sampling.exploration import (
+    WordAttention,
+    attention_figure,
+    image_strip,
+    image_table,
+    write_gif,
+)
 
 
 def noise(*shape: int) -> np.ndarray:

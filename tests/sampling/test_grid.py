@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from xmcgan.sampling.grid import sample_grid, wrap_caption
+from xmcgan.sampling.grid import image_grid, wrap_caption
 
 FONT = ImageFont.load_default(14)
 
@@ -22,7 +22,7 @@ def count(page, colour) -> int:
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_every_image_is_enlarged_by_a_whole_factor_to_at_least_the_cell(size):
-    page = sample_grid(solid(RED, GREEN, BLUE, size=size), ["a", "b", "c"], 2, min_cell=160)
+    page = image_grid(solid(RED, GREEN, BLUE, size=size), ["a", "b", "c"], 2, min_cell=160)
     width = size * -(-160 // size)
     for colour in (RED, GREEN, BLUE):
         assert count(page, colour) == width * width
@@ -31,11 +31,11 @@ def test_every_image_is_enlarged_by_a_whole_factor_to_at_least_the_cell(size):
 def test_pixels_are_enlarged_without_smoothing():
     image = np.zeros((1, 2, 2, 3), np.uint8)
     image[0, 0, 0] = RED
-    assert count(sample_grid(image, [""], 1, min_cell=100), RED) == 50 * 50
+    assert count(image_grid(image, [""], 1, min_cell=100), RED) == 50 * 50
 
 
 def test_images_stand_in_reading_order():
-    page = np.asarray(sample_grid(solid(RED, GREEN, BLUE), ["a", "b", "c"], 2))
+    page = np.asarray(image_grid(solid(RED, GREEN, BLUE), ["a", "b", "c"], 2))
 
     def centre(colour):
         return np.argwhere((page == np.array(colour)).all(-1)).mean(0)
@@ -47,7 +47,7 @@ def test_images_stand_in_reading_order():
 
 def test_reference_images_stand_to_the_left_of_their_own():
     page = np.asarray(
-        sample_grid(solid(RED), ["a"], 4, reference_images=solid(BLUE, size=16), title="Step 3")
+        image_grid(solid(RED), ["a"], 4, reference_images=solid(BLUE, size=16), title="Step 3")
     )
     red = np.argwhere((page == np.array(RED)).all(-1))
     blue = np.argwhere((page == np.array(BLUE)).all(-1))
@@ -57,7 +57,7 @@ def test_reference_images_stand_to_the_left_of_their_own():
 
 def test_a_longer_caption_takes_more_ink():
     def ink(caption):
-        page = np.asarray(sample_grid(solid(RED), [caption], 1))
+        page = np.asarray(image_grid(solid(RED), [caption], 1))
         return int((page.sum(-1) < 200).sum())
 
     assert 0 < ink("a cat") < ink("a cat on a mat with a hat")
@@ -97,7 +97,7 @@ def test_a_word_wider_than_a_line_is_broken():
 )
 def test_captions_of_any_characters_are_drawable(caption, drawn):
     assert wrap_caption(caption, FONT, 300) == drawn
-    sample_grid(solid(RED), [caption], 1)
+    image_grid(solid(RED), [caption], 1)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_captions_of_any_characters_are_drawable(caption, drawn):
 )
 def test_arguments_that_do_not_fit_are_refused(images, captions, columns, references):
     with pytest.raises(ValueError, match="images"):
-        sample_grid(images, captions, columns, reference_images=references)
+        image_grid(images, captions, columns, reference_images=references)

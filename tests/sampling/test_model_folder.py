@@ -17,8 +17,8 @@ from xmcgan.pretrained import fetch
 from xmcgan.pretrained.weights import SOURCES, Member, Source, sha256_of
 from xmcgan.sampling import model_folder
 from xmcgan.sampling.model_folder import known_models, load_model, save_model
-from xmcgan.sampling.sampler import TrainedModel, draw_noise
-from xmcgan.training.record import named_leaves
+from xmcgan.sampling.sampler import TrainedModel, sample_noise
+from xmcgan.training.checkpoint import named_leaves
 
 CAPTIONS = ["a red circle", "the blue star on the left", "a green square", "the star"] * 4
 INFO = {"steps": 6, "images_seen": 48}
@@ -45,7 +45,7 @@ def test_what_is_loaded_is_what_was_saved_in_float16(model, folder):
 
 
 def test_images_of_a_model_folder_are_those_of_the_run_within_two_levels(model, folder):
-    z = draw_noise(0, len(CAPTIONS), model.config.generator.z_dim)
+    z = sample_noise(0, len(CAPTIONS), model.config.generator.z_dim)
     images, expected = load_model(folder)(CAPTIONS, z), model(CAPTIONS, z)
     assert expected.std() > 1
     np.testing.assert_allclose(images.astype(int), expected, atol=2)
@@ -178,7 +178,7 @@ def test_a_pinned_text_encoder_is_fetched_on_first_use_and_not_again(
     config = model.config.copy_and_resolve_references().unlock()
     config.text.weights = "tiny-bert"
     folder = save_model(tmp_path / "m", model.variables, config, INFO, "")
-    assert load_model(folder).text.width == model.text.width
+    assert load_model(folder).sampler.text.width == model.sampler.text.width
     assert "1 MB" in capsys.readouterr().out
     (tmp_path / "tiny.whl").unlink()
     load_model(folder)

@@ -11,7 +11,7 @@ from nbclient.exceptions import CellExecutionError
 from xmcgan.sampling.model_folder import save_model
 from xmcgan.sampling.sampler import TrainedModel
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SAMPLES = ROOT / "notebooks" / "generate_samples.ipynb"
 

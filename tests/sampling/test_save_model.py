@@ -5,17 +5,17 @@ import re
 
 import pytest
 
-from xmcgan.errors import DataError, WeightsError
+from xmcgan.errors import WeightsError
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.evaluation.scores import Score
 from xmcgan.pretrained.weights import SOURCES, resolve
-from xmcgan.sampling.model_card import SECTIONS, read_notes
 from xmcgan.sampling.model_folder import MODELS_DIR, WEIGHTS, load_model
-from xmcgan.sampling.sampler import draw_noise
-from xmcgan.training import starts
+from xmcgan.sampling.sampler import sample_noise
 from xmcgan.training.checkpoint import checkpoint_digest
+from xmcgan.utils.provenance import RUN_FILE
 
 SAVE = "scripts/save_model.py"
+SECTIONS = ("Data", "Training", "Scores", "What it cannot do", "License")
 NOTES = """It draws tiny things.
 
 ## Data
@@ -43,7 +43,7 @@ def workdir(tiny_workdir, tmp_path):
     path = tmp_path / "workdir"
     path.mkdir()
     for file in tiny_workdir.iterdir():
-        if file.name != starts.FILE:
+        if file.name != RUN_FILE:
             (path / file.name).symlink_to(file)
     common = {"time": "2026-01-01T00:00:00+00:00", "python": "3.11", "jax_version": "1",
               "num_train_steps": 6, "device": "1 x cpu", "commit": "a" * 40}  # fmt: skip
@@ -51,7 +51,7 @@ def workdir(tiny_workdir, tmp_path):
     second = common | {"first_step": 3, "command": "python train.py --config.seed=1"}
     ends = [{"step": 3, "how": "SIGTERM"}, {"step": 6, "how": "finished"}]
     entries = [first | {"end": ends[0]}, second | {"end": ends[1]}]
-    (path / starts.FILE).write_text(json.dumps({"starts": entries}))
+    (path / RUN_FILE).write_text(json.dumps({"starts": entries}))
     (path / "evaluation").mkdir()
     file = ResultFile(path / "evaluation")
     data = {"data": "shapes/tiny", "split": "validation"}
@@ -103,15 +103,16 @@ def test_hours_are_those_of_the_logged_steps(run, workdir, notes, tmp_path):
 
 
 @pytest.mark.parametrize("section", ["Data", "What it cannot do", "License"])
-def test_notes_without_a_section_are_refused_by_its_name(notes, section):
+def test_notes_without_a_section_are_refused_by_its_name(run, notes, section):
     notes.write_text(NOTES.replace(f"## {section}\n", ""))
-    with pytest.raises(DataError, match=f"## {section}"):
-        read_notes(notes)
+    status, _, errors = run(SAVE, "--workdir", "unread", "--notes", notes, "--out", "unwritten")
+    assert (status, f"## {section}" in errors) == (2, True)
 
 
-def test_notes_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"absent\.md"):
-        read_notes(tmp_path / "absent.md")
+def test_notes_that_are_not_there_are_named(run, tmp_path):
+    flags = ("--notes", tmp_path / "absent.md", "--out", "unwritten")
+    status, _, errors = run(SAVE, "--workdir", "unread", *flags)
+    assert (status, "absent.md" in errors) == (2, True)
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda path: path.name)
@@ -131,5 +132,5 @@ def test_models_of_the_clone_are_small_whole_and_described(folder):
     except WeightsError:
         pytest.skip("loading it needs the text encoder: scripts/fetch_weights.py")
     model = load_model(folder.name)
-    z = draw_noise(0, 2, model.config.generator.z_dim)
+    z = sample_noise(0, 2, model.config.generator.z_dim)
     assert model(["a red circle", "red heart"], z).std() > 1

@@ -18,10 +18,14 @@ from xmcgan.config import read_config
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import CheckpointError, UserError, WeightsError, listed
 from xmcgan.pretrained.encoders import TextEncoder
-from xmcgan.training.checkpoint import checkpoint_digest, restore_subtree
-from xmcgan.training.record import fingerprint_differences, named_leaves
-from xmcgan.training.retention import committed_steps
+from xmcgan.training.checkpoint import (
+    checkpoint_digest,
+    committed_steps,
+    named_leaves,
+    restore_subtree,
+)
 from xmcgan.utils.mesh import fetch, make_mesh, put, replicated, sample_sharding
+from xmcgan.utils.provenance import fingerprint_differences
 
 
 def to_uint8(images: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:

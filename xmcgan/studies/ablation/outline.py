@@ -14,7 +14,7 @@ from xmcgan.studies.ablation.scoring import (
     images_per_second,
     is_of_config,
 )
-from xmcgan.training.retention import committed_steps
+from xmcgan.training.checkpoint import committed_steps
 
 
 def outline(cells: Sequence[Cell], scoring: Scoring) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from xmcgan.errors import UserError
 from xmcgan.studies.ablation.plan import Cell
 from xmcgan.studies.ablation.scoring import Scoring, find_result, finished_step
-from xmcgan.training.signals import StopSignal
+from xmcgan.training.monitoring import StopSignal
 
 _POLL_SECONDS = 0.2
 

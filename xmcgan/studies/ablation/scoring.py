@@ -14,8 +14,7 @@ from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import Cell
 from xmcgan.studies.run_report.log import read_curves
-from xmcgan.training.checkpoint import checkpoint_digest, read_record
-from xmcgan.training.retention import committed_steps
+from xmcgan.training.checkpoint import checkpoint_digest, committed_steps, read_record
 
 
 @dataclasses.dataclass(frozen=True)
