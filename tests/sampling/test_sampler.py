@@ -74,7 +74,7 @@ def test_other_weights_of_a_run_draw_what_a_model_loaded_with_them_draws(model, 
 
 @pytest.mark.parametrize(
     ("changes", "array"),
-    [({"generator.width": 3}, "params/block_0"), ({"region_size": 16}, "block_1/norm_1")],
+    [({"generator.width": 3}, "block_0/norm_1"), ({"region_size": 16}, "block_1/norm_1")],
 )
 def test_weights_of_another_architecture_are_named_by_array(tiny_workdir, tmp_path, changes, array):
     workdir = shutil.copytree(tiny_workdir, tmp_path / "workdir")

@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from data_samples import NUM_TRAIN, NUM_VALIDATION
 
 from xmcgan.data.images import decode_image
 from xmcgan.data.sources import load_source
@@ -186,11 +185,11 @@ def test_all_attributes_occur():
     assert {s.background_kind for s in scenes} == {"plain", "gradient", "noise"}
 
 
-def test_stored_example_equals_the_drawn_one(shapes_dir):
-    source = load_source("shapes/tiny", shapes_dir, "train")
-    assert len(source) == NUM_TRAIN
-    assert len(load_source("shapes/tiny", shapes_dir, "validation")) == NUM_VALIDATION
-    for example in (source[0], source[NUM_TRAIN - 1]):
+def test_stored_example_equals_the_drawn_one(tiny_root):
+    source = load_source("shapes/tiny", tiny_root / "data", "train")
+    assert len(source) == 40
+    assert len(load_source("shapes/tiny", tiny_root / "data", "validation")) == 10
+    for example in (source[0], source[39]):
         image, captions, scene = make_example(0, "train", int(example.name.split("-")[1]))
         assert example.image == image
         assert example.captions == captions

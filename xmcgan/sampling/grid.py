@@ -101,7 +101,7 @@ def wrap_caption(caption: str, font: Font, width: int, max_lines: int = 4) -> li
     White space is collapsed, and a word wider than a line is broken.
     """
     # Some data sets put spaces before punctuation, which would begin a line with it.
-    text = re.sub(r"\s+([.,;:!?])", r"\1", _drawable(caption))
+    text = _drawable(re.sub(r"\s+([.,;:!?])", r"\1", caption))
     lines: list[str] = []
     # textwrap counts characters, and the font is proportional: the most that fit in every line.
     for characters in range(width // 4, 3, -1):
