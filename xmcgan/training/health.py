@@ -1,42 +1,10 @@
 """Signs of trouble in training: what a step measures of itself, and when to say so in words."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
-
-from xmcgan.models.attention import l2_normalize
+from jaxtyping import UInt8
 
 _WINDOWS_BEFORE_WARNING = 3
 _ALIKE = 0.05  # of the distance between real images, in pixels
-
-
-def pairwise_similarity(features: Float[Array, "b c"]) -> Float[Array, ""]:
-    """Return the mean cosine of two different rows: 1 where all are the same."""
-    count = features.shape[0]
-    total = jnp.sum(l2_normalize(features), axis=0)
-    return (jnp.sum(total * total) - count) / max(count * (count - 1), 1)
-
-
-def hinge_to_contrast(
-    logit_grads: Float[Array, "*b"],
-    logit_slopes: Float[Array, "... b c"],
-    feature_grads: Float[Array, "... b c"],
-) -> Float[Array, ""]:
-    """Compare what hinge and contrastive losses ask of the generated images' global features.
-
-    Args:
-        logit_grads: the generator's loss by the logits.
-        logit_slopes: the logits by the features.
-        feature_grads: the generator's contrastive losses by the features.
-
-    Returns:
-        The ratio of the two gradients' norms.
-    """
-    # Where there is a logit per scale, each has an equal part of the feature.
-    slopes = logit_slopes.reshape(*logit_grads.shape, -1)
-    hinge = jnp.linalg.norm(logit_grads[..., None] * slopes)
-    return hinge / (jnp.linalg.norm(feature_grads) + 1e-12)
 
 
 def sample_diversity(

@@ -18,6 +18,7 @@ from xmcgan import config as configs
 from xmcgan.data import pipeline, prepare, sources
 from xmcgan.data.damaged import SkippingSource
 from xmcgan.errors import CheckpointError, TrainingError
+from xmcgan.losses import build_losses
 from xmcgan.sampling.fixed_samples import FixedSamples
 from xmcgan.sampling.sampler import Sampler
 from xmcgan.training import starts, terminal
@@ -30,7 +31,7 @@ from xmcgan.training.metrics import SKIPPED, MetricAverages
 from xmcgan.training.sentence_statistics import sentence_statistics
 from xmcgan.training.signals import StopSignal, StopVote
 from xmcgan.training.state import TrainState, create_state
-from xmcgan.training.step import FrozenNetworks, make_train_step
+from xmcgan.training.step import FrozenNetworks, Model, make_train_step
 from xmcgan.training.wandb_writer import WandbWriter, import_wandb
 from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
 from xmcgan.utils.agreement import exchange, is_first, together
@@ -114,8 +115,9 @@ class Run:
         self.shapes = jax.eval_shape(self.create_state, jax.random.key(config.seed))
         self.state_sharding = state_sharding(mesh, self.shapes)
         self.frozen = FrozenNetworks(self.text.apply, image.apply if image else None)
+        self.losses = build_losses(config)
         self.step_fn = jax.jit(
-            make_train_step(self.networks, self.frozen, config),
+            make_train_step(self.networks, self.frozen, self.losses, config),
             in_shardings=(self.state_sharding, replicated(mesh), batch_sharding(mesh)),
             out_shardings=(self.state_sharding, replicated(mesh)),
             donate_argnums=0,
@@ -273,9 +275,8 @@ class Run:
             with atomic_file(path) as file:
                 np.savez(file, allow_pickle=False, **arrays)
         before = state.replace(step=state.step - 1)  # nothing else changed
-        first = first_not_finite(
-            before, self.frozen_params, batch, self.networks, self.frozen, self.config
-        )
+        model = Model(self.networks, self.frozen, self.frozen_params, self.losses, self.config)
+        first = first_not_finite(before, batch, model)
         raise TrainingError(
             f"{self.config.stop_after_skipped_steps} steps in a row were skipped because a "
             f"gradient was not finite; first of all: {first}. The state is checkpoint {step}, the "
@@ -312,7 +313,6 @@ class Run:
             resize=config.data.resize,
             flip=config.data.flip,
             seed=config.seed,
-            num_microbatches=config.num_microbatches,
             start_step=first_step,
             num_workers=config.data.num_workers,
             share=(jax.process_index(), jax.process_count()),
