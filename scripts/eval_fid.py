@@ -20,17 +20,11 @@ from xmcgan.data import prepare
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
-from xmcgan.evaluation.folder_commands import (
-    Options,
-    compare,
-    write_features,
-    write_statistics,
-)
-from xmcgan.evaluation.job import EvaluationJob
-from xmcgan.evaluation.measures import METRICS
-from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
-from xmcgan.evaluation.report import write_report
-from xmcgan.evaluation.tables import score_json, score_lines, score_table
+from xmcgan.evaluation.folders import Options, compare, write_features, write_statistics
+from xmcgan.evaluation.metrics import METRICS
+from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
+from xmcgan.evaluation.results import score_json, score_lines, score_table, write_report
+from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.sampling.model_folder import find_model, load_model
 from xmcgan.utils import distributed
 from xmcgan.utils.agreement import is_first, together
@@ -107,15 +101,16 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         "--protocols",
         "--protocol",
         nargs="+",
-        default=["fd-effnet-lite2"],
+        default=[DEFAULT_PROTOCOL],
         metavar="P",
-        help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite2); the first tells the best",
+        help=f"{', '.join(PROTOCOLS)} (default: {DEFAULT_PROTOCOL}); the first tells the best",
     )
     job.add_argument(
         "--metrics",
         nargs="+",
         metavar="M",
-        help=f"of a protocol: {', '.join(METRICS)} (default: all, retrieval from 100 images)",
+        help=f"quality, {', '.join(METRICS)}, a name of config.evaluation, or module:Class of your "
+        "own (default: config.evaluation, or else quality, retrieval from 100 images, diversity)",
     )
     job.add_argument(
         "--num-samples", type=int, metavar="N", help="captions (default: 30,000, or all of fewer)"
@@ -205,7 +200,7 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
         weights[get_protocol(name).name] = path
     return evaluator.Options(
         protocols=[get_protocol(name).name for name in args.protocols],
-        metrics=args.metrics,
+        metrics=args.metrics and [n for names in args.metrics for n in names.split(",")],
         network_weights=weights,
         clip_weights=args.clip,
         cmmd_weights=args.cmmd,
@@ -244,11 +239,11 @@ def run_model(args: argparse.Namespace) -> str:
         model = load_model(args.model)
         if is_first():
             prepare.ensure_prepared(model.config.data.name, model.config.data.data_dir)
-    judge = evaluator.Evaluator(find_model(args.model), options)
-    judge.observe_references()
-    scores = judge.score(model.variables, args.model)
+    evaluation = evaluator.Evaluator(find_model(args.model), options)
+    scores = evaluation.score(model.variables, args.model)
     lines = score_lines(scores) if scores else []  # process 0 has them
-    of = f"{len(judge.manifest.choices)} captions of {judge.manifest.header['split']}"
+    manifest = evaluation.manifest
+    of = f"{len(manifest.choices)} captions of {manifest.header['split']}"
     return "\n".join([*lines, "", f"{of}, {model.config.data.name}"])
 
 

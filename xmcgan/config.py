@@ -78,6 +78,9 @@ def default_config() -> ConfigDict:
 
     config.adam = ConfigDict({"b1": 0.5, "b2": 0.999, "eps": 1e-8})
     config.losses = _default_losses()
+    # Metrics by name, {"type": registered name or module:Class, field: value}; empty: the standard
+    # ones (xmcgan/evaluation/metrics).
+    config.evaluation = ConfigDict()
 
     config.log_every_steps = 50
     config.sample_every_steps = 1000
@@ -397,7 +400,11 @@ _FREE_FIELDS = (
 def fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Return the fields that a resumed run must share with its start, by dotted name."""
     leaves = {".".join(path): value for path, value in _leaves(config)}
-    return {name: value for name, value in leaves.items() if name not in _FREE_FIELDS}
+    return {
+        name: value
+        for name, value in leaves.items()
+        if name not in _FREE_FIELDS and not name.startswith("evaluation.")
+    }
 
 
 def changed_fields(config: ConfigDict) -> list[tuple[str, Any, Any]]:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xmcgan.evaluation import evaluator, features
-from xmcgan.evaluation.networks import FeatureNetwork
-from xmcgan.evaluation.protocols import PROTOCOLS
+from xmcgan.evaluation import features
+from xmcgan.evaluation.protocols import PROTOCOLS, FeatureNetwork
 from xmcgan.pretrained.weights import FileIdentity
+from xmcgan.shapes import alignment
 from xmcgan.shapes.detector import Detector
 from xmcgan.shapes.detector_training import TrainingRecipe, make_module
 
@@ -44,4 +44,4 @@ def install_detector(monkeypatch: pytest.MonkeyPatch) -> None:
         init = jax.jit(make_module(recipe).init)
         return Detector(recipe, init(jax.random.key(0), area)["params"])
 
-    monkeypatch.setattr(evaluator, "open_detector", open_detector)
+    monkeypatch.setattr(alignment, "open_detector", open_detector)

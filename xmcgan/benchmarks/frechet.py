@@ -7,7 +7,7 @@ import numpy as np
 import scipy.linalg
 
 from xmcgan.benchmarks.timing import median_ratio, medians, seconds, take_turns
-from xmcgan.evaluation.frechet import frechet_distance
+from xmcgan.evaluation.metrics.fid import frechet_distance
 
 
 def literal_distance(mu_a: Any, sigma_a: Any, mu_b: Any, sigma_b: Any) -> float:

@@ -17,7 +17,6 @@ import safetensors.numpy
 from jaxtyping import UInt8
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.recipes import differences
 from xmcgan.shapes.detections import Detections, accuracy
 from xmcgan.shapes.detector_network import detect
 from xmcgan.shapes.detector_training import (
@@ -29,6 +28,7 @@ from xmcgan.shapes.detector_training import (
     view,
 )
 from xmcgan.utils.files import atomic_file, clear_leftovers
+from xmcgan.utils.provenance import differences
 
 HELD_OUT_SCENES = 1000
 # Raise it with every change of the network, the augmentation or the drawing of scenes.

@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,12 @@ def commit(checkout: Path = Path(xmcgan.__file__).parents[1]) -> str | None:
 def _git(checkout: Path, *arguments: str) -> str:
     command = ["git", "-C", str(checkout), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Entries in which two recipes differ, such as `seed: 0 -> 1`."""
+    return [
+        f"{name}: {stored.get(name)} -> {wanted.get(name)}"
+        for name in sorted(stored.keys() | wanted.keys())
+        if stored.get(name) != wanted.get(name)
+    ]

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from xmcgan.evaluation.scores import Score
+from xmcgan.utils.statistics import Score
 
 _CONFIDENCE = 0.95
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xmcgan.errors import EvaluationError, listed
-from xmcgan.evaluation.protocols import Protocol
+from xmcgan.evaluation.protocols import FeatureProtocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.chart import chart
 from xmcgan.studies.ablation.plan import BASELINE, Cell
@@ -43,7 +43,7 @@ _SEVERAL = (
 def write_report(
     cells: Sequence[Cell],
     found: Mapping[Path, Result],
-    protocol: Protocol,
+    protocol: FeatureProtocol,
     failures: Sequence[str],
     out: Path,
 ) -> str:

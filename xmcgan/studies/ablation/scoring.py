@@ -8,9 +8,7 @@ from typing import Any
 
 from xmcgan.config import fingerprint, read_config
 from xmcgan.errors import CheckpointError, ConfigError, EvaluationError, UserError
-from xmcgan.evaluation.flattery import flattered_by
-from xmcgan.evaluation.networks import load_network
-from xmcgan.evaluation.protocols import get_protocol
+from xmcgan.evaluation.protocols import flattered_by, get_protocol, load_network
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import Cell
 from xmcgan.studies.run_report.log import read_curves

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 
+from xmcgan.evaluation.metrics.retrieval import RETRIEVALS
 from xmcgan.evaluation.results import Result
-from xmcgan.evaluation.retrieval import RETRIEVALS
-from xmcgan.evaluation.scores import Score
 from xmcgan.studies.ablation.estimates import Estimate, difference, mean_over_seeds
 from xmcgan.studies.ablation.plan import BASELINE
+from xmcgan.utils.statistics import Score
 
 # What stands in the table beside the Frechet distance, where the evaluation has it.
 _SHOWN = (

@@ -9,8 +9,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import changed_fields, read_config
 from xmcgan.errors import EvaluationError, UserError
-from xmcgan.evaluation.report import newest, score_lines
-from xmcgan.evaluation.results import ResultFile
+from xmcgan.evaluation.results import ResultFile, newest, result_rows
 from xmcgan.studies.doctor.workdir import lock_holder
 from xmcgan.studies.run_report.log import Curves, read_curves
 from xmcgan.studies.run_report.plots import draw_curves
@@ -131,7 +130,7 @@ def _scores(workdir: Path, out: Path) -> list[str]:
         return []
     recipe = everything[-1].recipe
     results = newest(result for result in everything if result.recipe == recipe)
-    lines = ["## Evaluation", "", *markdown_table(score_lines(results)), "", f"Recipe {recipe}."]
+    lines = ["## Evaluation", "", *markdown_table(result_rows(results)), "", f"Recipe {recipe}."]
     if (picture := folder / "curves.png").exists():
         lines += ["", f"![scores]({_link(picture, out)})"]
     return lines

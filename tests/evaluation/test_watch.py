@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import tiny_network
 
-from xmcgan.errors import CheckpointError, EvaluationError
-from xmcgan.evaluation import evaluator, job, measures, retrieval
+from xmcgan.errors import CheckpointError, ConfigError, EvaluationError
+from xmcgan.evaluation import evaluator, metrics, watch
 from xmcgan.evaluation.evaluator import Options
-from xmcgan.evaluation.job import EvaluationJob
-from xmcgan.evaluation.report import write_report
-from xmcgan.evaluation.results import Result, ResultFile
+from xmcgan.evaluation.features import FeatureExtractor
+from xmcgan.evaluation.metrics import retrieval
+from xmcgan.evaluation.results import Result, ResultFile, write_report
+from xmcgan.evaluation.watch import EvaluationJob
+from xmcgan.shapes import alignment
 from xmcgan.shapes.detector import Detector
 from xmcgan.shapes.detector_training import TrainingRecipe, train_detector
 from xmcgan.training.checkpoint import lock_workdir
@@ -34,7 +36,7 @@ def detector() -> Detector:
 @pytest.fixture(autouse=True)
 def _small_networks(monkeypatch: pytest.MonkeyPatch, detector: Detector) -> None:
     tiny_network.install(monkeypatch)
-    monkeypatch.setattr(evaluator, "open_detector", lambda *args: detector)
+    monkeypatch.setattr(alignment, "open_detector", lambda *args: detector)
 
 
 @pytest.fixture
@@ -86,34 +88,41 @@ def test_scores_do_not_depend_on_the_batch_size(workdir):
 
 
 def test_a_generator_that_draws_the_real_images_is_found_by_retrieval(workdir, monkeypatch):
-    for module in (retrieval, evaluator):
+    for module in (metrics, retrieval, evaluator):
         monkeypatch.setattr(module, "NUM_DISTRACTORS", 9)
     options = Options(
         metrics=("retrieval",), num_samples=60, split="train", weights=("ema",), resamples=0
     )
     evaluation = evaluator.Evaluator(workdir, dataclasses.replace(options, cache_dir=workdir))
-    assert evaluation.primary == "fd-effnet-lite2/retrieval@1"
-    evaluation.observe_references()
     examples = {choice.caption: choice.example for choice in evaluation.manifest.choices}
 
     def draw(shift: int):
         def sample(_, captions, z):
             rows = [(examples[caption] + shift) % 40 for caption in captions]
-            return np.concatenate(list(evaluation._real_images(rows, "")))
+            return np.concatenate([images for images, _ in evaluation._real_batches(rows, None)])
 
         monkeypatch.setattr(evaluation, "_sampler", sample)
-        return evaluation.score({}, "")["fd-effnet-lite2/retrieval@1"].value
+        scores = evaluation.score({}, "")
+        assert next(iter(scores)) == "fd-effnet-lite2/retrieval@1", "it tells the best"
+        return scores["fd-effnet-lite2/retrieval@1"].value
 
     assert draw(0) == 1
     assert draw(1) < 0.3
 
 
 @pytest.mark.parametrize(
-    ("metrics", "message"), [(("retrieval",), "retrieval.* 10 real"), (("retreival",), "retrieval")]
+    ("names", "error", "message"),
+    [
+        (["retrieval"], EvaluationError, "retrieval.* 10 real"),
+        (["retreival"], ConfigError, "'retrieval'"),
+        (["inception_score"], EvaluationError, "no metrics"),
+        ([], EvaluationError, "no metrics"),
+        (["absent:Metric"], ConfigError, "absent"),
+    ],
 )
-def test_metrics_that_cannot_be_had_are_refused(workdir, metrics, message):
-    with pytest.raises(EvaluationError, match=message):
-        make_job(workdir, metrics=metrics)
+def test_metrics_that_cannot_be_had_are_refused(workdir, names, error, message):
+    with pytest.raises(error, match=message):
+        make_job(workdir, metrics=names)
 
 
 def test_scores_are_flattered_where_training_used_the_network(workdir, capsys):
@@ -141,17 +150,16 @@ def test_other_samples_are_another_recipe(workdir):
 
 
 def test_a_job_that_dies_leaves_no_partial_result_and_its_pins(workdir, monkeypatch):
-    observe = measures.ImageQuality.observe
-    calls = []
+    extract, calls = FeatureExtractor.__call__, []
 
     def dying(self, images):
         calls.append(len(images))
         # The real images, step 3 averaged with four samples of each caption, and then
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return observe(self, images)
+        return extract(self, images)
 
-    monkeypatch.setattr(measures.ImageQuality, "observe", dying)
+    monkeypatch.setattr(FeatureExtractor, "__call__", dying)
     with pytest.raises(KeyboardInterrupt):
         make_job(workdir).run()
     assert [(r.step, r.weights) for r in read(workdir)] == [(3, "ema")]
@@ -172,7 +180,7 @@ def test_watching_takes_checkpoints_as_they_appear_and_ends_with_the_run(workdir
         assert [r.step for r in read(workdir)] == [3]
         last.rename(workdir / "checkpoints" / "6")
 
-    monkeypatch.setattr(job.time, "sleep", training_saves_the_last_step)
+    monkeypatch.setattr(watch.time, "sleep", training_saves_the_last_step)
     assert make_job(workdir, weights=("ema",)).run(watch=True) == 2
     assert len(naps) == 1
     assert [r.step for r in read(workdir)] == [3, 6]
@@ -232,7 +240,7 @@ def test_a_reference_made_another_way_is_refused(workdir, detector, monkeypatch)
     make_job(workdir, weights=("ema",)).run([6])
     other = TrainingRecipe(32, num_scenes=4, num_epochs=1, batch_size=16, width=4, seed=1)
     changed = Detector(other, detector.params)
-    monkeypatch.setattr(evaluator, "open_detector", lambda *args: changed)
+    monkeypatch.setattr(alignment, "open_detector", lambda *args: changed)
     with pytest.raises(EvaluationError, match=r"made another way .*detector_sha256"):
         make_job(workdir, weights=("ema",)).run([3])
     assert [r.step for r in read(workdir)] == [6]

@@ -1,13 +1,19 @@
-"""The Frechet distance has its closed forms, and refuses what is no covariance."""
+"""The Frechet distance has its closed forms, refuses what is no covariance, and has an interval."""
 
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.frechet import covariance_factor, frechet_distance
-from xmcgan.evaluation.moments import Moments
+from xmcgan.evaluation.metrics import fid
+from xmcgan.evaluation.metrics.fid import (
+    covariance_factor,
+    frechet_distance,
+    frechet_score,
+    mean_and_covariance,
+)
 
 
 def random_covariance(d: int, rank: int | None = None, seed: int = 0) -> np.ndarray:
@@ -24,8 +30,7 @@ def square_root(matrix: np.ndarray) -> np.ndarray:
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the distance of two sets of rows."""
-    of_a, of_b = Moments.of(a), Moments.of(b)
-    return frechet_distance(of_a.mean, of_a.covariance(), of_b.mean, of_b.covariance())
+    return frechet_distance(*mean_and_covariance(a), *mean_and_covariance(b))
 
 
 @pytest.mark.parametrize("d", [1, 3, 40])
@@ -157,3 +162,118 @@ def test_2048_dimensions_take_at_most_three_seconds_of_two_cores():
         frechet_distance(mu, a, mu, b)
         taken.append(time.process_time() - start)
     assert min(taken) <= 2 * 3
+
+
+def rows(n: int = 500, d: int = 12, mean: float = 0.4) -> np.ndarray:
+    """Return features of which some vary a lot and some hardly."""
+    rng = np.random.default_rng(n + d)
+    spread = np.geomspace(1, 1e-3, d)
+    return (rng.standard_normal((n, d)) * spread + mean).astype(np.float32)
+
+
+def assert_same(found: tuple[np.ndarray, np.ndarray], exact: np.ndarray) -> None:
+    """Compare with NumPy on float64 rows."""
+    np.testing.assert_allclose(found[0], exact.mean(axis=0), rtol=1e-12)
+    covariance = np.cov(exact, rowvar=False)
+    scale = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    assert np.abs((found[1] - covariance) / scale).max() < 1e-11
+
+
+@pytest.mark.parametrize("block", [64, 4096])
+def test_moments_are_those_of_numpy_in_float64_in_any_blocks(block: int, monkeypatch):
+    monkeypatch.setattr(fid, "BLOCK", block)
+    found = mean_and_covariance(rows())
+    assert_same(found, rows().astype(np.float64))
+    assert found[0].dtype == found[1].dtype == np.float64
+
+
+def test_a_large_mean_takes_no_digits_from_a_small_spread():
+    values = rows(mean=1000.0)
+    expected = np.cov(values.astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(
+        np.diag(mean_and_covariance(values)[1]), np.diag(expected), rtol=1e-10
+    )
+
+
+def test_counts_stand_for_repeated_rows():
+    counts = np.random.default_rng(0).poisson(1.0, 500)
+    repeated = np.repeat(rows(), counts, axis=0).astype(np.float64)
+    assert_same(mean_and_covariance(rows(), counts), repeated)
+
+
+def test_memory_does_not_grow_with_the_number_of_rows():
+    values = np.zeros((100_000, 16), np.float32)
+    tracemalloc.start()
+    mean_and_covariance(values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    weights = values.shape[0] * 8
+    assert peak < weights + 4 * fid.BLOCK * 16 * 8  # all rows in float64 have 24 times BLOCK rows
+
+
+def test_no_covariance_comes_of_one_row():
+    with pytest.raises(EvaluationError, match="1"):
+        mean_and_covariance(rows()[:1])
+
+
+def features(n: int = 120, d: int = 10, seed: int = 0, shift: float = 0.0) -> dict[str, np.ndarray]:
+    """Return features of random images."""
+    values = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32) + shift
+    return {"values": values}
+
+
+def statistics(side: dict[str, np.ndarray], *, n: int | None = None) -> dict:
+    """Return a side of which only mean and covariance are at hand."""
+    mu, sigma = mean_and_covariance(side["values"])
+    return {"mu": mu, "sigma": sigma, "n": n}
+
+
+def test_sides_are_resampled_independently_even_if_they_are_equal():
+    score = frechet_score(features(), features(), resamples=10, seed=0)
+    assert score.value == pytest.approx(0, abs=1e-9)
+    assert score.low == 0
+    assert score.high > 0.01
+
+
+def test_statistics_on_one_side_are_held_fixed():
+    real, fake = features(), features(seed=1, shift=0.3)
+    options = {"resamples": 10, "seed": 0}
+    both = frechet_score(real, fake, **options)
+    one = frechet_score(statistics(real), fake, **options)
+    other = frechet_score(real, statistics(fake), **options)
+    neither = frechet_score(statistics(real), statistics(fake), **options)
+    values = [score.value for score in (one, other, neither)]
+    assert values == pytest.approx([both.value] * 3, rel=1e-9)
+    assert one.high - one.low < both.high - both.low
+    assert [bool(score.note) for score in (both, one, other)] == [False, True, True]
+    assert neither.low is None
+
+
+def test_fewer_images_than_dimensions_are_noted_by_side():
+    def note(real: int, fake: int) -> str:
+        sides = features(real, 40), features(fake, 40)
+        return frechet_score(*sides, resamples=0, seed=0).note
+
+    assert "30 real images" in note(30, 60)
+    assert "generated" not in note(30, 60)
+    assert "40 generated images" in note(60, 40)
+    assert note(41, 41) == ""
+    known = statistics(features(30, 40), n=30)
+    assert "30 real" in frechet_score(known, features(60, 40), resamples=0, seed=0).note
+    unknown = statistics(features(30, 40))
+    assert frechet_score(unknown, features(60, 40), resamples=0, seed=0).note == ""
+
+
+def test_intervals_hold_the_expected_frechet_distance():
+    rng = np.random.default_rng(0)
+
+    def sample() -> tuple[dict, dict]:
+        real, fake = rng.standard_normal((2, 200, 8)).astype(np.float32)
+        return {"values": real}, {"values": 1.1 * fake + 0.3}
+
+    scores = [frechet_score(*sample(), resamples=10, seed=0) for _ in range(100)]
+    expected = np.mean([score.value for score in scores])
+    low, high = np.array([(score.low, score.high) for score in scores]).T
+    # Nominally 95; a percentile interval, displaced by the copies in resamples, holds it in 49.
+    assert np.mean((low <= expected) & (expected <= high)) >= 0.87
+    assert np.mean(high - low) < 2 * 2.26 * 1.5 * np.std([score.value for score in scores])
