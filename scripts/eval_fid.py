@@ -16,7 +16,7 @@ results stay.
 import argparse
 from pathlib import Path
 
-from xmcgan.data import prepare
+from xmcgan.data import DataSet
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
@@ -243,7 +243,8 @@ def run_model(args: argparse.Namespace) -> str:
             raise EvaluationError("--model is scored alone: leave out --workdir, --step, --watch")
         model = load_model(args.model)
         if is_first():
-            prepare.ensure_prepared(model.config.data.name, model.config.data.data_dir)
+            data = model.config.data
+            DataSet(data.name, data.data_dir, **data.fields).prepare()
     judge = evaluator.Evaluator(find_model(args.model), options)
     judge.observe_references()
     scores = judge.score(model.variables, args.model)

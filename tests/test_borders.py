@@ -110,7 +110,7 @@ def test_data_is_numpy_without_networks_and_without_config():
     data = ("xmcgan/data",)
     assert using(data, {"flax", "jax", "optax", "ml_collections"}) == []
     own = using(data, {"xmcgan"})
-    known = using(data, {"xmcgan.data", "xmcgan.errors", "xmcgan.shapes", "xmcgan.utils.files"})
+    known = using(data, {"xmcgan.data", "xmcgan.errors", "xmcgan.utils"})
     assert sorted(set(own) - set(known)) == []
 
 

@@ -79,7 +79,7 @@ NOT_HERE = {
     "python scripts/fetch_weights.py*": NETWORK,
     "python scripts/prepare_data.py * --download": NETWORK,
     "python scripts/prepare_data.py shapes": QUICKSTART,
-    "python scripts/prepare_data.py *coco --source *": f"{COCO}; {RUN_BY}data/test_prepare.py",
+    "python scripts/prepare_data.py *coco --source *": f"{COCO}; {RUN_BY}data/test_records.py",
     "python scripts/prepare_data.py ln_open_images --source *": COCO,
     "python scripts/prepare_data.py folder --source DIR_OR_ZIP *": "a placeholder",
     "python scripts/prepare_data.py folder --help": f"{RUN_BY}test_help.py",

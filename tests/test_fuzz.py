@@ -24,8 +24,8 @@ from tiny import write_bert
 from xmcgan import config as configs
 from xmcgan.data import coco
 from xmcgan.data import localized_narratives as narratives
-from xmcgan.data.caption_files import parse_jsonl, read_text_files
-from xmcgan.data.image_store import ImageStore
+from xmcgan.data.annotations import parse_jsonl, read_text_files
+from xmcgan.data.archives import ImageStore
 from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_image
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.evaluation.captions import open_manifest

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from xmcgan.data.prepare import prepare_shapes
 from xmcgan.pretrained import weights
-from xmcgan.shapes.dataset import ShapesConfig
+from xmcgan.shapes.dataset import Shapes
 from xmcgan.studies.doctor import installation
 from xmcgan.studies.doctor.findings import Finding, examine, format_finding
 from xmcgan.studies.doctor.workdir import lock_holder
@@ -86,7 +85,7 @@ def test_every_fault_of_a_run_is_named_in_one_examination(examined, own_run):
 def test_data_that_a_run_was_not_trained_on_are_noticed(examined, own_run):
     workdir, data_dir = own_run
     shutil.rmtree(data_dir / "shapes" / "tiny")
-    prepare_shapes(data_dir, ShapesConfig(name="tiny", num_train=41, num_validation=10))
+    Shapes.write(Shapes.read(num_train=41, num_validation=10), data_dir, "tiny")
     status, output = examined("--workdir", workdir)
     assert status == 1
     assert "PROBLEM  data         shapes/tiny in" in output

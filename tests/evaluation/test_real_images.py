@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from xmcgan.data.image_store import ImageStore
+from xmcgan.data.archives import ImageStore
 from xmcgan.errors import WeightsError
 from xmcgan.evaluation.features import FeatureExtractor, Features
 from xmcgan.evaluation.image_sources import ImageFolder

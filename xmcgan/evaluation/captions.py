@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xmcgan.data.sources import Source
+from xmcgan.data import Source
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.recipes import differences
 from xmcgan.utils.agreement import is_first

@@ -14,7 +14,7 @@ from tqdm import tqdm
 import xmcgan
 from xmcgan import build
 from xmcgan.config import read_config
-from xmcgan.data import sources
+from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import EvaluationError, did_you_mean
 from xmcgan.evaluation.alignment import NUM_DISTRACTORS
@@ -204,14 +204,15 @@ class Evaluator:
     def _open_data(self) -> None:
         config, options = self.config, self._options
         name, data_dir = config.data.name, config.data.data_dir
-        split = options.split or sources.held_out_split(name, data_dir)
+        data_set = DataSet(name, data_dir, **config.data.fields)
+        split = options.split or data_set.held_out()
         if split is None:
             raise EvaluationError(
                 f"data set {name!r} has no held-out images; --split train scores against the "
                 "images that were trained on, which flatters"
             )
         self._split = split
-        self._source = sources.load_source(name, data_dir, self._split)
+        self._source = data_set.load(split)
         self._images = self._source.one_per_image()
         self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
         if options.num_samples is not None and options.num_samples < 2:
@@ -221,7 +222,7 @@ class Evaluator:
             self._source,
             options.num_samples,
             data=name,
-            fingerprint=sources.fingerprint(name, data_dir),
+            fingerprint=self._source.fingerprint(),
             split=split,
             seed=options.seed,
         )

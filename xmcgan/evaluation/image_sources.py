@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from xmcgan.data.image_store import IMAGE_SUFFIXES, ImageStore
+from xmcgan.data.archives import IMAGE_SUFFIXES, ImageStore
 from xmcgan.data.images import Resize, decode_image, resize_image
 from xmcgan.errors import DataError, EvaluationError
 
@@ -36,7 +36,7 @@ def list_images(
         store = ImageStore(path)
     except DataError as error:
         raise EvaluationError(str(error)) from None
-    names = list(store.images())
+    names = store.images()
     if not names:
         raise EvaluationError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     return ImageFolder(store, names, image_size, resize)

@@ -15,8 +15,7 @@ from rich.console import Console
 
 from xmcgan import build
 from xmcgan import config as configs
-from xmcgan.data import pipeline, prepare, sources
-from xmcgan.data.damaged import SkippingSource
+from xmcgan.data import DataSet, Source, Split, pipeline
 from xmcgan.errors import CheckpointError, TrainingError
 from xmcgan.sampling.fixed_samples import FixedSamples
 from xmcgan.sampling.sampler import Sampler
@@ -71,7 +70,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 if config.wandb.project:
                     import_wandb()
                 held.enter_context(lock_workdir(workdir))
-                prepare.ensure_prepared(config.data.name, config.data.data_dir, progress=True)
+                open_data_set(config).prepare()
         with together():
             run = Run(config, workdir, mesh)
         check_peers(config, run.fingerprint(), run.num_steps)
@@ -96,7 +95,11 @@ class Run:
             )
         self.console = Console(highlight=False, soft_wrap=True, quiet=not is_first())
         # Data.
-        self.train_source, self.sample_source, self.sample_split = open_data(config)
+        train_split, self.sample_source, self.sample_split = open_data(config)
+        self.data_fingerprint = train_split.fingerprint()
+        self.train_source: Source = train_split
+        if most := config.data.max_damaged_records:
+            self.train_source = pipeline.SkippingSource(train_split, most)
         self.num_steps = config.num_train_steps or pipeline.num_steps(
             config.num_epochs, len(self.train_source), config.batch_size, config.d_steps
         )
@@ -133,8 +136,7 @@ class Run:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a resumed run must share with its start."""
-        data = sources.fingerprint(self.config.data.name, self.config.data.data_dir)
-        return configs.fingerprint(self.config) | {"data": data}
+        return configs.fingerprint(self.config) | {"data": self.data_fingerprint}
 
     def create_state(self, rng: PRNGKeyArray) -> TrainState:
         """Draw the state before step 0."""
@@ -340,7 +342,12 @@ class Run:
             self.console.print(f"warning: {warning}", markup=False)
 
 
-def open_data(config: ConfigDict) -> tuple[sources.Source, sources.TfdsSource, str]:
+def open_data_set(config: ConfigDict) -> DataSet:
+    """Return the data set that a config names."""
+    return DataSet(config.data.name, config.data.data_dir, **config.data.fields)
+
+
+def open_data(config: ConfigDict) -> tuple[Split, Split, str]:
     """Open the training split, and the split that sample grids take their captions from.
 
     Returns:
@@ -349,17 +356,9 @@ def open_data(config: ConfigDict) -> tuple[sources.Source, sources.TfdsSource, s
     Raises:
         DataError: the data are not prepared, damaged, or lack a split that was asked for.
     """
-    data = config.data
-    sample_split = data.sample_split or sources.held_out_split(data.name, data.data_dir)
-    sample_split = sample_split or data.train_split
-    train_source: sources.Source = sources.load_source(data.name, data.data_dir, data.train_split)
-    if data.max_damaged_records:
-        train_source = SkippingSource(train_source, data.max_damaged_records)
-    return (
-        train_source,
-        sources.load_source(data.name, data.data_dir, sample_split),
-        sample_split,
-    )
+    data, data_set = config.data, open_data_set(config)
+    sample_split = data.sample_split or data_set.held_out() or data.train_split
+    return data_set.load(data.train_split), data_set.load(sample_split), sample_split
 
 
 def open_writers(config: ConfigDict, workdir: Path, first_step: int) -> MultiWriter:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from xmcgan.data import sources
+from xmcgan.data import DataSet
 from xmcgan.data.pipeline import num_steps
 from xmcgan.errors import DataError
 from xmcgan.studies.ablation.plan import Cell
@@ -65,9 +65,8 @@ def _planned_steps(cell: Cell) -> int | None:
     if config.num_train_steps:
         return config.num_train_steps
     try:
-        source = sources.load_source(
-            config.data.name, config.data.data_dir, config.data.train_split
-        )
+        data_set = DataSet(config.data.name, config.data.data_dir, **config.data.fields)
+        source = data_set.load(config.data.train_split)
     except DataError:
         return None
     return num_steps(config.num_epochs, len(source), config.batch_size, config.d_steps)

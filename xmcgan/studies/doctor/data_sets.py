@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from xmcgan.studies.doctor.findings import Finding, examine
 
@@ -18,39 +19,37 @@ def examine_data(data_dir: Path) -> Iterator[Finding]:
 
 
 def _look_at_all(data_dir: Path) -> Iterator[Finding]:
-    from xmcgan.data.sources import BUILDERS, is_prepared
+    from xmcgan.data import DATA_SETS
 
     names = [
         f"{builder}/{folder.name}"
-        for builder in BUILDERS
+        for builder in DATA_SETS
         for folder in sorted((data_dir / builder).glob("[!.]*/"))
     ]
     if not names:
         text = f"nothing is prepared in {data_dir}; `emoji` and `shapes` are, on first use"
         yield Finding("data", text)
     for name in names:
-        if is_prepared(name, data_dir):
-            yield from examine("data", lambda name=name: examine_data_set(name, data_dir))
-        else:
-            text = f"{name} in {data_dir} was not prepared to its end; prepare it again"
-            yield Finding("data", text, is_problem=True)
+        yield from examine("data", lambda name=name: examine_data_set(name, data_dir))
 
 
-def examine_data_set(name: str, data_dir: Path) -> Iterator[Finding]:
+def examine_data_set(name: str, data_dir: Path, **fields: Any) -> Iterator[Finding]:
     """Read some records of each split, with their images.
 
     Args:
         name: of the data set, such as "folder/mine".
         data_dir: root of all prepared data sets.
+        fields: of a user's own data set.
 
     Raises:
         DataError: the data set, a record or an image cannot be read; it is named.
     """
+    from xmcgan.data import DataSet
     from xmcgan.data.images import decode_image
-    from xmcgan.data.sources import list_splits, load_source
 
-    for split in list_splits(name, data_dir):
-        source = load_source(name, data_dir, split)
+    data_set = DataSet(name, data_dir, **fields)
+    for split in data_set.splits():
+        source = data_set.load(split)
         last = len(source) - 1
         chosen = sorted({last * part // (_RECORDS - 1) for part in range(_RECORDS)})
         for index in chosen:

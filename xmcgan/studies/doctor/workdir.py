@@ -91,15 +91,16 @@ def _verified(folder: Path, step: int) -> Iterator[Finding]:
 
 def _look_at_data(workdir: Path) -> Iterator[Finding]:
     from xmcgan.config import read_config
-    from xmcgan.data.sources import fingerprint
+    from xmcgan.data import DataSet
     from xmcgan.training.checkpoint import read_record
     from xmcgan.training.retention import committed_steps
 
     data = read_config(workdir / "config.json").data
-    yield from examine_data_set(data.name, Path(data.data_dir))
+    yield from examine_data_set(data.name, Path(data.data_dir), **data.fields)
     steps = committed_steps(workdir / "checkpoints")
     stored = read_record(workdir / "checkpoints", steps[-1]).fingerprint if steps else {}
-    if stored.get("data") not in (None, fingerprint(data.name, data.data_dir)):
+    data_set = DataSet(data.name, data.data_dir, **data.fields)
+    if stored.get("data") not in (None, data_set.load(data.train_split).fingerprint()):
         text = (
             f"{data.name} in {data.data_dir} is not what this run was trained on; it will not "
             "resume unless the data are put back"

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from xmcgan.data.caption_files import clean_captions, parse_jsonl
-from xmcgan.data.image_store import ImageStore
+from xmcgan.data.annotations import clean_captions, parse_jsonl
+from xmcgan.data.archives import ImageStore
 from xmcgan.errors import DataError
 
 MANIFEST = "manifest.json"

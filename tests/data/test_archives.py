@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from data_samples import photo
 
-from xmcgan.data.file_index import list_files
+from xmcgan.data.archives import list_files
 from xmcgan.errors import DataError
 
 
@@ -22,7 +22,9 @@ def make_zip(path, members, compression=zipfile.ZIP_STORED):
     return path
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]
+)
 def test_members_are_read_without_extraction(tmp_path, compression):
     members = {"a/1.jpg": photo(1), "b.txt": b"text " * 100, "empty": b"", "ü.jpg": photo(2)}
     path = make_zip(tmp_path / "a.zip", members, compression)
@@ -69,7 +71,7 @@ def test_a_member_that_is_a_link_is_not_followed(tmp_path):
 def test_a_truncated_zip_is_named(tmp_path, keep):
     path = make_zip(tmp_path / "a.zip", {"1.jpg": photo(1), "2.jpg": photo(2)})
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    with pytest.raises(DataError, match=r"a\.zip is not a readable zip.*fetch it again"):
+    with pytest.raises(DataError, match=r"a\.zip is not a readable zip"):
         contents(path)
 
 
@@ -79,28 +81,25 @@ def test_a_flipped_byte_is_named(tmp_path, compression):
     data = bytearray(path.read_bytes())
     data[200] ^= 0xFF
     path.write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"a\.zip (is damaged|cannot be read)"):
+    with pytest.raises(DataError, match=r"1\.jpg in .*a\.zip cannot be read"):
         contents(path)
 
 
 def test_a_damaged_member_header_is_named(tmp_path):
     path = make_zip(tmp_path / "a.zip", {"1.jpg": photo(1)})
     path.write_bytes(b"xx" + path.read_bytes()[2:])
-    with pytest.raises(DataError, match="no zip member begins at byte 0"):
+    with pytest.raises(DataError, match=r"1\.jpg in .*a\.zip cannot be read"):
         contents(path)
 
 
 def test_a_member_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("xmcgan.data.file_index.MAX_FILE_BYTES", 1024**2)
+    monkeypatch.setattr("xmcgan.data.archives.MAX_FILE_BYTES", 1024**2)
     path = make_zip(tmp_path / "a.zip", {"1.jpg": bytes(1024**2 + 1)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(DataError, match="larger than 1 MiB"):
         contents(path)
 
 
-def test_other_compression_and_absent_sources_are_named(tmp_path):
-    path = make_zip(tmp_path / "a.zip", {"1.jpg": photo(1)}, zipfile.ZIP_BZIP2)
-    with pytest.raises(DataError, match="not stored or deflated"):
-        contents(path)
+def test_an_absent_source_is_named(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         contents(tmp_path / "none")
 
