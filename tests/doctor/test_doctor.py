@@ -10,8 +10,7 @@ from xmcgan.pretrained import weights
 from xmcgan.shapes.dataset import Shapes
 from xmcgan.studies.doctor import installation
 from xmcgan.studies.doctor.findings import Finding, examine, format_finding
-from xmcgan.studies.doctor.workdir import lock_holder
-from xmcgan.training.checkpoint import lock_workdir
+from xmcgan.utils.files import lock_holder, lock_workdir
 
 DOCTOR = "scripts/doctor.py"
 

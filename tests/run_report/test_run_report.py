@@ -20,8 +20,8 @@ from xmcgan.studies.run_report.document import CURVES_FILE, write_report
 from xmcgan.studies.run_report.log import read_curves, thinned
 from xmcgan.studies.run_report.plots import draw_curves
 from xmcgan.training import loop
-from xmcgan.training.checkpoint import lock_workdir
 from xmcgan.training.starts import FILE, read_starts, record_end, record_start
+from xmcgan.utils.files import lock_workdir
 from xmcgan.utils.provenance import commit
 
 REPORTING = loop.Run.write_report  # conftest.py takes it away from all other tests

@@ -1,12 +1,12 @@
 """The workdir of a run: who holds it, and whether its files are whole."""
 
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 from xmcgan.studies.doctor.data_sets import examine_data_set
 from xmcgan.studies.doctor.findings import Finding, examine
 from xmcgan.studies.doctor.installation import free_disk
+from xmcgan.utils.files import lock_holder
 
 
 def examine_workdir(workdir: Path) -> Iterator[Finding]:
@@ -37,20 +37,6 @@ def pinned_weights(workdir: Path) -> tuple[str, ...]:
     image = config.losses.image_pretrained
     names = [config.text.weights, *([image.weights or image.network] if image.enabled else [])]
     return tuple(name for name in names if name in SOURCES)
-
-
-def lock_holder(folder: Path) -> str:
-    """Return the id of the process that holds a folder's lock, empty where nobody does."""
-    path = folder / ".lock"
-    if not path.exists():
-        return ""
-    with path.open(encoding="utf-8") as file:
-        try:
-            # A shared lock, for a moment: two doctors do not hinder each other.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "unknown"
-    return ""
 
 
 def _look_at_config(workdir: Path) -> Iterator[Finding]:

@@ -11,11 +11,10 @@ from xmcgan.config import changed_fields, read_config
 from xmcgan.errors import EvaluationError, UserError
 from xmcgan.evaluation.report import newest, score_lines
 from xmcgan.evaluation.results import ResultFile
-from xmcgan.studies.doctor.workdir import lock_holder
 from xmcgan.studies.run_report.log import Curves, read_curves
 from xmcgan.studies.run_report.plots import draw_curves
 from xmcgan.training.starts import read_starts
-from xmcgan.utils.files import atomic_file, write_text
+from xmcgan.utils.files import atomic_file, lock_holder, write_text
 from xmcgan.utils.tables import markdown_table
 
 CURVES_FILE = "report_curves.png"
