@@ -15,6 +15,7 @@ prepared data set with their captions. Exit status: 0 done, 2 a mistake (named).
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,7 @@ def _show(args: argparse.Namespace) -> None:
     if wrong := [field for field in args.field if "=" not in field]:
         raise ConfigError(f"--field {wrong[0]} must be NAME=VALUE")
     fields = dict(field.split("=", 1) for field in args.field)
+    fields = {name: _value(text) for name, text in fields.items()}
     data_set = DataSet(args.name, args.data_dir, **fields)
     data_set.prepare()
     source = data_set.load(args.split)
@@ -192,6 +194,14 @@ def _show(args: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(f"cannot write --out {args.out}: {error.strerror}") from error
     print(f"{what}: {args.out}")
+
+
+def _value(text: str) -> Any:
+    """Return a number or another value of JSON, else the text as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ def test_an_empty_split_is_refused(module):
 
 
 def test_fields_are_saved_with_the_config(tmp_path):
-    config = load_config("folder")
+    config = load_config("emoji")
     with config.unlocked():
         config.data.fields = {"root": "pictures"}
     save_config(config, tmp_path / "config.json")

@@ -13,15 +13,10 @@ from jaxtyping import UInt8
 from xmcgan.errors import ConfigError, DataError
 from xmcgan.utils.registry import find
 
-# A data set is a class, constructed with a split's name and the fields of `config.data.fields`,
-# that has `__len__` and a `__getitem__` that returns a dict of `image` (the bytes of an image
-# file, or uint8 pixels) and `captions`, and where it likes `name` and the other fields of
-# `Example`. It may also have:
-#   splits: names of its splits (or a classmethod that returns them), to find held-out images;
-#   prepare: classmethod, called with the fields by one process before the first use;
-#   fingerprint: method that returns a string that changes when the data change;
-#   one_per_image: method that returns the index of one example of each image.
-# Ours get `data_dir` and `variant` (of `folder/mine`, "mine") as fields besides.
+# A data set is a class, constructed with a split's name and the fields of `config.data.fields`. It
+# has `__len__`, and a `__getitem__` that returns the fields of `Example` as a dict (`image` and
+# `captions` at least). docs/data.md says what it may have besides: `splits`, `prepare`,
+# `fingerprint`, `one_per_image`. Ours also get `data_dir`, and as `variant` what follows the slash.
 DATA_SETS = {
     "emoji": "xmcgan.data.folder:Emoji",
     "shapes": "xmcgan.shapes.dataset:Shapes",
@@ -38,21 +33,13 @@ _FINGERPRINT_EXAMPLES = 64
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One captioned image.
+    """One captioned image."""
 
-    Attributes:
-        image: bytes of an image file, or uint8 pixels.
-        name: unique within its split.
-        scene: for `shapes`, the scene's attributes as JSON.
-        image_id: as the official data set writes it.
-        caption_ids: one per caption, where the official data set has them.
-    """
-
-    image: bytes | UInt8[np.ndarray, "h w 3"]
+    image: bytes | UInt8[np.ndarray, "h w 3"]  # an image file, or pixels
     captions: list[str]
-    name: str
-    scene: str = ""
-    image_id: str = ""
+    name: str  # unique within its split
+    scene: str = ""  # of `shapes`: attributes as JSON
+    image_id: str = ""  # as the official data set writes it
     caption_ids: list[str] = dataclasses.field(default_factory=list)
 
 

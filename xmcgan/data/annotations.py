@@ -1,11 +1,11 @@
 """Captions of images: cleaned, parsed from the user's files, joined with the images they name."""
 
 import collections
-import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from xmcgan.data.archives import IMAGE_SUFFIXES, FileRef, ImageStore, list_files
 from xmcgan.errors import DataError, listed
@@ -17,8 +17,7 @@ _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _FIELDS = '{"image": "images/a.jpg", "split": "train", "captions": ["..."]}'
 
 
-@dataclasses.dataclass(frozen=True)
-class CaptionedImage:
+class CaptionedImage(NamedTuple):
     """An image's path, split and captions, as a caption file states them."""
 
     image: str
@@ -42,11 +41,8 @@ def caption_fault(text: str, max_chars: int = MAX_CAPTION_CHARS) -> str:
 def clean_captions(texts: Sequence[str], where: str) -> tuple[tuple[str, ...], int]:
     """Strip a user's captions; return those that have words, and how many were empty.
 
-    Args:
-        where: file and line, for errors.
-
     Raises:
-        DataError: no caption is left, or one is absurdly long, has a NUL or is no valid Unicode.
+        DataError: names `where` (file and line) and the fault; also if no caption is left.
     """
     kept = []
     for text in texts:
@@ -80,14 +76,11 @@ def parse_jsonl(data: bytes, file: str) -> tuple[list[CaptionedImage], int]:
 
     Other fields are ignored, as are blank lines.
 
-    Args:
-        file: what to call the file in errors.
-
     Returns:
         The entries in order, and how many empty captions were dropped.
 
     Raises:
-        DataError: with file and line number, if a line is broken or repeats an image.
+        DataError: names `file` and the line that is broken or repeats an image.
     """
     entries: list[CaptionedImage] = []
     lines: dict[str, int] = {}
@@ -178,10 +171,10 @@ def find_images(
     Args:
         wanted: the official file name by id, which is preferred if several files have the id.
         key: from a file name's stem to an id; empty for other files.
-        counts: of what is left out; "images absent" and "images without captions" are added.
+        counts: of what is left out.
 
     Raises:
-        DataError: more than half of the images are absent: then it is an archive that is missing.
+        DataError: more than half of the images are absent: an archive must be missing.
     """
     found: dict[str, FileRef] = {}
     exact: set[str] = set()
@@ -201,12 +194,7 @@ def find_images(
     if 2 * len(absent) > len(wanted):
         raise DataError(
             f"{len(absent):,} of the {len(wanted):,} images that the captions name are not in "
-            f"{join(sources)}; is an archive missing?{listed(absent)}"
+            f"{', '.join(map(str, sources))}; is an archive missing?{listed(absent)}"
         )
     counts["images absent"] += len(absent)
     return found
-
-
-def join(sources: Iterable[Path]) -> str:
-    """Return paths for a message."""
-    return ", ".join(map(str, sources))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xmcgan.data.annotations import MAX_CAPTION_CHARS, CaptionCleaner, find_images, join
+from xmcgan.data.annotations import MAX_CAPTION_CHARS, CaptionCleaner, find_images
 from xmcgan.data.archives import FileRef, list_files
 from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry
@@ -46,10 +46,8 @@ _IMAGE_STEM = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})")
 
 
 def image_key(stem: str) -> str:
-    """Return the number of a COCO image from its file name's stem, empty for other files.
-
-    The images of 2017 are those of 2014 under other names and in other splits, by the same numbers.
-    """
+    """Return the number of a COCO image from its file name's stem, empty for other files."""
+    # The images of 2017 are those of 2014 under other names, by the same numbers.
     match = _IMAGE_STEM.fullmatch(stem)
     return str(int(match[1])) if match else ""
 
@@ -72,15 +70,13 @@ class Coco(Prepared):
         """Read the captions and find their images; images are not opened yet.
 
         Args:
-            sources: directories or zips that hold captions_train2014.json, captions_val2014.json
-                (or 2017) and the images, in any folders.
-            year: "2014" or "2017"; empty takes the year of the captions that are there.
-            karpathy: the file dataset_coco.json of Karpathy and Fei-Fei (CVPR 2015); its splits
-                replace the official ones.
+            sources: directories or zips with captions_train2014.json, captions_val2014.json (or
+                2017) and the images, in any folders.
+            year: "2014" or "2017"; empty: that of the captions that are there.
+            karpathy: dataset_coco.json of Karpathy and Fei-Fei (CVPR 2015); replaces the splits.
 
         Raises:
-            DataError: captions that are missing, of both years, or broken (file and place are
-                named); more than half of the images missing.
+            DataError: captions missing, of both years, or broken; over half of the images missing.
         """
         files, year = _caption_files(sources, year)
         counts: collections.Counter[str] = collections.Counter()
@@ -155,7 +151,7 @@ def _caption_files(
         match = _CAPTIONS.fullmatch(path.rpartition("/")[2])
         if match and (not year or match[2] == year):
             found.setdefault(match[2], {}).setdefault(match[1], (path, ref))
-    where = join(sources)
+    where = ", ".join(map(str, sources))
     if not found:
         name = f"captions_train{year or '2014'}.json"
         raise DataError(f"no {name} in {where}; it is in annotations_trainval{year or '2014'}.zip")
@@ -171,11 +167,13 @@ def _read_captions(
     """Return file names by image id, and (caption id, caption) pairs by image id."""
     try:
         content = json.loads(data, object_hook=_trim)
-        names = {str(image["id"]): _base_name(image["file_name"]) for image in content["images"]}
+        names = {
+            str(image["id"]): image["file_name"].rpartition("/")[2] for image in content["images"]
+        }
         annotations = list(content["annotations"])
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: broken JSON ({error})") from error
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'{file}: not captions of COCO, {error!r} in its "images" or "annotations"'
         ) from error
@@ -199,13 +197,6 @@ def _trim(fields: dict[str, Any]) -> dict[str, Any]:
     if "coco_url" in fields or "flickr_url" in fields:
         return {key: fields[key] for key in ("id", "file_name") if key in fields}
     return fields
-
-
-def _base_name(file_name: Any) -> str:
-    name = str(file_name).rpartition("/")[2]
-    if not name or "\0" in name:
-        raise TypeError(f"file_name {file_name!r}")
-    return name
 
 
 def _karpathy_splits(path: Path, wanted: Mapping[str, str]) -> dict[str, str]:

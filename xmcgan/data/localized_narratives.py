@@ -4,12 +4,12 @@ import collections
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 from xmcgan.data import coco
-from xmcgan.data.annotations import CaptionCleaner, find_images, join
+from xmcgan.data.annotations import CaptionCleaner, find_images
 from xmcgan.data.archives import FileRef, list_files
 from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry
@@ -53,15 +53,9 @@ class Narratives(Prepared):
     images: ClassVar[tuple[Archive, ...]] = ()
     published: ClassVar[Mapping[str, int]]
 
-    @staticmethod
-    def image_key(stem: str) -> str:
-        """Return an image's id from its file name's stem, empty for other files."""
-        raise NotImplementedError
-
-    @staticmethod
-    def image_name(image_id: str) -> str:
-        """Return an image's official file name."""
-        raise NotImplementedError
+    # From an image file's stem to its id (empty for other files); from an id to the official name.
+    image_key: ClassVar[Callable[[str], str]]
+    image_name: ClassVar[Callable[[str], str]]
 
     @classmethod
     def download(cls, folder: Path) -> None:
@@ -70,13 +64,10 @@ class Narratives(Prepared):
 
     @classmethod
     def read(cls, sources: Sequence[Path]) -> Contents:
-        """Read narratives and find their images; images are not opened yet.
-
-        Args:
-            sources: directories or zips with JSON lines and images, in any folders.
+        """Read narratives and find their images, in any folders; images are not opened yet.
 
         Raises:
-            DataError: of `read_texts`, or more than half of the images missing.
+            DataError: of `read_texts`, or over half of the images missing.
         """
         counts: collections.Counter[str] = collections.Counter()
         texts = cls.read_texts(sources, counts)
@@ -100,12 +91,8 @@ class Narratives(Prepared):
     ) -> dict[str, dict[str, list[Narrative]]]:
         """Return narratives by split and image id, without those that are empty or repeated.
 
-        Args:
-            sources: directories, zips or single files; their JSON lines are taken by name.
-            counts: takes how many were dropped, by reason.
-
         Raises:
-            DataError: no JSON lines, or one that is broken (file and line are named).
+            DataError: no JSON lines of the official names, or one that is broken.
         """
         clean = CaptionCleaner(MAX_NARRATIVE_CHARS, counts)
         splits: dict[str, dict[str, list[Narrative]]] = {}
@@ -128,21 +115,16 @@ class Narratives(Prepared):
                 else:
                     known.append(narrative._replace(text=text))
         if not splits:
-            raise DataError(
-                f"no file in {join(sources)} is named like {cls.narratives[0].file_name}"
-            )
+            where = ", ".join(map(str, sources))
+            raise DataError(f"no file in {where} is named like {cls.narratives[0].file_name}")
         return {split: splits[split] for split in cls.published if split in splits}
 
     @classmethod
     def parse_line(cls, line: bytes, where: str) -> Narrative:
         """Read a JSON object; timed captions, traces and the recording's name are not kept.
 
-        Args:
-            where: file and line number, for errors.
-
         Raises:
-            DataError: broken JSON, a field that is missing or of another type, or a strange image
-                id.
+            DataError: names `where` (file and line), and what is wrong with it.
         """
         try:
             fields = json.loads(line)
@@ -191,13 +173,8 @@ class LnCoco(Narratives):
         ),
     )
 
-    # Of 2017, or the same images under their names of 2014.
-    image_key = staticmethod(coco.image_key)
-
-    @staticmethod
-    def image_name(image_id: str) -> str:
-        """Return the file name of 2017."""
-        return f"{int(image_id):012d}.jpg"
+    image_key = staticmethod(coco.image_key)  # of 2017, or the same images' names of 2014
+    image_name = staticmethod(lambda image_id: f"{int(image_id):012d}.jpg")
 
 
 class LnOpenImages(Narratives):
@@ -213,15 +190,8 @@ class LnOpenImages(Narratives):
     )
     image_host = "https://open-images-dataset.s3.amazonaws.com"  # SPLIT/ID.jpg
 
-    @staticmethod
-    def image_key(stem: str) -> str:
-        """Return the stem."""
-        return stem
-
-    @staticmethod
-    def image_name(image_id: str) -> str:
-        """Return ID.jpg."""
-        return f"{image_id}.jpg"
+    image_key = staticmethod(lambda stem: stem)
+    image_name = staticmethod(lambda image_id: f"{image_id}.jpg")
 
     @classmethod
     def download(cls, folder: Path) -> None:

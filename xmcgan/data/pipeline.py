@@ -157,10 +157,10 @@ def train_batches(
         num_workers: decoding processes; 0 decodes in threads of this process.
         share: (i, n): only the i-th of n equal slices of every batch is read, that of process i.
 
-    Returns:
-        A generator of `image` uint8 (d_steps * m, b / m / n, h, w, 3), `token_ids` int32 (d_steps
-        * m, b / m / n, t) and `word_mask` bool of the same shape, True for real tokens.
-        Its `close()` ends the threads and processes.
+    Yields:
+        `image` uint8 (d_steps * m, b / m / n, h, w, 3), `token_ids` int32 (d_steps * m, b / m / n,
+        t) and `word_mask` bool of the same shape, True for real tokens. `close()` ends the threads
+        and processes.
 
     Raises:
         DataError: an argument cannot work; later, a record or an image that cannot be read.
@@ -215,10 +215,6 @@ def fixed_examples(
     resize: Resize,
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], list[str]]:
     """Return the same examples on every call: different images, one caption each, no flip.
-
-    Args:
-        seed: of the choice of images and captions.
-        image_size: side of the square images in pixels.
 
     Raises:
         DataError: the split has fewer examples, or one cannot be read.

@@ -109,13 +109,11 @@ class Prepared:
         killed run left behind is removed.
 
         Args:
-            num_workers: processes that write; 0: as many as there are cores, at most
-                `MAX_WORKERS`.
+            num_workers: processes; 0: one per core, at most `MAX_WORKERS`.
             skip_damaged: leave out images that cannot be used, and count them.
 
         Raises:
-            DataError: there is no image, images cannot be used, the disk is too small or cannot be
-                written, or other data of that name are there.
+            DataError: no image, unusable images, no room on the disk, or other data of that name.
         """
         if variant and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", variant):
             raise DataError(f"the name {variant!r} is not made of letters, digits, _ and - only")
@@ -136,14 +134,8 @@ class Prepared:
                 with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as temporary:
                     folder = Path(temporary) / _VERSION
                     folder.mkdir()
-                    write_version(
-                        folder,
-                        cls.name,
-                        contents,
-                        description=cls.__doc__ or "",
-                        num_workers=workers,
-                        skip_damaged=skip_damaged,
-                    )
+                    options = {"num_workers": workers, "skip_damaged": skip_damaged}
+                    write_version(folder, cls.name, contents, **options)
                     os.rename(folder, root / _VERSION)
         except (OSError, RuntimeError) as error:  # ArrayRecord reports a full disk as RuntimeError
             raise DataError(f"cannot write to {root}: {error}") from error
@@ -172,10 +164,9 @@ class Prepared:
         return list(range(len(self))) if self._ends is None else [0, *self._ends[:-1].tolist()]
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits that change when the prepared data change.
+        """Return 16 hex digits of name, version, splits, and the size and end of each file.
 
-        They cover name, version, splits and shard lengths, and of each record file its length and
-        its last 64 KiB, where ArrayRecord keeps its index; reading whole files would cost minutes.
+        The last 64 KiB hold ArrayRecord's index; reading whole files would cost minutes.
         """
         digest = hashlib.sha256(json.dumps([self._full_name, self.directory.name]).encode())
         info = json.loads((self.directory / "dataset_info.json").read_text())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 from tqdm import tqdm
 
 from xmcgan.data.archives import FileRef
@@ -37,29 +38,23 @@ _UNKNOWN = {"image_id": "", "caption_ids": [], "source_split": "", "scene": ""}
 
 
 class Entry(Protocol):
-    """One image to store; picklable, and read by the process that writes it."""
+    """One image to store, of about `size` bytes; picklable, loaded by the process that writes it.
+
+    `load` returns what is stored, by the names of `FEATURES`; raises `DataError` if it is unusable.
+    """
 
     @property
-    def size(self) -> int:
-        """Return about how many bytes the image has."""
-        ...
+    def size(self) -> int: ...
 
-    def load(self) -> dict[str, Any]:
-        """Return the image's bytes and captions, and more by the names of `FEATURES`.
-
-        Raises:
-            DataError: the image cannot be used.
-        """
-        ...
+    def load(self) -> dict[str, Any]: ...
 
 
 class ImageEntry(NamedTuple):
-    """An image file to store, and what is known of it.
+    """An image file, and what is known of it.
 
     Attributes:
-        name: its file name in the official data, or path in the user's.
-        image_id: as its data set writes it.
-        caption_ids: one per caption, or none.
+        name: file name in the official data, or path in the user's.
+        image_id, caption_ids: as the official data set writes them.
         source_split: the official split it comes from, such as "train2014".
         check: raises `DataError` if the image's bytes cannot be used.
     """
@@ -94,8 +89,8 @@ class Contents:
         splits: entries by split.
         recipe: what must be equal in a data set of that name that is there already.
         sources: where the entries were found.
-        left_out: number of things that were left out, by what they are.
-        published: examples that the official data have, by split.
+        left_out: how many things were left out, by what they are.
+        published: examples of the official data, by split.
         narratives: each caption is an example of its own.
     """
 
@@ -113,9 +108,9 @@ class Contents:
 
 
 class ShardReport(NamedTuple):
-    """What a shard holds: captions of each image, bytes of all images, and faults by name."""
+    """What a shard holds, and the faults of the images left out."""
 
-    caption_counts: list[int]
+    caption_counts: list[int]  # per image
     num_bytes: int
     faults: list[str]
 
@@ -141,15 +136,9 @@ def split_into_shards(entries: Sequence[Entry], max_bytes: int) -> list[Sequence
 
 
 def write_version(
-    folder: Path,
-    name: str,
-    contents: Contents,
-    *,
-    description: str,
-    num_workers: int,
-    skip_damaged: bool,
+    folder: Path, name: str, contents: Contents, *, num_workers: int, skip_damaged: bool
 ) -> None:
-    """Write the record files of a data set and the metadata with which TFDS finds them.
+    """Write the record files of a data set, and the metadata with which TFDS finds them.
 
     Args:
         folder: exists and is empty.
@@ -178,40 +167,30 @@ def write_version(
                 "leaves them out"
             )
         left_out["damaged images"] = len(faults)
-    by_split = {
-        split: [report for job, report in zip(jobs, reports, strict=True) if job.split == split]
-        for split in contents.splits
-    }
-    metadata: dict[str, Any] = {
+    counts: dict[str, list[int]] = {split: [] for split in contents.splits}
+    infos = {split: {"shard_lengths": [], "num_bytes": 0} for split in contents.splits}
+    for job, report in zip(jobs, reports, strict=True):
+        counts[job.split] += report.caption_counts
+        infos[job.split]["shard_lengths"].append(len(report.caption_counts))
+        infos[job.split]["num_bytes"] += report.num_bytes
+    metadata = {
         **contents.recipe,
         "sources": [str(source.resolve()) for source in contents.sources],
         "left_out": left_out,
-        "num_captions": {
-            split: sum(sum(report.caption_counts) for report in own)
-            for split, own in by_split.items()
-        },
+        "num_captions": {split: sum(found) for split, found in counts.items()},
     }
     if contents.narratives:
-        metadata[NARRATIVES] = {
-            split: [n for report in own for n in report.caption_counts]
-            for split, own in by_split.items()
-        }
+        metadata[NARRATIVES] = counts
     template = tfds.core.ShardedFileTemplate(
-        data_dir=tfds.core.as_path(folder), dataset_name=name, filetype_suffix="array_record"
+        data_dir=epath.Path(folder), dataset_name=name, filetype_suffix="array_record"
     )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=FEATURES,
         split_infos=[
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[len(report.caption_counts) for report in own],
-                num_bytes=sum(report.num_bytes for report in own),
-                filename_template=template.replace(split=split),
-            )
-            for split, own in by_split.items()
+            tfds.core.SplitInfo(name=split, filename_template=template.replace(split=split), **info)
+            for split, info in infos.items()
         ],
-        description=description,
         metadata=tfds.core.MetadataDict(metadata),
         check_data=False,  # it would want TensorFlow
     )
@@ -220,11 +199,7 @@ def write_version(
 def write_shards(
     jobs: Sequence[ShardJob], num_workers: int, report: Callable[[int], object]
 ) -> list[ShardReport]:
-    """Write shards in worker processes, or here if one is enough.
-
-    Args:
-        num_workers: processes at most.
-        report: called with numbers of images that are done.
+    """Write shards in worker processes, or here if one is enough; `report` numbers of images.
 
     Raises:
         DataError: a worker died, as when the machine runs out of memory.
