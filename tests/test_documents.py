@@ -111,14 +111,14 @@ NOT_HERE = {
     "python scripts/eval_fid.py --workdir runs/coco *": COCO,
     "python scripts/eval_fid.py --model emoji64 *": MINUTES,
     "python scripts/verify_reference.py FILE.npz": f"{RUN_BY}test_commands.py",
-    "python scripts/doctor.py": f"{RUN_BY}doctor/test_doctor.py",
-    "python scripts/doctor.py --data-dir data": f"{RUN_BY}doctor/test_doctor.py",
-    "python scripts/doctor.py --workdir runs/quickstart": f"{RUN_BY}doctor/test_doctor.py",
+    "python scripts/doctor.py": f"{RUN_BY}studies/test_doctor.py",
+    "python scripts/doctor.py --data-dir data": f"{RUN_BY}studies/test_doctor.py",
+    "python scripts/doctor.py --workdir runs/quickstart": f"{RUN_BY}studies/test_doctor.py",
     "python scripts/report.py --workdir runs/coco --out report/": COCO,
     "python scripts/benchmark.py *": MINUTES,
     "python scripts/count_collectives.py *": MINUTES,
     "python -m pytest -m slow *": MINUTES,
-    "python scripts/ablate.py *": f"{MINUTES}; {RUN_BY}ablation/",
+    "python scripts/ablate.py *": f"{MINUTES}; {RUN_BY}studies/",
     "python scripts/export.py *": f"{RUN_BY}test_exporting.py",
     "python *run_exported.py *": f"{RUN_BY}test_exporting.py",
 }
@@ -289,11 +289,11 @@ def folder(tiny_root, tiny_workdir, tmp_path, monkeypatch) -> Path:
 
 def test_the_commands_work_one_after_another(run, folder, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "evaluation"))
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "human_eval"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "studies"))
     import raters
     import tiny_network
 
-    from xmcgan.studies.human_eval.key import read_key
+    from xmcgan.studies.human_eval.page import read_key
 
     tiny_network.install(monkeypatch)
     tiny_network.install_detector(monkeypatch)

@@ -9,9 +9,7 @@ import pytest
 from xmcgan.data.prepare import prepare_shapes
 from xmcgan.pretrained import weights
 from xmcgan.shapes.dataset import ShapesConfig
-from xmcgan.studies.doctor import installation
-from xmcgan.studies.doctor.findings import Finding, examine, format_finding
-from xmcgan.studies.doctor.workdir import lock_holder
+from xmcgan.studies import doctor
 from xmcgan.training.checkpoint import lock_workdir
 
 DOCTOR = "scripts/doctor.py"
@@ -107,7 +105,7 @@ def test_who_holds_a_workdir_is_said_and_is_no_problem(examined, own_run):
         status, output = examined("--workdir", own_run[0])
     assert status == 0
     assert f"in use by a training run, process {os.getpid()}" in output
-    assert lock_holder(own_run[0]) == ""
+    assert doctor.lock_holder(own_run[0]) == ""
 
 
 def test_a_preparation_that_was_killed_is_named(examined, tmp_path):
@@ -147,39 +145,40 @@ def test_damaged_and_absent_weights_name_the_command_that_fetches_them(examined,
 
 def test_python_and_packages_out_of_their_ranges_are_named(examined, pinned, monkeypatch):
     wanted = (">=3.99", ["numpy>=99  # far away", "no-such-package>=1", "jax>=0.1"])
-    monkeypatch.setattr(installation, "requirements", lambda: (wanted[0], wanted[1][1:]))
+    monkeypatch.setattr(doctor, "requirements", lambda: (wanted[0], wanted[1][1:]))
     status, output = examined()
     assert status == 1
     assert "where >=3.99 is needed" in output
     assert "no-such-package is not installed" in output
-    monkeypatch.setattr(installation, "requirements", lambda: (">=3.11", ["numpy>=99"]))
+    monkeypatch.setattr(doctor, "requirements", lambda: (">=3.11", ["numpy>=99"]))
     assert "tested with >=99" in examined()[1]
 
 
 def test_requirements_are_those_of_the_checkout_without_comments():
-    python, packages = installation.requirements()
+    python, packages = doctor.requirements()
     assert python == ">=3.11,<3.14"
     assert any(line.startswith("jax>=") for line in packages)
     assert not any("#" in line or not line for line in packages)
 
 
-def test_too_little_disk_is_a_problem(tmp_path, monkeypatch):
-    assert not installation.free_disk(tmp_path, 1).is_problem
-    finding = installation.free_disk(tmp_path, 1e18)
-    assert finding.is_problem
-    assert "make room" in finding.text
+def test_too_little_disk_is_a_problem(tmp_path):
+    (enough,) = doctor.check_disk(tmp_path, 1)
+    (too_little,) = doctor.check_disk(tmp_path, 1e18)
+    assert (enough.is_problem, too_little.is_problem) == (False, True)
+    assert "make room" in too_little.text
 
 
-def test_what_is_not_installed_is_a_finding_and_no_traceback():
+def test_a_missing_package_is_a_finding_and_no_traceback():
+    @doctor.check("devices")
     def look():
-        yield Finding("packages", "one")
+        yield "one"
         raise ModuleNotFoundError("No module named 'jax'")
 
-    one, two = examine("devices", look)
-    assert not one.is_problem
+    one, two = look()
+    assert one == ("devices", "one", False)
     assert two.is_problem
     assert "No module named 'jax'" in two.text
-    assert format_finding(two).startswith("PROBLEM  devices      cannot be checked")
+    assert str(two).startswith("PROBLEM  devices ")
     assert "pip install" in two.text
 
 

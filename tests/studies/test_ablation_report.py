@@ -1,19 +1,23 @@
 """The table on the disk shows what the runs reached, and compares only what compares."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import stats
+from scipy import special, stats
 
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.evaluation.scores import Score
 from xmcgan.studies.ablation.plan import Cell, plan_cells
-from xmcgan.studies.ablation.report import write_report
+from xmcgan.studies.ablation.report import Row, students_interval, write_report
+from xmcgan.studies.estimates import Estimate
 
 PROTOCOL = get_protocol("fd-effnet-lite0")
 FD, COLORS = "fd-effnet-lite0/fd", "shapes/colors"
@@ -128,3 +132,65 @@ def test_the_picture_has_a_panel_a_score_and_a_mark_a_seed(tmp_path):
     light_blue = np.abs(pixels - (0x9B, 0xBC, 0xF2)).sum(axis=-1) < 12
     assert light_blue[:, : pixels.shape[1] // 2].any()
     assert light_blue[:, pixels.shape[1] // 2 :].any()
+
+
+def quantile(freedom: float) -> float:
+    """Return the 97.5 % quantile of Student's t from the incomplete beta function."""
+    x = special.betaincinv(freedom / 2, 0.5, 0.05)
+    return math.sqrt(freedom * (1 / x - 1))
+
+
+def row(values: dict[int, float], interval: bool = True) -> Row:
+    """Return a row whose score "fd" has these values by seed."""
+    scores = {
+        seed: Score("fd", v, v - 1 if interval else None, v + 2 if interval else None, "lower")
+        for seed, v in values.items()
+    }
+    results = {s: SimpleNamespace(scores={"fd": score}) for s, score in scores.items()}
+    return Row("", cast(Any, results))
+
+
+def test_the_mean_of_seeds_has_students_interval():
+    values = [61.0, 64.5, 58.25]
+    found = row(dict(enumerate(values))).mean("fd")
+    mean = sum(values) / 3
+    spread = quantile(2) * math.sqrt(sum((value - mean) ** 2 for value in values) / 2 / 3)
+    assert found is not None
+    assert found[:3] == pytest.approx((mean, mean - spread, mean + spread))
+    assert found.source == "seeds"
+    assert quantile(1) == pytest.approx(12.706, abs=1e-3)  # of the tables
+
+
+def test_one_seed_has_the_interval_of_the_evaluation():
+    assert row({0: 5.0}).mean("fd") == Estimate(5.0, 4.0, 7.0, "images")
+    assert row({0: 5.0}, interval=False).mean("fd") == Estimate(5.0)
+    assert row({}).mean("fd") is None
+
+
+def test_a_difference_has_the_paired_interval():
+    within = [2.0, 2.5, 1.5]  # seed 9 has no partner
+    found = row({0: 3.0, 1: 4.0, 2: 8.0}).difference("fd", row({2: 6.5, 0: 1.0, 1: 1.5, 9: 100.0}))
+    assert found is not None
+    low, high = stats.t.interval(0.95, 2, loc=2, scale=stats.sem(within))
+    assert found[:3] == pytest.approx((2, low, high))
+
+
+def test_single_seeds_and_seeds_without_any_spread_have_no_interval_of_seeds():
+    assert row({0: 3.0, 1: 5.0}).difference("fd", row({1: 1.0})) == Estimate(4.0)
+    assert row({0: 3.0, 1: 4.0}).difference("fd", row({0: 1.0, 1: 2.0})) == Estimate(2.0)
+    assert row({0: 3.0}).difference("fd", row({1: 1.0})) is None
+    assert row({0: 0.0, 1: 0.0}).mean("fd") == Estimate(0.0)
+
+
+def test_intervals_hold_the_true_difference_in_95_of_100_tables():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        shared = rng.normal(0, 5, 4)  # what a seed does to all rows
+        row, baseline = shared + rng.normal(5, 2, 4), shared + rng.normal(2, 1, 4)
+        found = students_interval((row - baseline).tolist())
+        assert found.low is not None
+        assert found.high is not None
+        assert found.high - found.low < 20
+        held += found.low <= 3 <= found.high
+    assert 0.92 <= held / 400 <= 0.98

@@ -4,19 +4,19 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from xmcgan.studies.ablation import runner as runners
-from xmcgan.studies.ablation import scoring
+from xmcgan.studies.ablation import runs
 from xmcgan.studies.ablation.plan import Cell, plan_cells
-from xmcgan.studies.ablation.runner import Runner
-from xmcgan.studies.ablation.scoring import Scoring
+from xmcgan.studies.ablation.runs import Scoring, run_cells
 from xmcgan.training.signals import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,34 +42,42 @@ def tiny_overrides(root: Path) -> list[str]:
 
 
 @pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let programs that are started find the package, on one device, and score with tiny parts."""
-    offline = os.environ["PYTHONPATH"]
-    path = [ROOT, offline]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, path)))
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-    monkeypatch.setattr(scoring, "load_network", lambda *_: None)
-
-
-@pytest.fixture
-def ablate(run, tiny_root, programs, monkeypatch, tmp_path):
-    """Return a function that runs the script and gives its status, output and errors."""
+def ablate(run, tiny_root, monkeypatch, tmp_path):
+    """Return a function that runs the script, and its programs in this process: that is faster."""
     monkeypatch.syspath_prepend(ROOT / "tests" / "evaluation")
-    evaluate = importlib.import_module("eval_program").PROGRAM
-    start = runners.subprocess.Popen
+    tiny_network = importlib.import_module("tiny_network")
+    tiny_network.install(monkeypatch)
+    tiny_network.install_detector(monkeypatch)
+    monkeypatch.setattr(runs, "load_network", lambda *_: None)
 
-    def with_tiny_networks(command, **options):
-        if command[1].endswith("eval_fid.py"):
-            command = [command[0], "-c", evaluate, *command[2:]]
-        return start(command, **options)
+    class InThisProcess:
+        def __init__(self, command, **_):
+            is_training = command[1:3] == ["-m", "xmcgan.train"]
+            program, flags = command[1], command[2:]
+            if is_training:
+                program, flags = ROOT / "xmcgan" / "train.py", command[3:]
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "argv", [str(program), *flags])
+                with pytest.raises(SystemExit) as stopped:
+                    runpy.run_path(str(program), run_name="__main__")
+            self._status = stopped.value.code or 0
 
-    monkeypatch.setattr(runners.subprocess, "Popen", with_tiny_networks)
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def wait(self, _):
+            return self._status
+
     overrides = [f"--config.{each}" for each in tiny_overrides(tiny_root)]
     flags = ["--config", "shapes:quickstart", "--grid", "sentence", "--num-samples", 20]
 
     def call(*more: object):
-        return run("scripts/ablate.py", *flags, "--out", tmp_path / "out", *overrides, *more)
+        with monkeypatch.context() as patch:
+            patch.setattr(runs.subprocess, "Popen", InThisProcess)
+            return run("scripts/ablate.py", *flags, "--out", tmp_path / "out", *overrides, *more)
 
     return call
 
@@ -81,10 +89,11 @@ def test_a_table_is_trained_scored_and_gone_on_with_after_a_failure(ablate, tmp_
     status, output, errors = ablate()
     assert status == 2
     assert "1 of 2 runs failed" in errors
-    assert "sentence, seed 0: training ended with status 2" in errors
-    assert re.search(r"^none +1 +\d", output, re.MULTILINE)  # the other has its row
-    assert re.search(r"^sentence +0 +- ", output, re.MULTILINE)
-    assert "Failed: sentence, seed 0" in (out / "ablation.md").read_text()
+    assert "sentence, seed 0: training exited with status 2" in errors
+    text = (out / "ablation.md").read_text()
+    assert re.search(r"^\| none \| 1 \| \d", text, re.MULTILINE)  # the other has its row
+    assert "| sentence | 0 | - |" in text
+    assert "Failed: sentence, seed 0" in text
 
     (out / "runs" / "sentence" / "seed_0").unlink()
     status, output, errors = ablate()
@@ -125,65 +134,55 @@ def one_cell(tiny_root, tmp_path) -> Cell:
     )[0]
 
 
-def program(text: str) -> list[str]:
-    return [sys.executable, "-c", text]
-
-
-def stopped_by(number: signal.Signals, cell: Cell, monkeypatch, started: Path) -> Runner:
-    """Run cells whose training waits for a signal, which this process gets once it has begun."""
-    waiting = (
-        "import os, pathlib, signal, sys, time\n"
-        "own = 'in a group of its own' if os.getpgrp() == os.getpid() else ''\n"
-        "def save(number, frame):\n"
-        f"    pathlib.Path({str(started)!r}).write_text(f'saved {{number}} ' + own)\n"
-        "    sys.exit(128 + number)\n"
-        "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, save)\n"
-        f"pathlib.Path({str(started)!r}).write_text('started')\n"
-        "time.sleep(60)\n"
-    )
-    monkeypatch.setattr(runners, "train_command", lambda cell: program(waiting))
-
-    def send() -> None:
-        while not (started.exists() and started.read_text() == "started"):
-            pass
-        os.kill(os.getpid(), number)
-
-    sender = threading.Thread(target=send)
-    with StopSignal() as stop:
-        runner = Runner([cell, cell], SCORING, program("raise SystemExit(1)"), stop)
-        sender.start()
-        runner.run()
-        sender.join()
-        assert stop.exit_status == 128 + number
-    return runner
+def train_with(monkeypatch: pytest.MonkeyPatch, *programs: str) -> None:
+    """Let cells be trained by these programs, one after the other."""
+    commands = iter([[sys.executable, "-c", text] for text in programs])
+    monkeypatch.setattr(Cell, "train_command", property(lambda cell: next(commands)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_run_save_and_starts_no_other(one_cell, monkeypatch, tmp_path, number):
-    runner = stopped_by(number, one_cell, monkeypatch, tmp_path / "state")
-    assert (tmp_path / "state").read_text() == f"saved {number:d} in a group of its own"
-    assert runner.failures == []
+    state = tmp_path / "state"
+    waiting = f"""
+import os, pathlib, signal, sys, time
+own = "in a group of its own" if os.getpgrp() == os.getpid() else ""
+def save(number, frame):
+    pathlib.Path({str(state)!r}).write_text(f"saved {{number}} " + own)
+    sys.exit(128 + number)
+for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, save)
+pathlib.Path({str(state)!r}).write_text("started")
+time.sleep(60)
+"""
+    train_with(monkeypatch, waiting)
 
+    def send() -> None:
+        while not (state.exists() and state.read_text() == "started"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
 
-def test_runs_that_die_are_named_and_lose_no_other(one_cell, monkeypatch, capfd):
-    commands = iter([program("import os; os.abort()"), program("raise SystemExit(3)")])
-    monkeypatch.setattr(runners, "train_command", lambda cell: next(commands))
+    sender = threading.Thread(target=send)
     with StopSignal() as stop:
-        runner = Runner([one_cell, one_cell], SCORING, [], stop)
-        runner.run()
-    assert len(runner.failures) == 2
-    assert "training was killed by signal 6" in runner.failures[0]
-    assert "training ended with status 3" in runner.failures[1]
-    assert shlex.quote("raise SystemExit(3)") in runner.failures[1]
+        sender.start()
+        assert run_cells([one_cell, one_cell], SCORING, ["false"], stop) == []
+        sender.join()
+        assert stop.exit_status == 128 + number
+    assert state.read_text() == f"saved {number:d} in a group of its own"
+
+
+def test_runs_that_die_are_named_and_lose_no_other(one_cell, monkeypatch):
+    train_with(monkeypatch, "import os; os.abort()", "raise SystemExit(3)")
+    with StopSignal() as stop:
+        first, second = run_cells([one_cell, one_cell], SCORING, [], stop)
+    assert "killed by signal 6" in first
+    assert "status 3" in second
+    assert shlex.quote("raise SystemExit(3)") in second
 
 
 def test_a_run_that_ends_elsewhere_than_planned_is_no_part_of_the_table(one_cell, monkeypatch):
-    monkeypatch.setattr(runners, "train_command", lambda cell: program("pass"))
+    train_with(monkeypatch, "pass")
     with StopSignal() as stop:
-        runner = Runner([one_cell], SCORING, program("raise SystemExit('evaluated')"), stop)
-        runner.run()
-    (failure,) = runner.failures
-    assert "does not stand where this table's runs end" in failure
+        (failure,) = run_cells([one_cell], SCORING, ["evaluated"], stop)
+    assert str(one_cell.workdir) in failure
 
 
 @pytest.mark.parametrize(
@@ -198,9 +197,9 @@ def test_a_run_that_ends_elsewhere_than_planned_is_no_part_of_the_table(one_cell
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(run, monkeypatch, flags, message):
-    monkeypatch.setattr(Runner, "run", lambda self: pytest.fail("trained"))
+    monkeypatch.setattr(runs, "run_cells", lambda *_: pytest.fail("trained"))
     if "fid-2015" not in flags:
-        monkeypatch.setattr(scoring, "load_network", lambda *_: None)
+        monkeypatch.setattr(runs, "load_network", lambda *_: None)
     status, _, errors = run("scripts/ablate.py", *flags)
     assert status == 2
     assert errors.startswith("error: ")

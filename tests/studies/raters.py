@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 
 from xmcgan.studies.human_eval.answers import checksum
-from xmcgan.studies.human_eval.key import Key
-from xmcgan.studies.human_eval.study import FORMAT
+from xmcgan.studies.human_eval.page import FORMAT, Key
 
 MODELS = ("ours", "theirs", "old")
 CAPTIONS = [f"a picture of <thing> {n} & </script> @@STUDY@@" for n in range(6)]

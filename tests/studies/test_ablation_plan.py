@@ -6,10 +6,8 @@ import pytest
 
 from xmcgan.config import LOSSES, apply_override, fingerprint, load_config
 from xmcgan.errors import ConfigError
-from xmcgan.studies.ablation.outline import outline
 from xmcgan.studies.ablation.plan import combinations, plan_cells
-from xmcgan.studies.ablation.runner import train_command
-from xmcgan.studies.ablation.scoring import Scoring
+from xmcgan.studies.ablation.runs import Scoring, dry_run
 from xmcgan.train import parse_args
 
 OUT = Path("out")
@@ -54,7 +52,7 @@ def test_runs_differ_in_their_contrastive_losses_and_seed_alone():
 
 def test_a_run_is_started_with_the_config_that_was_planned():
     for cell in plan(seeds=3, overrides=("seed=5", "generator.width=4")):
-        args, overrides = parse_args(train_command(cell)[3:])
+        args, overrides = parse_args(cell.train_command[3:])
         config = load_config(args.config)
         for override in overrides:
             apply_override(config, override)
@@ -81,8 +79,8 @@ def test_what_cannot_work_is_refused_before_the_first_run(changes, message):
         plan(**changes)
 
 
-def test_the_outline_counts_what_is_left(tmp_path):
-    text = outline(plan(seeds=2, out=tmp_path), Scoring(50, "fd-effnet-lite0"))
+def test_a_dry_run_counts_what_is_left(tmp_path):
+    text = dry_run(plan(seeds=2, out=tmp_path), Scoring(50, "fd-effnet-lite0"))
     assert "8 runs, each of 400 steps" in text
     assert f"left: {8 * 400 * 32:,} images of generator updates, 8 evaluations" in text
     assert "not known" in text
@@ -90,5 +88,5 @@ def test_the_outline_counts_what_is_left(tmp_path):
     (tmp_path / "runs" / "none" / "seed_0" / "metrics.jsonl").write_text(
         '{"step": 20, "images_per_second": 40.0}\n{"step": 30}\n'
     )
-    text = outline(plan(seeds=2, out=tmp_path), Scoring(50, "fd-effnet-lite0"))
-    assert f"about {8 * 400 * 32 / 40 / 60:.0f} minutes at the 40 images" in text
+    text = dry_run(plan(seeds=2, out=tmp_path), Scoring(50, "fd-effnet-lite0"))
+    assert f"about {8 * 400 * 32 / 40 / 60:.0f} minutes at the logged 40 images" in text

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from raters import MODELS, write_folder
 
-from xmcgan.studies.human_eval.folders import read_models
-from xmcgan.studies.human_eval.key import Key, read_key
-from xmcgan.studies.human_eval.page import write_page
+from xmcgan.studies.human_eval.models import read_models
+from xmcgan.studies.human_eval.page import Key, read_key, write_page
 
 
 @pytest.fixture

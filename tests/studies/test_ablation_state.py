@@ -9,9 +9,8 @@ import pytest
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.evaluation.scores import Score
-from xmcgan.studies.ablation.outline import outline
 from xmcgan.studies.ablation.plan import Cell
-from xmcgan.studies.ablation.scoring import Scoring, find_result, find_results, finished_step
+from xmcgan.studies.ablation.runs import Scoring, dry_run, finished_step
 from xmcgan.training.checkpoint import checkpoint_digest
 
 SCORING = Scoring(20, "fd-effnet-lite0")
@@ -65,12 +64,12 @@ def test_what_is_damaged_is_left_to_training(cell):
     assert finished_step(cell) is None
 
 
-def test_the_outline_tells_a_finished_run_from_one_of_another_config(cell):
-    assert "none, seed 0: trained" in outline([cell], SCORING)
+def test_a_dry_run_tells_a_finished_run_from_one_of_another_config(cell):
+    assert "none, seed 0: trained" in dry_run([cell], SCORING)
     add_result(cell)
-    assert "none, seed 0: done\nleft: 0 images" in outline([cell], SCORING)
-    assert "none, seed 0: at step 6" in outline([changed(cell, num_train_steps=9)], SCORING)
-    text = outline([changed(cell, batch_size=4)], SCORING)
+    assert "none, seed 0: done\nleft: 0 images" in dry_run([cell], SCORING)
+    assert "none, seed 0: at step 6" in dry_run([changed(cell, num_train_steps=9)], SCORING)
+    text = dry_run([changed(cell, batch_size=4)], SCORING)
     assert "none, seed 0: in the way: a run of another config" in text
 
 
@@ -80,12 +79,12 @@ def test_a_result_counts_where_it_is_of_this_checkpoint_and_this_measure(cell):
     add_result(cell, checkpoint="of another run")
     add_result(cell, samples=21)
     add_result(cell, measures={"fid-2015": {}})
-    assert find_result(cell, SCORING) is None
+    assert SCORING.find_result(cell) is None
     add_result(cell)
     add_result(cell, samples=22)  # a later one of another kind hides nothing
-    assert find_result(cell, SCORING) is not None
-    assert find_result(cell, dataclasses.replace(SCORING, clip="clip")) is None
-    assert find_result(changed(cell, seed=1), SCORING) is None
+    assert SCORING.find_result(cell) is not None
+    assert dataclasses.replace(SCORING, clip="clip").find_result(cell) is None
+    assert SCORING.find_result(changed(cell, seed=1)) is None
 
 
 def test_damaged_results_are_told_of_and_keep_no_other_from_the_table(cell):
@@ -93,17 +92,16 @@ def test_damaged_results_are_told_of_and_keep_no_other_from_the_table(cell):
     with (cell.workdir / "evaluation" / "results.jsonl").open("a") as file:
         file.write("no result\n")
     with pytest.raises(EvaluationError, match="line 2 is no result"):
-        find_result(cell, SCORING)
-    assert find_results([cell], SCORING) == {}
+        SCORING.find_result(cell)
+    assert SCORING.find_results([cell]) == {}
 
 
 def test_flags_ask_eval_fid_for_what_counts_afterwards(tmp_path):
     scoring = Scoring(50, "fid-2015", "inception.pth", "clip/")
-    assert " ".join(scoring.arguments(Path("run"), 9)) == (
+    assert " ".join(scoring.flags(Path("run"), 9)) == (
         "--workdir run --step 9 --use ema --num-samples 50 --protocols fid-2015 "
         "--weights fid-2015=inception.pth --clip clip/"
     )
-    assert scoring.made({"samples": 50, "measures": {"fid-2015": {}, "clip": {}, "shapes": {}}})
 
 
 def test_a_protocol_that_flatters_some_rows_only_is_refused(cell):
