@@ -1,5 +1,6 @@
 """The table on the disk shows what the runs reached, and compares only what compares."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -134,6 +135,10 @@ def test_the_picture_has_a_panel_a_score_and_a_mark_a_seed(tmp_path):
     assert light_blue[:, pixels.shape[1] // 2 :].any()
 
 
+def approx(*values: float) -> list:
+    return [pytest.approx(value) for value in values]
+
+
 def quantile(freedom: float) -> float:
     """Return the 97.5 % quantile of Student's t from the incomplete beta function."""
     x = special.betaincinv(freedom / 2, 0.5, 0.05)
@@ -156,8 +161,7 @@ def test_the_mean_of_seeds_has_students_interval():
     mean = sum(values) / 3
     spread = quantile(2) * math.sqrt(sum((value - mean) ** 2 for value in values) / 2 / 3)
     assert found is not None
-    assert found[:3] == pytest.approx((mean, mean - spread, mean + spread))
-    assert found.source == "seeds"
+    assert dataclasses.astuple(found) == (*approx(mean, mean - spread, mean + spread), "seeds")
     assert quantile(1) == pytest.approx(12.706, abs=1e-3)  # of the tables
 
 
@@ -172,7 +176,7 @@ def test_a_difference_has_the_paired_interval():
     found = row({0: 3.0, 1: 4.0, 2: 8.0}).difference("fd", row({2: 6.5, 0: 1.0, 1: 1.5, 9: 100.0}))
     assert found is not None
     low, high = stats.t.interval(0.95, 2, loc=2, scale=stats.sem(within))
-    assert found[:3] == pytest.approx((2, low, high))
+    assert dataclasses.astuple(found) == (*approx(2, low, high), "seeds")
 
 
 def test_single_seeds_and_seeds_without_any_spread_have_no_interval_of_seeds():

@@ -3,6 +3,7 @@
 Only the standard library is imported at the top: this has to work in a broken installation.
 """
 
+import contextlib
 import fcntl
 import functools
 import importlib.metadata
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from xmcgan.errors import ConfigError, UserError
+from xmcgan.errors import CheckpointError, ConfigError, UserError
 
 INSTALL = "python -m pip install -r requirements.txt"
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -305,8 +306,10 @@ def _check_run_data(workdir: Path) -> Texts:
 
     data = read_config(workdir / "config.json").data
     yield from _check_records(data.name, Path(data.data_dir))
-    steps = committed_steps(workdir / "checkpoints")
-    stored = read_record(workdir / "checkpoints", steps[-1]).fingerprint if steps else {}
+    stored: dict = {}
+    with contextlib.suppress(CheckpointError):  # `_check_checkpoints` reports it
+        for step in committed_steps(workdir / "checkpoints"):
+            stored = read_record(workdir / "checkpoints", step).fingerprint
     if stored.get("data") not in (None, fingerprint(data.name, data.data_dir)):
         yield Problem(
             f"{data.name} in {data.data_dir} is not what this run was trained on; it will not "

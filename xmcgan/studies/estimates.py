@@ -1,10 +1,11 @@
 """A number, how sure it is, and both as text."""
 
-from typing import NamedTuple
+import dataclasses
 
 
-class Estimate(NamedTuple):
-    """A value with its 95 % interval, if there is one; `source` says over what it was taken."""
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Value with its 95 % interval, if there is one; `source` says over what it was taken."""
 
     value: float
     low: float | None = None

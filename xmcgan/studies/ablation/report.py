@@ -131,7 +131,8 @@ def write_report(
     lines += [f"## Difference to `{BASELINE}`, the hinge loss alone", ""]
     lines += [*markdown_table(_differences(rows, names)), "", *(f"- {note}" for note in notes), ""]
     content = {"rows": _json(rows), "failures": list(failures), "protocol": made}
-    write_text(out / "ablation.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, allow_nan=False, default=dataclasses.asdict)
+    write_text(out / "ablation.json", text + "\n")
     write_text(out / "ablation.md", "\n".join([*lines, "![as a picture](ablation.png)", ""]))
     chart(rows, names, heading).savefig(out / "ablation.png", dpi=110)
     return "\n".join(lines)
@@ -214,13 +215,9 @@ def _json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for row in rows:
         scores = {}
         for name in dict.fromkeys(n for result in row.results.values() for n in result.scores):
-            mean = row.mean(name)
             difference = None if row is baseline else row.difference(name, baseline)
-            scores[name] = {
-                "values": row.values(name),
-                "mean": mean and mean._asdict(),
-                "difference": difference and difference._asdict(),
-            }
+            values, mean = row.values(name), row.mean(name)
+            scores[name] = {"values": values, "mean": mean, "difference": difference}
         content.append({"losses": row.losses, "seeds": list(row.results), "scores": scores})
     return content
 
@@ -261,12 +258,11 @@ def chart(rows: Sequence[Row], names: Sequence[str], heading: str) -> Figure:
         _draw(panel, rows, name)
     for panel in list(panels.flat)[len(names) :]:
         panel.set_axis_off()
-    first = panels[0, 0]
-    first.set_yticks(range(len(rows)), [row.losses for row in rows], fontsize=9)
-    first.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
+    panels[0, 0].set_yticks(range(len(rows)), [row.losses for row in rows], fontsize=9)
+    panels[0, 0].set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
     figure.suptitle(heading, fontsize=11)
     pairs = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in figure.axes]
-    handles = {label: handle for each in pairs for handle, label in each}
+    handles = {label: handle for each in pairs for handle, label in each}  # each label once
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False
     )
@@ -274,8 +270,7 @@ def chart(rows: Sequence[Row], names: Sequence[str], heading: str) -> Figure:
 
 
 def _draw(panel: Axes, rows: Sequence[Row], name: str) -> None:
-    scale = _scale(name)
-    shown: list[float] = []
+    scale, shown = _scale(name), []
     for height, row in enumerate(rows):
         seeds = [scale * value for value in row.values(name)]
         shown += seeds
@@ -284,9 +279,9 @@ def _draw(panel: Axes, rows: Sequence[Row], name: str) -> None:
         if (mean := row.mean(name)) is None:
             continue
         if mean.low is not None and mean.high is not None:
-            bounds = [scale * mean.low, scale * mean.high]
-            panel.plot(bounds, [height, height], color="#1f6feb", lw=1.6, label="95 % interval")
-        panel.plot([scale * mean.value], [height], "D", color="#0b3d91", ms=5, label="mean")
+            panel.hlines(height, scale * mean.low, scale * mean.high, "#1f6feb", lw=1.6)
+        label = "mean, 95 % interval"
+        panel.plot([scale * mean.value], [height], "D", color="#0b3d91", ms=5, label=label)
         if row.losses == BASELINE:
             label = "without these losses"
             panel.axvline(scale * mean.value, color="#555555", ls="--", lw=1, label=label)

@@ -37,7 +37,6 @@ class ShownImage:
     id: str  # says nothing
     model: str | None
     file: str
-    webp: bytes = b""  # the key has no pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +90,9 @@ def write_page(
     if not 1 <= num <= available:
         raise DataError(f"--num {num}: the folders have {available} different captions")
     checks = default_checks(num) if checks is None else checks
-    items = _choose_items(models, num, checks, seed, image_size)
-    page = _page_id(items)
-    text = render(page, items, title)
+    items, webp = _choose_items(models, num, checks, seed, image_size)
+    page = _page_id(items, webp)
+    text = render(page, items, webp, title)
     size = len(text.encode())
     if size > MAX_PAGE_BYTES:
         raise DataError(
@@ -106,7 +105,8 @@ def write_page(
             f"{key} belongs to another page, whose answers it explains: choose another --out"
         )
     content = {"format": FORMAT, "page": page, "seed": seed}
-    content |= {"models": [model.name for model in models], "items": [*map(_key_item, items)]}
+    content |= {"models": [model.name for model in models]}
+    content |= {"items": [dataclasses.asdict(item) for item in items]}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(key, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -142,19 +142,15 @@ def default_checks(num: int) -> int:
     return max(2, round(num / 10))
 
 
-def render(page: str, items: Sequence[Item], title: str) -> str:
-    """Return the text of a page, given its id."""
+def render(page: str, items: Sequence[Item], webp: Mapping[str, bytes], title: str) -> str:
+    """Return the text of a page, given its id and the files of its images by their id."""
     shown = [
-        {
-            "id": item.id,
-            "caption": item.caption,
-            "images": [
-                {"id": image.id, "webp": base64.b64encode(image.webp).decode()}
-                for image in item.images
-            ],
-        }
+        {"id": item.id, "caption": item.caption, "images": [
+            {"id": image.id, "webp": base64.b64encode(webp[image.id]).decode()}
+            for image in item.images
+        ]}
         for item in items
-    ]
+    ]  # fmt: skip
     content = {"format": FORMAT, "page": page, "items": shown}
     parts = {
         "TITLE": html.escape(title),
@@ -176,60 +172,55 @@ def encode_webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 def _choose_items(
     models: Sequence[ModelImages], num: int, checks: int, seed: int, image_size: int
-) -> list[Item]:
-    """Choose captions and one image of each model, and put all in random order."""
-    rng = np.random.default_rng(seed)
-    captions = sorted(models[0].files)
-    order = [captions[index] for index in rng.permutation(len(captions))]
-    items = [_make_item(models, caption, rng, image_size, None) for caption in order[:num]]
-    # Checks have other captions than the chosen ones as long as there are any.
-    others = order[num:] + order[:num]
-    for index in range(checks):
-        noisy = int(rng.integers(len(models)))
-        items.append(_make_item(models, others[index % len(others)], rng, image_size, noisy))
-    return [items[index] for index in rng.permutation(len(items))]
+) -> tuple[list[Item], dict[str, bytes]]:
+    """Choose captions and one image of each model, and put all in random order.
 
-
-def _make_item(
-    models: Sequence[ModelImages],
-    caption: str,
-    rng: np.random.Generator,
-    image_size: int,
-    noisy: int | None,
-) -> Item:
-    """Return an item, in which noise replaces the image of model number `noisy`.
-
-    Of several images of the caption, the i-th of each model is taken, with a random i.
+    Returns:
+        The items, and the WebP files of their images by id.
     """
-    which = int(rng.integers(min(len(model.files[caption]) for model in models)))
-    images = []
-    for index, model in enumerate(models):
-        if index == noisy:
+    rng = np.random.default_rng(seed)
+    webp: dict[str, bytes] = {}
+
+    def image(model: ModelImages | None, file: str) -> ShownImage:
+        shown = ShownImage(rng.bytes(6).hex(), model.name if model else None, file)
+        if model is None:
             cells = rng.integers(0, 256, (NOISE_CELLS, NOISE_CELLS, 3), np.uint8)
-            resized = Image.fromarray(cells).resize((image_size, image_size), Image.Resampling.NEAREST)
-            name, file, pixels = None, "", np.asarray(resized)
+            size = (image_size, image_size)
+            pixels = np.asarray(Image.fromarray(cells).resize(size, Image.Resampling.NEAREST))
         else:
-            name, file = model.name, model.files[caption][which]
             data = model.store.read(file)
             pixels = decode_image(data, f"{file} in {model.store.source}")
             pixels = resize_image(pixels, image_size, "crop")
-        images.append(ShownImage(rng.bytes(6).hex(), name, file, encode_webp(pixels)))
-    shuffled = tuple(images[index] for index in rng.permutation(len(images)))
-    return Item(rng.bytes(6).hex(), caption, shuffled)
+        webp[shown.id] = encode_webp(pixels)
+        return shown
+
+    def item(caption: str, noisy: int | None) -> Item:
+        # Of several images of the caption, the i-th of each model is taken.
+        i = int(rng.integers(min(len(model.files[caption]) for model in models)))
+        images = [
+            image(None, "") if index == noisy else image(model, model.files[caption][i])
+            for index, model in enumerate(models)
+        ]
+        shuffled = tuple(images[index] for index in rng.permutation(len(images)))
+        return Item(rng.bytes(6).hex(), caption, shuffled)
+
+    captions = sorted(models[0].files)
+    order = [captions[index] for index in rng.permutation(len(captions))]
+    items = [item(caption, None) for caption in order[:num]]
+    # Checks have other captions than the chosen ones as long as there are any.
+    others = order[num:] + order[:num]
+    for index in range(checks):
+        items.append(item(others[index % len(others)], int(rng.integers(len(models)))))
+    return [items[index] for index in rng.permutation(len(items))], webp
 
 
-def _key_item(item: Item) -> dict[str, object]:
-    images = [{"id": i.id, "model": i.model, "file": i.file} for i in item.images]
-    return {"id": item.id, "caption": item.caption, "images": images}
-
-
-def _page_id(items: Sequence[Item]) -> str:
+def _page_id(items: Sequence[Item], webp: Mapping[str, bytes]) -> str:
     """Return a digest of all that the page shows."""
     sha = hashlib.sha256(FORMAT.encode())
     for item in items:
         sha.update(json.dumps([item.id, item.caption]).encode())
         for image in item.images:
-            sha.update(image.id.encode() + hashlib.sha256(image.webp).digest())
+            sha.update(image.id.encode() + hashlib.sha256(webp[image.id]).digest())
     return sha.hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ OUT/ranks.png      how often each model got each rank
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from xmcgan.utils.files import write_text
 from xmcgan.utils.tables import markdown_table
 
 TITLES = {"quality": "Image quality", "alignment": "Match with the caption"}
-_HATCHES = ("", "///", "...", "xx", "\\\\\\", "--", "oo", "++", "**", "||")  # without colors
+_HATCHES = ("", "///", "...", "xx", "\\\\\\", "--", "oo", "++", "**", "||")  # for `MAX_MODELS`
 
 
 def krippendorff_alpha(ratings: Float[np.ndarray, "r u"]) -> float:
@@ -57,16 +58,23 @@ def krippendorff_alpha(ratings: Float[np.ndarray, "r u"]) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranking:
-    """What the raters said to one question, by model or by pair of models."""
+class ModelRanks:
+    """How one model was ranked."""
 
-    ranked_best: dict[str, Estimate]  # share of rankings with the model on top
-    mean_rank: dict[str, Estimate]  # 1 is best
-    shares: dict[str, list[float]]  # of each rank
-    preferred: dict[tuple[str, str], Estimate]  # share of rankings with the first above the second
-    alpha: float  # over all images; NaN for a single rater
+    ranked_best: Estimate  # share of rankings with the model on top
+    mean_rank: Estimate  # 1 is best
+    share_of_ranks: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """What the raters said to one question."""
+
     captions: int  # that have an answer
     rankings: int  # of all raters
+    krippendorff_alpha_ordinal: float | None  # over all images; None for a single rater
+    models: dict[str, ModelRanks]
+    preferred: dict[tuple[str, str], Estimate]  # share of rankings with the first above the second
 
 
 def rank_models(
@@ -96,20 +104,27 @@ def rank_models(
         ).confidence_interval
         return Estimate(value, float(found.low), float(found.high), "captions")
 
-    names = list(enumerate(key.models))
-    shares = {
-        name: [estimate(ranks[..., m] == rank).value for rank in range(1, len(names) + 1)]
-        for m, name in names
-    }
-    pairs = {(one, two): (a, b) for a, one in names for b, two in names if a != b}
+    by_model = dict(zip(key.models, np.moveaxis(ranks, 2, 0), strict=True))
+    alpha = krippendorff_alpha(ranks.reshape(len(ranks), -1))
     return Ranking(
-        ranked_best={name: estimate(ranks[..., m] == 1) for m, name in names},
-        mean_rank={name: estimate(ranks[..., m]) for m, name in names},
-        shares=shares,
-        preferred={pair: estimate(ranks[..., a] < ranks[..., b]) for pair, (a, b) in pairs.items()},
-        alpha=krippendorff_alpha(ranks.reshape(len(ranks), -1)),
         captions=ranks.shape[1],
         rankings=int(answered.sum()),
+        krippendorff_alpha_ordinal=None if math.isnan(alpha) else alpha,
+        models={
+            name: ModelRanks(
+                ranked_best=estimate(own == 1),
+                mean_rank=estimate(own),
+                share_of_ranks=[
+                    float(np.nanmean(np.where(answered, own == rank, np.nan), axis=0).mean())
+                    for rank in range(1, len(by_model) + 1)
+                ],
+            )
+            for name, own in by_model.items()
+        },
+        preferred={
+            (one, two): estimate(by_model[one] < by_model[two])
+            for one, two in itertools.permutations(by_model, 2)
+        },
     )
 
 
@@ -126,17 +141,17 @@ def _ranks(answers: Sequence[Answers], key: Key, question: str) -> Float[np.ndar
 
 
 def write_report(
-    key_file: Path, results: Sequence[Path], out: Path, *, min_share: float, resamples: int,
+    key_file: Path,
+    results: Sequence[Path],
+    out: Path,
+    *,
+    min_share: float,
+    resamples: int,
     seed: int,
-) -> str:  # fmt: skip
-    """Join the files of raters with the key, write the report, and return its text.
+) -> str:
+    """Join raters' files (or folders of them) with the key, write the report, return its text.
 
-    Args:
-        key_file: that `create` wrote.
-        results: files of raters, or folders of them.
-        out: folder to write.
-        min_share: of attention questions that a rater has to get right.
-        resamples: of the bootstrap, which `seed` starts.
+    Raters with less than `min_share` of the attention questions right are left out.
 
     Raises:
         DataError: a file cannot be used, or no rater is valid.
@@ -188,48 +203,32 @@ def write_report(
 
 
 def _section(title: str, found: Ranking) -> list[str]:
-    alpha = "-" if math.isnan(found.alpha) else f"{found.alpha:.3f}"
-    names = list(found.shares)
-    ranks = [["model", "ranked best, %", "mean rank"]]
-    ranks[0] += [f"rank {rank}, %" for rank in range(2, len(names) + 1)]
+    alpha = found.krippendorff_alpha_ordinal
+    agreement = "-" if alpha is None else f"{alpha:.3f}"
+    names = list(found.models)
+    lower_ranks = [f"rank {rank}, %" for rank in range(2, len(names) + 1)]
+    ranks = [["model", "ranked best, %", "mean rank", *lower_ranks]]
     pairs = [["", *names]]
-    for one in names:
-        shares = [f"{100 * share:.1f}" for share in found.shares[one][1:]]
-        best, mean = found.ranked_best[one], found.mean_rank[one]
-        ranks.append([one, best.text(digits=1, scale=100), mean.text(), *shares])
-        over = [found.preferred.get((one, two)) for two in names]
-        pairs.append([one, *(each.text(digits=1, scale=100) if each else "-" for each in over)])
-    return [
+    for name, model in found.models.items():
+        shares = [f"{100 * share:.1f}" for share in model.share_of_ranks[1:]]
+        ranks.append([name, model.ranked_best.text(1, 100), model.mean_rank.text(), *shares])
+        over = [found.preferred.get((name, other)) for other in names]
+        pairs.append([name, *(share.text(1, 100) if share else "-" for share in over)])
+    heading = (
         f"## {title}: {found.rankings} rankings of {found.captions} captions, Krippendorff's alpha "
-        f"(ordinal) {alpha}",
-        "",
-        *markdown_table(ranks),
-        "",
-        "How often the row is preferred over the column, %",
-        "",
-        *markdown_table(pairs),
-        "",
-    ]
+        f"(ordinal) {agreement}"
+    )
+    lines = [heading, "", *markdown_table(ranks), ""]
+    lines += ["How often the row is preferred over the column, %", "", *markdown_table(pairs), ""]
+    return lines
 
 
 def _json(found: Ranking) -> dict[str, object]:
-    return {
-        "captions": found.captions,
-        "rankings": found.rankings,
-        "krippendorff_alpha_ordinal": None if math.isnan(found.alpha) else found.alpha,
-        "models": {
-            name: {
-                "ranked_best": found.ranked_best[name]._asdict(),
-                "mean_rank": found.mean_rank[name]._asdict(),
-                "share_of_ranks": shares,
-            }
-            for name, shares in found.shares.items()
-        },
-        "preferred": [
-            {"model": one, "over": two, **share._asdict()}
-            for (one, two), share in found.preferred.items()
-        ],
-    }
+    preferred = [
+        {"model": one, "over": two, **dataclasses.asdict(share)}
+        for (one, two), share in found.preferred.items()
+    ]
+    return {**dataclasses.asdict(found), "preferred": preferred}
 
 
 def histograms(rankings: Mapping[str, Ranking]) -> Figure:
@@ -237,13 +236,11 @@ def histograms(rankings: Mapping[str, Ranking]) -> Figure:
     figure = Figure(figsize=(5 * len(rankings), 3.8), layout="constrained")
     panels = figure.subplots(1, len(rankings), squeeze=False, sharey=True)[0]
     for axis, (question, found) in zip(panels, rankings.items(), strict=True):
-        num = len(found.shares)
-        places, width = np.arange(1, num + 1), 0.8 / num
-        for index, (name, shares) in enumerate(found.shares.items()):
+        places, width = np.arange(1, len(found.models) + 1), 0.8 / len(found.models)
+        for index, (name, model) in enumerate(found.models.items()):
             at = places + (index + 0.5) * width - 0.4
-            hatch = _HATCHES[index % len(_HATCHES)]
-            heights = 100 * np.array(shares)
-            axis.bar(at, heights, width, label=name, hatch=hatch, edgecolor="white")
+            heights = 100 * np.array(model.share_of_ranks)
+            axis.bar(at, heights, width, label=name, hatch=_HATCHES[index], edgecolor="white")
         axis.set(title=TITLES[question], xlabel="rank (1 = best)", xticks=places)
         axis.grid(axis="y", alpha=0.25)
         axis.set_axisbelow(True)
