@@ -33,9 +33,13 @@ from xmcgan.evaluation.report import write_report
 from xmcgan.evaluation.tables import score_json, score_lines, score_table
 from xmcgan.sampling.model_folder import find_model, load_model
 from xmcgan.utils import distributed
-from xmcgan.utils.agreement import is_first, together
-from xmcgan.utils.peers import require_same
-from xmcgan.utils.runtime import use_compilation_cache, use_cpu_cores_as_devices
+from xmcgan.utils.distributed import (
+    is_host0,
+    raise_on_all,
+    require_same,
+    use_compilation_cache,
+    use_cpu_cores_as_devices,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -222,7 +226,7 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
 
 def run_job(args: argparse.Namespace) -> str:
     """Evaluate checkpoints; return what is to be said of it."""
-    with together():
+    with raise_on_all():
         options = _job_options(args)
         if args.workdir is None:
             raise EvaluationError("give --workdir DIR, or one of: report, compare, features, stats")
@@ -237,12 +241,12 @@ def run_job(args: argparse.Namespace) -> str:
 
 def run_model(args: argparse.Namespace) -> str:
     """Score a model folder; return the table."""
-    with together():
+    with raise_on_all():
         options = _job_options(args)
         if args.workdir or args.step or args.watch:
             raise EvaluationError("--model is scored alone: leave out --workdir, --step, --watch")
         model = load_model(args.model)
-        if is_first():
+        if is_host0():
             prepare.ensure_prepared(model.config.data.name, model.config.data.data_dir)
     judge = evaluator.Evaluator(find_model(args.model), options)
     judge.observe_references()
@@ -254,7 +258,7 @@ def run_model(args: argparse.Namespace) -> str:
 
 def run_images(args: argparse.Namespace) -> str:
     """Score or describe sets of images; return what is to be said of it."""
-    with together():
+    with raise_on_all():
         options = _options(args)
     if args.command == "features":
         num = write_features(args.images, args.out, options)
@@ -282,12 +286,12 @@ def main() -> None:
     use_compilation_cache()
     use_cpu_cores_as_devices()
     with distributed.session(args):
-        with together():
+        with raise_on_all():
             _check_numbers(args)
         require_same({"command": args.command})
         run = run_model if args.model else run_job
         said = run(args) if args.command is None else run_images(args)
-        if is_first():
+        if is_host0():
             print(said)
 
 

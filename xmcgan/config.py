@@ -400,6 +400,18 @@ def fingerprint(config: ConfigDict) -> dict[str, Any]:
     return {name: value for name, value in leaves.items() if name not in _FREE_FIELDS}
 
 
+# Paths and workers of one machine; the fingerprint compares the data themselves.
+_LOCAL_FIELDS = (
+    "data.data_dir", "data.num_workers", "text.weights", "losses.image_pretrained.weights",
+)  # fmt: skip
+
+
+def shared_fields(config: ConfigDict) -> dict[str, Any]:
+    """Return the fields that all processes of a run must share, by dotted name."""
+    leaves = {".".join(path): value for path, value in _leaves(config)}
+    return {name: value for name, value in leaves.items() if name not in _LOCAL_FIELDS}
+
+
 def changed_fields(config: ConfigDict) -> list[tuple[str, Any, Any]]:
     """Return the fields that differ from `default_config`: dotted name, value and default."""
     defaults = dict(_leaves(default_config()))

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from benchmarks import timing
+from benchmarks.input import STEP_GFLOP, cores_for_gpu
 from official_samples import write_coco
 
-from xmcgan.benchmarks import timing
-from xmcgan.benchmarks.input import STEP_GFLOP, cores_for_gpu
 from xmcgan.data.prepare import prepare_official, read_official
 
 

@@ -119,8 +119,8 @@ def test_process_0_alone_reads_and_writes_the_observations_of_real_images(tmp_pa
 
     def observations(*, first: bool, known: bool) -> dict[str, np.ndarray]:
         """Return what a process gets after process 0 has said whether there is a file."""
-        monkeypatch.setattr(references, "is_first", lambda: first)
-        monkeypatch.setattr(references, "decided_by_first", lambda decide: known)
+        monkeypatch.setattr(references, "is_host0", lambda: first)
+        monkeypatch.setattr(references, "broadcast_from_host0", lambda decide: known)
         images = np.full((3, 2, 2, 3), 9, np.uint8)
         return references.cached_reference(path, {}, Brightness(), iter([images]), 3)
 

@@ -10,7 +10,7 @@ from xmcgan.data.prepare import prepare_shapes
 from xmcgan.pretrained import weights
 from xmcgan.shapes.dataset import ShapesConfig
 from xmcgan.studies import doctor
-from xmcgan.training.checkpoint import lock_workdir
+from xmcgan.utils.files import lock_holder, lock_workdir
 
 DOCTOR = "scripts/doctor.py"
 
@@ -105,7 +105,7 @@ def test_who_holds_a_workdir_is_said_and_is_no_problem(examined, own_run):
         status, output = examined("--workdir", own_run[0])
     assert status == 0
     assert f"in use by a training run, process {os.getpid()}" in output
-    assert doctor.lock_holder(own_run[0]) == ""
+    assert lock_holder(own_run[0]) == ""
 
 
 def test_a_preparation_that_was_killed_is_named(examined, tmp_path):

@@ -16,8 +16,8 @@ from xmcgan.evaluation.scores import Score
 from xmcgan.studies.run_report import CURVES_FILE, write_report
 from xmcgan.studies.training_curves import draw_curves, thinned
 from xmcgan.training import loop
-from xmcgan.training.checkpoint import lock_workdir
 from xmcgan.training.starts import FILE, read_starts, record_end, record_start
+from xmcgan.utils.files import lock_workdir
 from xmcgan.utils.provenance import commit
 from xmcgan.utils.run_log import read_curves
 

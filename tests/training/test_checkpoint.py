@@ -22,6 +22,7 @@ from xmcgan.errors import CheckpointError
 from xmcgan.training import checkpoint
 from xmcgan.training.checkpoint import Checkpointer
 from xmcgan.training.retention import pin
+from xmcgan.utils.files import lock_workdir
 
 FINGERPRINT = {"seed": 1, "data": {"name": "shapes", "size": [32, 32]}}
 
@@ -381,12 +382,12 @@ def test_a_second_process_is_refused_with_the_holders_id(tmp_path):
     run = """
         import sys
         from pathlib import Path
-        from xmcgan.training.checkpoint import lock_workdir
+        from xmcgan.utils.files import lock_workdir
         with lock_workdir(Path(sys.argv[1])):
             pass
     """
     command = [sys.executable, "-c", textwrap.dedent(run), tmp_path]
-    with checkpoint.lock_workdir(tmp_path):
+    with lock_workdir(tmp_path):
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert f"in use by process {os.getpid()}" in refused.stderr

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import fcntl
 import functools
 import io
 import json
@@ -34,6 +33,7 @@ from xmcgan.data.sources import dataset_dir, find_version, is_prepared, list_spl
 from xmcgan.errors import DataError
 from xmcgan.shapes.dataset import STANDARD, Shapes, ShapesConfig
 from xmcgan.shapes.scene import MAX_OBJECTS
+from xmcgan.utils.files import lock_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _OVERHEAD = 1.05  # of a prepared data set over its images, at most
@@ -43,20 +43,6 @@ OFFICIAL: dict[str, type[OfficialBuilder]] = {
     "ln_coco": LnCoco,
     "ln_open_images": LnOpenImages,
 }
-
-
-@contextlib.contextmanager
-def _alone(name: str, data_dir: Path | str) -> Iterator[None]:
-    """Let one process at a time prepare a data set; a second waits, then finds it there."""
-    root = dataset_dir(name, data_dir)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
-    except OSError as error:
-        raise DataError(f"cannot write to {root}: {error}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager
@@ -122,7 +108,10 @@ def _prepare(
         progress: show progress bars.
         check: raises `DataError` if the data cannot be written.
     """
-    with _alone(f"{builder_class.name}/{config.name}", data_dir), _quiet_tfds():
+    with (
+        lock_folder(dataset_dir(f"{builder_class.name}/{config.name}", data_dir), DataError),
+        _quiet_tfds(),
+    ):
         builder = builder_class(data_dir=str(data_dir), config=config)
         builder.show_progress = progress
         if builder.is_prepared():

@@ -17,7 +17,7 @@ import numpy as np
 from xmcgan.data.sources import Source
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.recipes import differences
-from xmcgan.utils.agreement import is_first
+from xmcgan.utils.distributed import is_host0
 from xmcgan.utils.files import atomic_file
 
 MOST_CAPTIONS = 30_000  # the field's number of samples
@@ -167,7 +167,7 @@ def open_manifest(
             f"distinct captions; pass --num-samples {len(choices)} or fewer, or another --split"
         )
     manifest = CaptionManifest({**identity, "num": len(choices)}, tuple(choices))
-    if is_first():
+    if is_host0():
         directory.mkdir(parents=True, exist_ok=True)
         write_manifest(manifest, path)
     return manifest

@@ -40,9 +40,8 @@ from xmcgan.evaluation.retrieval import require_enough
 from xmcgan.evaluation.scores import Score
 from xmcgan.sampling.sampler import Sampler, draw_noise
 from xmcgan.shapes.detector import Detector, open_detector
-from xmcgan.utils.agreement import is_first, together
+from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh, sampling_batch_size
-from xmcgan.utils.peers import require_same
 
 CHUNK = 512  # images that are drawn before they are observed
 
@@ -107,7 +106,7 @@ class Evaluator:
 
     def __init__(self, workdir: Path, options: Options) -> None:
         self._options = options
-        with together():
+        with raise_on_all():
             self.config = _evaluation_config(workdir)
             check_resamples(options.resamples)
             self.mesh = make_mesh()
@@ -147,8 +146,8 @@ class Evaluator:
             self._observe_samples(variables, varied, z, quality, title)
             for z in self._z[num:].reshape(-1, len(varied), self._z.shape[1])
         ]
-        with together():
-            if not is_first():
+        with raise_on_all():
+            if not is_host0():
                 return {}
             scores = {
                 f"{measure.name}/{score.name}": score
@@ -269,10 +268,10 @@ class Evaluator:
     def _open_detector(self) -> Detector | None:
         if self.config.data.name.partition("/")[0] != "shapes":
             return None
-        with together():
-            if is_first():  # trains it where it is missing; the others read it
+        with raise_on_all():
+            if is_host0():  # trains it where it is missing; the others read it
                 open_detector(self._cache_dir, self.config.image_size)
-        with together():
+        with raise_on_all():
             return open_detector(self._cache_dir, self.config.image_size)
 
     def _choices(self) -> dict[str, Any]:
@@ -331,7 +330,7 @@ class Evaluator:
         with _progress(len(indices), title) as progress:
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
-                with together():
+                with raise_on_all():
                     examples = [self._source[index] for index in chunk]
                     images = [
                         resize_image(decode_image(each.image, each.name), size, resize)
@@ -342,7 +341,7 @@ class Evaluator:
 
 
 def _progress(total: int, title: str) -> Any:
-    return tqdm(total=total, desc=title, unit="image", leave=False, disable=not is_first())
+    return tqdm(total=total, desc=title, unit="image", leave=False, disable=not is_host0())
 
 
 def _choose_metrics(asked: Sequence[str] | None, num_real: int) -> list[str]:

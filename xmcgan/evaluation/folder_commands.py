@@ -29,9 +29,8 @@ from xmcgan.evaluation.statistics import (
     load_statistics,
     save_statistics,
 )
-from xmcgan.utils.agreement import is_first, together
+from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh
-from xmcgan.utils.peers import require_same
 from xmcgan.utils.provenance import provenance
 
 _OF_FEATURES = (*COMPARED, "weights_verified")
@@ -82,7 +81,7 @@ def compare(
         EvaluationError: the sets cannot be read or compared; nothing is scored.
         WeightsError: the weights are missing or wrong.
     """
-    with together():
+    with raise_on_all():
         check_resamples(resamples)
         opened = {path: _open(path, options) for path in (real, fake)}
         folders = {path: each for path, each in opened.items() if isinstance(each, ImageFolder)}
@@ -96,8 +95,8 @@ def compare(
     for path, folder in folders.items():
         assert extractor is not None
         sides[path] = _extract(extractor, folder, options, path.name)
-    with together():
-        if not is_first():
+    with raise_on_all():
+        if not is_host0():
             return [], {}
         scores = _scores(sides[real], sides[fake], options, resamples)
         described = [_describe(opened[path], path) for path in (real, fake)]
@@ -126,8 +125,8 @@ def write_features(images: Path, out: Path, options: Options) -> int:
     arrays = {"names": np.array(folder.names), "features": features.values}
     if features.logits is not None:
         arrays["logits"] = features.logits
-    with together():
-        if is_first():
+    with raise_on_all():
+        if is_host0():
             save_npz(out, arrays)
     return len(features)
 
@@ -146,10 +145,10 @@ def write_statistics(images: Path, out: Path, options: Options) -> Statistics:
     """
     folder, extractor = _open_to_write(images, out, options)
     features = _extract(extractor, folder, options, images.name)
-    with together():
+    with raise_on_all():
         recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
         statistics = compute_statistics(features, recipe)
-        if is_first():
+        if is_host0():
             _warn_of_few(len(features), options.protocol, str(images))
             save_statistics(out, statistics)
     return statistics
@@ -162,8 +161,8 @@ def _open(path: Path, options: Options) -> ImageFolder | Statistics:
 def _open_to_write(
     images: Path, out: Path, options: Options
 ) -> tuple[ImageFolder, FeatureExtractor]:
-    with together():
-        if is_first():
+    with raise_on_all():
+        if is_host0():
             check_writable(out)
         return _open_images(images, options), _extractor(options)
 
@@ -194,13 +193,13 @@ def _extract(
         }
     )
     # None: a bar on a terminal, nothing in a file of logs.
-    disable = None if is_first() else True
+    disable = None if is_host0() else True
     with tqdm(total=len(folder), desc=name, unit="img", disable=disable) as bar:
 
         def watched() -> Iterator[np.ndarray]:
             batches = folder.batches()
             while True:
-                with together():
+                with raise_on_all():
                     batch = next(batches, None)
                 if batch is None:
                     return

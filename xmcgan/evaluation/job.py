@@ -21,9 +21,10 @@ from xmcgan.evaluation.retrieval import RETRIEVALS
 from xmcgan.evaluation.scores import Score
 from xmcgan.sampling.sampler import load_generator
 from xmcgan.training import retention
-from xmcgan.training.checkpoint import checkpoint_digest, lock_workdir, read_record
+from xmcgan.training.checkpoint import checkpoint_digest, read_record
 from xmcgan.training.writers import TensorBoardWriter
-from xmcgan.utils.agreement import decided_by_first, is_first, together
+from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
+from xmcgan.utils.files import lock_workdir
 
 POLL_SECONDS = 10.0
 _PENDING, _BEST = "evaluation", "best"
@@ -64,8 +65,8 @@ class EvaluationJob:
                 evaluates this workdir.
         """
         with contextlib.ExitStack() as held:
-            with together():
-                if is_first():
+            with raise_on_all():
+                if is_host0():
                     self._directory.mkdir(parents=True, exist_ok=True)
                     held.enter_context(lock_workdir(self._directory))
                     self._prepare(steps)
@@ -74,8 +75,8 @@ class EvaluationJob:
             added = 0
             while (task := self._next(steps, watch)) is not None:
                 added += self._evaluate_step(*task)
-        with together():
-            if self._damaged and is_first():
+        with raise_on_all():
+            if self._damaged and is_host0():
                 raise CheckpointError(
                     f"{added} results were added; these steps have none:\n"
                     + "\n".join(self._damaged.values())
@@ -97,7 +98,7 @@ class EvaluationJob:
             return pending, not watch or self._is_finished()
 
         while True:
-            pending, is_last = decided_by_first(look)
+            pending, is_last = broadcast_from_host0(look)
             if pending or is_last:
                 return pending
             time.sleep(POLL_SECONDS)
@@ -107,14 +108,14 @@ class EvaluationJob:
         for number, weights in enumerate(missing):
             start = time.time()
             try:
-                with together():
+                with raise_on_all():
                     digest, variables = self._load(step, weights)
             except (CheckpointError, AgreedError) as error:
                 self._damaged[step] = str(error)
                 return number
             scores = self._evaluator.score(variables, f"step {step:,} ({weights})")
-            with together():
-                if is_first():
+            with raise_on_all():
+                if is_host0():
                     self._write(self._result(step, weights, digest, scores, start))
         return len(missing)
 

@@ -12,7 +12,7 @@ from xmcgan.evaluation.measures import Images, Measure, Observations
 from xmcgan.evaluation.moments import Moments
 from xmcgan.evaluation.npz_files import read_npz, save_npz
 from xmcgan.evaluation.recipes import differences
-from xmcgan.utils.agreement import decided_by_first, is_first, together
+from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
 
 _STATISTICS = ("mu", "sigma", "n")
 # Entries of a measure's recipe that say how observations are compared, not how they are made.
@@ -71,12 +71,12 @@ def cached_reference(
         EvaluationError: the file was made another way; the differing entries are named.
     """
     wanted = {**recipe, **{k: v for k, v in measure.recipe.items() if k not in _NOT_OBSERVING}}
-    if decided_by_first(path.exists):
-        with together():
-            return _read(path, wanted) if is_first() else {}
+    if broadcast_from_host0(path.exists):
+        with raise_on_all():
+            return _read(path, wanted) if is_host0() else {}
     observations = observe_all(measure, batches, expected)
-    with together():
-        if is_first():
+    with raise_on_all():
+        if is_host0():
             _write(path, wanted, observations)
     return observations
 

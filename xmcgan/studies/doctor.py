@@ -4,7 +4,6 @@ Only the standard library is imported at the top: this has to work in a broken i
 """
 
 import contextlib
-import fcntl
 import functools
 import importlib.metadata
 import os
@@ -226,6 +225,8 @@ def _check_records(name: str, data_dir: Path) -> Texts:
 @check("lock")
 def check_workdir(workdir: Path) -> Texts:
     """Check a run without touching it; it may be training."""
+    from xmcgan.utils.files import lock_holder
+
     yield from _check_config(workdir)
     for folder, user in ((workdir, "a training run"), (workdir / "evaluation", "an evaluation")):
         if holder := lock_holder(folder):
@@ -249,20 +250,6 @@ def pinned_weights(workdir: Path) -> tuple[str, ...]:
     return tuple(name for name in names if name in SOURCES)
 
 
-def lock_holder(folder: Path) -> str:
-    """Return the id of the process that holds a folder's lock, "" if nobody does."""
-    path = folder / ".lock"
-    if not path.exists():
-        return ""
-    with path.open(encoding="utf-8") as file:
-        try:
-            # A shared lock, for a moment: two doctors do not hinder each other.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "unknown"
-    return ""
-
-
 @check("config")
 def _check_config(workdir: Path) -> Texts:
     from xmcgan.config import read_config, validate
@@ -273,7 +260,7 @@ def _check_config(workdir: Path) -> Texts:
 
 @check("checkpoints")
 def _check_checkpoints(workdir: Path) -> Texts:
-    from xmcgan.training.retention import committed_steps
+    from xmcgan.training.checkpoint import committed_steps
 
     folder = workdir / "checkpoints"
     steps = committed_steps(folder)
@@ -301,8 +288,7 @@ def _verify_checkpoint(folder: Path, step: int) -> Texts:
 def _check_run_data(workdir: Path) -> Texts:
     from xmcgan.config import read_config
     from xmcgan.data.sources import fingerprint
-    from xmcgan.training.checkpoint import read_record
-    from xmcgan.training.retention import committed_steps
+    from xmcgan.training.checkpoint import committed_steps, read_record
 
     data = read_config(workdir / "config.json").data
     yield from _check_records(data.name, Path(data.data_dir))

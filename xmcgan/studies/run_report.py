@@ -15,10 +15,9 @@ from xmcgan.config import changed_fields, read_config
 from xmcgan.errors import EvaluationError, UserError
 from xmcgan.evaluation.report import newest, score_lines
 from xmcgan.evaluation.results import ResultFile
-from xmcgan.studies.doctor import lock_holder
 from xmcgan.studies.training_curves import draw_curves
-from xmcgan.training.starts import read_starts
-from xmcgan.utils.files import atomic_file, write_text
+from xmcgan.utils.files import atomic_file, lock_holder, write_text
+from xmcgan.utils.provenance import read_starts
 from xmcgan.utils.run_log import Curves, read_curves, starts_table
 from xmcgan.utils.tables import markdown_table
 

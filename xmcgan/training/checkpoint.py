@@ -8,11 +8,9 @@ that it is either complete or absent. Beside the arrays lies the record of `reco
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +32,10 @@ from xmcgan.training.retention import (
     noted_newest,
     remove_old,
 )
-from xmcgan.utils.agreement import exchange, is_first
+from xmcgan.utils.distributed import all_gather_json, is_host0
 from xmcgan.utils.files import clear_leftovers
 from xmcgan.utils.mesh import fetch
+from xmcgan.utils.provenance import fingerprint_differences
 
 PyTree = Any
 JSON = Any
@@ -61,13 +60,13 @@ class Checkpointer:
             fingerprint: JSON values that must be equal when the run is resumed.
         """
         self._directory = Path(directory).absolute()
-        if is_first():
+        if is_host0():
             self._directory.mkdir(parents=True, exist_ok=True)
             # Not Orbax's own cleaning, by marker files: only what is named temporary goes.
             for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             clear_leftovers(self._directory)
-        exchange("cleared")
+        all_gather_json("cleared")
         self._fingerprint = records.plain_json(fingerprint)
         self._keep = keep
         self._saving: int | None = None
@@ -104,7 +103,7 @@ class Checkpointer:
             CheckpointError: a newer step was saved and is gone.
         """
         # What process 0 sees: on a network's file system others may see it later.
-        steps, noted = exchange([self.all_steps(), noted_newest(self._directory)])[0]
+        steps, noted = all_gather_json([self.all_steps(), noted_newest(self._directory)])[0]
         if noted is not None and noted > max(steps, default=-1):
             way_out = (
                 f"To go back to an older step, pass --config.restore_step={steps[-1]}."
@@ -154,7 +153,7 @@ class Checkpointer:
         """
         with self._loud_failure(Exception):
             self._manager.wait_until_finished()
-        if self._saving is not None and is_first():
+        if self._saving is not None and is_host0():
             note_newest(self._directory, self._saving)
             if remove_old(self._directory, self._keep):
                 self._manager.reload()
@@ -167,7 +166,7 @@ class Checkpointer:
             CheckpointError: naming every field that differs, stored and now.
         """
         stored = read_record(self._directory, step).fingerprint
-        differences = records.fingerprint_differences(stored, self._fingerprint)
+        differences = fingerprint_differences(stored, self._fingerprint)
         if differences:
             raise CheckpointError(
                 f"{self._directory} holds a run of another configuration (step {step}; field: "
@@ -232,11 +231,11 @@ class Checkpointer:
             )
 
     def _set_aside_from(self, step: int) -> None:
-        newer = exchange([other for other in self.all_steps() if other >= step])[0]
-        if newer and is_first():
+        newer = all_gather_json([other for other in self.all_steps() if other >= step])[0]
+        if newer and is_host0():
             kept = [other for other in self.all_steps() if other < step]
             note_newest(self._directory, max(kept, default=None))
-        for other in newer if is_first() else ():
+        for other in newer if is_host0() else ():
             target = self._directory / f"set-aside-{other}"
             shutil.rmtree(target, ignore_errors=True)
             (self._directory / str(other)).rename(target)
@@ -315,33 +314,6 @@ def restore_subtree(directory: Path, step: int, keys: Sequence[str]) -> dict[str
         subtree = reader.restore(path, args=request)
         _verify(record, subtree)
     return subtree
-
-
-@contextlib.contextmanager
-def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Hold a workdir for this process; the lock goes with the process, however it ends.
-
-    Raises:
-        CheckpointError: another process holds it, named by its process id.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write to workdir {workdir}: {error.strerror}") from None
-    with (workdir / ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise CheckpointError(
-                f"{workdir} is in use by process {holder}. Wait until it ends, stop it, or give "
-                "another --workdir."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def _verify(record: Record, tree: PyTree) -> None:

@@ -21,7 +21,7 @@ from xmcgan.errors import CheckpointError, TrainingError
 from xmcgan.sampling.fixed_samples import FixedSamples
 from xmcgan.sampling.sampler import Sampler
 from xmcgan.training import starts, terminal
-from xmcgan.training.checkpoint import Checkpointer, lock_workdir
+from xmcgan.training.checkpoint import Checkpointer
 from xmcgan.training.clock import StepClock
 from xmcgan.training.diagnosis import first_not_finite
 from xmcgan.training.health import HealthWatch, SkipCount
@@ -33,8 +33,8 @@ from xmcgan.training.state import TrainState, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.training.wandb_writer import WandbWriter, import_wandb
 from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
-from xmcgan.utils.agreement import exchange, is_first, together
-from xmcgan.utils.files import atomic_file
+from xmcgan.utils.distributed import all_gather_json, is_host0, raise_on_all, require_same
+from xmcgan.utils.files import atomic_file, lock_workdir
 from xmcgan.utils.mesh import (
     batch_sharding,
     fetch,
@@ -44,7 +44,6 @@ from xmcgan.utils.mesh import (
     replicated,
     state_sharding,
 )
-from xmcgan.utils.peers import check_peers
 
 
 def train(config: ConfigDict, workdir: Path) -> int:
@@ -61,20 +60,22 @@ def train(config: ConfigDict, workdir: Path) -> int:
     Raises:
         UserError: a mistake in config, data, weights or workdir, named.
     """
-    with together():
+    with raise_on_all():
         configs.validate(config)
         mesh = make_mesh(fsdp=config.mesh.fsdp)
         configs.check_devices(config, mesh.size)
     with contextlib.ExitStack() as held, StopSignal() as stop:
-        with together():
-            if is_first():
+        with raise_on_all():
+            if is_host0():
                 if config.wandb.project:
                     import_wandb()
                 held.enter_context(lock_workdir(workdir))
                 prepare.ensure_prepared(config.data.name, config.data.data_dir, progress=True)
-        with together():
+        with raise_on_all():
             run = Run(config, workdir, mesh)
-        check_peers(config, run.fingerprint(), run.num_steps)
+        require_same(
+            run.fingerprint() | configs.shared_fields(config) | {"number of steps": run.num_steps}
+        )
         return run.train(stop)
 
 
@@ -94,7 +95,7 @@ class Run:
                 f"{workdir}, made by process 0, is not there: all processes need one workdir, on "
                 "a file system that they share"
             )
-        self.console = Console(highlight=False, soft_wrap=True, quiet=not is_first())
+        self.console = Console(highlight=False, soft_wrap=True, quiet=not is_host0())
         # Data.
         self.train_source, self.sample_source, self.sample_split = open_data(config)
         self.num_steps = config.num_train_steps or pipeline.num_steps(
@@ -155,7 +156,7 @@ class Run:
         ) as checkpointer:
             state, extra = self._restore(checkpointer)
             first_step = int(state.step)
-            if is_first():
+            if is_host0():
                 configs.save_config(self.config, self.workdir / "config.json")
             terminal.print_summary(self, state, first_step)
             if first_step >= self.num_steps:
@@ -164,7 +165,7 @@ class Run:
                     "longer with --config.num_train_steps=N, or give another --workdir."
                 )
                 return 0
-            if is_first():
+            if is_host0():
                 starts.record_start(self.workdir, first_step, self.num_steps)
             with (
                 name_ways_to_save(self.config),
@@ -172,7 +173,7 @@ class Run:
             ):
                 writer.write_hparams(fingerprint)
                 last_step = self._loop(state, first_step, extra, checkpointer, writer, stop)
-        if is_first():
+        if is_host0():
             starts.record_end(self.workdir, last_step, stop.outcome)
             if last_step:
                 self.write_report()
@@ -268,7 +269,7 @@ class Run:
             batch = next(batches)
         path = self.workdir / "not_finite" / f"step_{step}.npz"
         arrays = {name: fetch(value) for name, value in batch.items()}
-        if is_first():
+        if is_host0():
             path.parent.mkdir(exist_ok=True)
             with atomic_file(path) as file:
                 np.savez(file, allow_pickle=False, **arrays)
@@ -325,7 +326,7 @@ class Run:
         start = time.monotonic()
         self.console.print("compiling the training step ...")
         compiled = self.step_fn.lower(state, self.frozen_params, batch).compile()
-        exchange("compiled")  # a collective would not wait minutes for the slowest
+        all_gather_json("compiled")  # a collective would not wait minutes for the slowest
         self.console.print(f"compiled in {time.monotonic() - start:.0f} s")
         return compiled
 
@@ -370,7 +371,7 @@ def open_writers(config: ConfigDict, workdir: Path, first_step: int) -> MultiWri
         workdir: of the run.
         first_step: the step it goes on from, 0 for a new one.
     """
-    if not is_first():
+    if not is_host0():
         return MultiWriter([])
     json_lines = JsonLinesWriter(workdir / "metrics.jsonl")
     json_lines.truncate_after(first_step)

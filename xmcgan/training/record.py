@@ -67,16 +67,6 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
-def fingerprint_differences(stored: Mapping[str, JSON], now: Mapping[str, JSON]) -> list[str]:
-    """Return one line `field: stored -> now` for each field that differs."""
-    old, new = _flat(stored), _flat(now)
-    return [
-        f"{field}: {old.get(field, 'absent')} -> {new.get(field, 'absent')}"
-        for field in sorted(old.keys() | new.keys())
-        if old.get(field, "absent") != new.get(field, "absent")
-    ]
-
-
 def structure_differences(record: Record, wanted: Mapping[str, Any]) -> list[str]:
     """Return one line for each array whose name, shape or type is not as wanted.
 
@@ -159,13 +149,3 @@ def _canonical(stored: Mapping[str, JSON]) -> bytes:
 
 def _kind(shape: Any, dtype: Any) -> str:
     return f"{dtype}[{','.join(map(str, shape))}]"
-
-
-def _flat(values: Mapping[str, JSON], prefix: str = "") -> dict[str, JSON]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

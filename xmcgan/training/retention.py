@@ -5,13 +5,11 @@ evaluation which was killed finds its checkpoint when it comes back. Pinning and
 same lock: a step that was pinned is never removed, and a step that is going cannot be pinned.
 """
 
-import contextlib
-import fcntl
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-from xmcgan.utils.files import write_text
+from xmcgan.errors import CheckpointError
+from xmcgan.utils.files import lock_folder, write_text
 
 _PINS = "pins"
 _NEWEST = "newest"  # a file with the number of the last step that was saved
@@ -50,7 +48,7 @@ def pin(directory: Path, step: int, reason: str) -> bool:
     Returns:
         False where the step is not there (any more).
     """
-    with _locked(directory):
+    with lock_folder(directory / _PINS, CheckpointError):
         if step not in committed_steps(directory):
             return False
         (directory / _PINS / f"{step}.{reason}").touch()
@@ -74,7 +72,7 @@ def remove_old(directory: Path, keep: int) -> list[int]:
     Returns:
         The steps that were removed.
     """
-    with _locked(directory):
+    with lock_folder(directory / _PINS, CheckpointError):
         pinned = pinned_steps(directory)
         old = [step for step in committed_steps(directory)[:-keep] if step not in pinned]
         # A step vanishes at once: nobody sees half of one.
@@ -82,11 +80,3 @@ def remove_old(directory: Path, keep: int) -> list[int]:
     for path in doomed:
         shutil.rmtree(path, ignore_errors=True)
     return old
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    (directory / _PINS).mkdir(parents=True, exist_ok=True)
-    with (directory / _PINS / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -35,7 +35,7 @@ def read_curves(path: Path) -> Curves:
 
 
 def starts_table(starts: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return rows about the starts of a run (`training.starts.read_starts`), the header first."""
+    """Return rows about the starts of a run (`utils.provenance.read_starts`), the header first."""
     rows = [("started (UTC)", "from step", "ended", "commit", "devices", "Python, JAX")]
     for start in starts:
         end, commit = start.get("end"), start.get("commit")

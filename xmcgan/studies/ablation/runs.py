@@ -25,9 +25,8 @@ from xmcgan.evaluation.networks import load_network
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import Cell
-from xmcgan.training.checkpoint import checkpoint_digest, read_record
-from xmcgan.training.retention import committed_steps
-from xmcgan.training.signals import StopSignal
+from xmcgan.training.checkpoint import checkpoint_digest, committed_steps, read_record
+from xmcgan.training.monitoring import StopSignal
 from xmcgan.utils.run_log import read_curves
 
 _POLL_SECONDS = 0.2

@@ -9,15 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from benchmarks import formulations
+from benchmarks.formulations import Formulation, benchmark_config
+from benchmarks.measures import costs, measure_costs, measure_first_step, measure_step
 from ml_collections import ConfigDict
+from oracle.golden import Golden
 
-from xmcgan.benchmarks import choices, formulations
-from xmcgan.benchmarks.choices import benchmark_config
-from xmcgan.benchmarks.costs import costs, measure_costs
-from xmcgan.benchmarks.formulations import Formulation
-from xmcgan.benchmarks.step import measure_first_step, measure_step
 from xmcgan.build import build_networks
-from xmcgan.training import reference
 from xmcgan.training.state import create_state
 
 BENCHMARK = "scripts/benchmark.py"
@@ -60,19 +58,21 @@ def test_both_formulations_take_the_same_step():
     for name in ("d_loss", "g_loss", "real_sentence_accuracy", "fake_word_entropy"):
         assert found[name] == pytest.approx(float(expected[name]), rel=1e-5)
 
-    def tree(arrays: dict[str, Any]) -> Any:
-        return reference.tree({f"t/{name}": array for name, array in arrays.items()}, "t")
-
     start = formulations.ours(config, WORD_DIM).init(formulations.draw_parameters(config, WORD_DIM))
-    for before, after, literal_tree in (
-        (start.g_params, ours.g_params, reference.generator_params(tree(literal.g_params))),
-        (start.ema_params, ours.ema_params, reference.generator_params(tree(literal.ema_params))),
-        (start.g_batch_stats, ours.g_batch_stats, reference.generator_stats(tree(literal.g_stats))),
-        (start.d_params, ours.d_params, reference.discriminator_tree(tree(literal.d_params))),
-        (start.d_vectors, ours.d_vectors, reference.discriminator_tree(tree(literal.d_stats))),
-    ):
-        change = optax.tree.norm(jax.tree.map(jnp.subtract, literal_tree, before))
-        error = optax.tree.norm(jax.tree.map(jnp.subtract, literal_tree, after))
+    meta = formulations._sizes(config, WORD_DIM)._asdict() | {"gamma_for_g": 15}
+    fields = {
+        "g_params": ("generator", literal.g_params),
+        "ema_params": ("generator", literal.ema_params),
+        "g_batch_stats": ("generator", literal.g_stats),
+        "d_params": ("discriminator", literal.d_params),
+        "d_vectors": ("discriminator", literal.d_stats),
+    }
+    for field, (network, arrays) in fields.items():
+        before, after = getattr(start, field), getattr(ours, field)
+        named = {f"t/{name}": array for name, array in arrays.items()}
+        wanted = Golden(meta, named).tree("t", network, before)
+        change = optax.tree.norm(jax.tree.map(jnp.subtract, wanted, before))
+        error = optax.tree.norm(jax.tree.map(jnp.subtract, wanted, after))
         assert 0 < error < 1e-3 * change
 
 
@@ -104,7 +104,7 @@ def convolve(x: Any, kernel: Any) -> Any:
 
 def test_a_config_that_departs_from_the_official_networks_is_compared_without_it():
     config = benchmark_config("shapes:quickstart", image_size=None, width=None, batch=None)
-    for formulation in choices.formulations(config, 6):
+    for formulation in formulations.formulations(config, 6):
         state = jax.eval_shape(formulation.init, formulations.parameter_shapes(config, 6))
         batch = jax.eval_shape(formulation.place, formulations.input_shapes(config, 6))
         assert jax.tree.structure(jax.eval_shape(formulation.step, state, batch)[0])

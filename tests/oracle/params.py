@@ -1,6 +1,6 @@
 """Parameters of the official architecture at any size: their names, their shapes, a first draw.
 
-The names are those of a golden file, which `xmcgan.training.reference` maps to ours.
+The names are those of a golden file, which `oracle.golden` maps to ours.
 """
 
 import math

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-
-from xmcgan.benchmarks.literal import Arrays, Network, losses, under
+from oracle.literal import Arrays, Network, losses, under
 
 
 class LiteralState(NamedTuple):

@@ -1,4 +1,4 @@
-"""Input: the data pipeline beside a bare Pillow loop that decodes the same files."""
+"""The data pipeline beside a bare Pillow loop that decodes the same files."""
 
 import io
 import itertools
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xmcgan.benchmarks.timing import median_ratio, medians, one_core, take_turns
+from benchmarks.timing import median_ratio, medians, one_core, take_turns
 from xmcgan.data.images import KEPT_BLOCKS
 from xmcgan.data.pipeline import train_batches
 from xmcgan.data.sources import Source
@@ -27,18 +27,8 @@ IMAGES_PER_STEP_IMAGE = 2
 def bare_loop(
     files: Sequence[bytes], size: int, num: int, clock: Clock = time.perf_counter
 ) -> float:
-    """Decode files to squares with Pillow alone, one after the other.
-
-    Args:
-        files: encoded images, in memory.
-        size: side in pixels.
-        num: how many to decode.
-        clock: of seconds.
-
-    Returns:
-        Images a second.
-    """
-    Image.core.set_blocks_max(0)  # as Pillow comes
+    """Decode `num` encoded images to squares with Pillow alone; return images per second."""
+    Image.core.set_blocks_max(0)  # Pillow's default
     Image.core.clear_cache()
     start = clock()
     for data in itertools.islice(itertools.cycle(files), num):
@@ -58,19 +48,7 @@ def pipeline(
     num_workers: int = 0,
     clock: Clock = time.perf_counter,
 ) -> float:
-    """Take training batches: records read, decoded, resized, mirrored, tokenized, stacked.
-
-    Args:
-        source: the data.
-        tokenizer: of the captions.
-        size: side in pixels.
-        num: images to take, rounded up to whole batches.
-        num_workers: processes; 0 uses threads.
-        clock: of seconds.
-
-    Returns:
-        Images a second, once the buffers are filled.
-    """
+    """Take `num` images in training batches; return images per second once buffers are full."""
     batches = train_batches(
         source,
         tokenizer,
@@ -99,11 +77,7 @@ def pipeline(
 def compare(
     source: Source, tokenizer: Tokenizer, size: int, *, num: int, rounds: int
 ) -> dict[str, Any]:
-    """Measure both on one core, in turns, by the processor's time: others may use the core too.
-
-    Returns:
-        Medians of the rates in images a second, and the median ratio.
-    """
+    """Measure both on one core, in turns, by processor time: others may use the core too."""
     files = [source[i].image for i in range(min(len(source), num))]
     with one_core():
         rates = take_turns(
@@ -138,22 +112,12 @@ def scaling(
         },
         rounds,
     )
-    first = str(workers[0])
-    return {
-        "image_size": size,
-        "images_per_second": medians(rates),
-        "speedup": {name: median_ratio(rates, name, first) for name in rates},
-    }
+    speedup = {name: median_ratio(rates, name, str(workers[0])) for name in rates}
+    return {"image_size": size, "images_per_second": medians(rates), "speedup": speedup}
 
 
 def cores_for_gpu(images_per_second: float, size: int, sustained_tflops: float) -> dict[str, float]:
-    """Return how many cores keep one accelerator fed.
-
-    Args:
-        images_per_second: of one core.
-        size: side in pixels.
-        sustained_tflops: what the accelerator does in training, in 10^12 operations a second.
-    """
+    """Return how many cores, each of `images_per_second`, feed an accelerator in training."""
     consumption = IMAGES_PER_STEP_IMAGE * sustained_tflops * 1e3 / STEP_GFLOP[size]
     return {
         "image_size": size,

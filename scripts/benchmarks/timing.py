@@ -1,4 +1,4 @@
-"""Rates measured in turns, so that what else the machine does falls on all of them alike."""
+"""Rates measured in turns, so that whatever else the machine does affects all of them alike."""
 
 import contextlib
 import os
@@ -15,15 +15,7 @@ Rates = dict[str, list[float]]
 
 
 def take_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> Rates:
-    """Measure each thing once a round.
-
-    Args:
-        measures: functions that return a rate or a time.
-        rounds: how often; one more comes before and is not kept.
-
-    Returns:
-        Of each name what its function returned, round by round.
-    """
+    """Call each function once per round, and once before, which is not kept; return its values."""
     found: Rates = {name: [] for name in measures}
     for number in range(rounds + 1):
         for name, measure in measures.items():
@@ -34,25 +26,24 @@ def take_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> Rate
 
 
 def median_ratio(rates: Rates, name: str, other: str) -> float:
-    """Return the median over rounds of the ratio of two measures."""
+    """Median over rounds of the ratio of two measures."""
     return statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
 
 
+def medians(rates: Rates) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
 def seconds(work: Callable[[], Any]) -> float:
-    """Do some work and return how long it took, until its arrays are there."""
+    """Time a function, until its arrays are ready."""
     start = time.perf_counter()
     jax.block_until_ready(work())
     return time.perf_counter() - start
 
 
-def medians(rates: Rates) -> dict[str, float]:
-    """Return the median over rounds of each measure."""
-    return {name: statistics.median(values) for name, values in rates.items()}
-
-
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Keep this thread, and those that it starts, on one of the cores that it may use."""
+    """Keep this thread, and those that it starts, on one core."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
