@@ -20,7 +20,7 @@ from xmcgan.studies.ablation.plan import plan_cells
 from xmcgan.studies.ablation.report import write_report
 from xmcgan.studies.ablation.runs import Scoring, dry_run, run_cells
 from xmcgan.train import read_overrides
-from xmcgan.training.signals import StopSignal
+from xmcgan.training.monitoring import StopSignal
 from xmcgan.utils.files import lock_workdir
 from xmcgan.variants import ABLATION_NAMES
 

@@ -269,7 +269,8 @@ def test_the_commands_work_one_after_another(run, folder, monkeypatch):
     monkeypatch.syspath_prepend(str(TESTS / "human_eval"))
     import raters
     import tiny_network
-    from xmcgan.studies.human_eval.key import read_key
+
+    from xmcgan.studies.human_eval.page import read_key
 
     tiny_network.install(monkeypatch)
     tiny_network.install_detector(monkeypatch)

@@ -34,7 +34,7 @@ from xmcgan.pretrained.bert_weights import load_bert
 from xmcgan.pretrained.numpy_files import read_array_tree
 from xmcgan.pretrained.torch_files import read_torch
 from xmcgan.training.checkpoint import Checkpointer, read_record, restore_subtree
-from xmcgan.training.writers import JsonLinesWriter
+from xmcgan.training.logging import JsonLinesWriter
 
 SECONDS = float(os.environ.get("XMCGAN_FUZZ_SECONDS", "600"))
 Reader = tuple[Callable[[Any], object], st.SearchStrategy]
@@ -73,9 +73,7 @@ def json_lines(folder: Path) -> Reader:
     """Return the readers of JSON lines, one chosen for each input."""
 
     def metrics_log(data: bytes) -> None:
-        log = JsonLinesWriter(written(folder / "metrics.jsonl", data))
-        log.truncate_after(2)
-        log.close()
+        JsonLinesWriter(written(folder / "metrics.jsonl", data), 2).close()
 
     def results(data: bytes) -> None:
         found = ResultFile(written(folder / "results.jsonl", data).parent).read()

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from xmcgan.training.monitoring import StopSignal
 
 from xmcgan.studies.ablation import runs
 from xmcgan.studies.ablation.plan import Cell, plan_cells
 from xmcgan.studies.ablation.runs import Scoring, run_cells
+from xmcgan.training.monitoring import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORING = Scoring(20, "fd-effnet-lite2")

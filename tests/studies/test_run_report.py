@@ -16,9 +16,8 @@ from xmcgan.evaluation.scores import Score
 from xmcgan.studies.run_report import CURVES_FILE, write_report
 from xmcgan.studies.training_curves import draw_curves, thinned
 from xmcgan.training import loop
-from xmcgan.training.starts import FILE, read_starts, record_end, record_start
 from xmcgan.utils.files import lock_workdir
-from xmcgan.utils.provenance import commit
+from xmcgan.utils.provenance import RUN_FILE, commit, read_starts, record_end, record_start
 from xmcgan.utils.run_log import read_curves
 
 
@@ -97,7 +96,7 @@ def test_scores_stand_on_the_page_and_damaged_ones_are_said_to_be(workdir):
 
 
 def test_a_run_without_any_log_has_a_page_too(workdir):
-    for name in ("metrics.jsonl", FILE):
+    for name in ("metrics.jsonl", RUN_FILE):
         (workdir / name).unlink()
     shutil.rmtree(workdir / "samples")
     assert "Nothing is logged yet." in write_report(workdir).read_text()
@@ -163,12 +162,12 @@ def test_every_start_is_recorded_with_what_it_ran_on(workdir):
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"starts": [1]}', b'{"starts": [{"end": 1}]}'])
 def test_a_damaged_record_of_starts_is_set_aside_and_stops_nothing(workdir, content, capsys):
-    (workdir / FILE).write_bytes(content)
+    (workdir / RUN_FILE).write_bytes(content)
     assert read_starts(workdir) == []
     record_start(workdir, 0, 9)
     assert len(read_starts(workdir)) == 1
     assert "set aside" in capsys.readouterr().err
-    (aside,) = workdir.glob(f"{FILE}.damaged-*")
+    (aside,) = workdir.glob(f"{RUN_FILE}.damaged-*")
     assert aside.read_bytes() == content
 
 

@@ -11,7 +11,7 @@ from xmcgan.config import changed_fields
 from xmcgan.errors import DataError
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.sampling.sampler import TrainedModel
-from xmcgan.training.starts import read_starts
+from xmcgan.utils.provenance import read_starts
 from xmcgan.utils.run_log import read_curves, starts_table
 from xmcgan.utils.tables import markdown_table
 
