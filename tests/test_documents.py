@@ -266,7 +266,7 @@ def folder(tiny_root, tiny_workdir, tmp_path, monkeypatch) -> Path:
 @pytest.mark.slow
 def test_the_commands_work_one_after_another(run, folder, monkeypatch):
     monkeypatch.syspath_prepend(str(TESTS / "evaluation"))
-    monkeypatch.syspath_prepend(str(TESTS / "human_eval"))
+    monkeypatch.syspath_prepend(str(TESTS / "studies"))
     import raters
     import tiny_network
 
