@@ -36,7 +36,6 @@ def tiny_overrides(root: Path) -> list[str]:
         "batch_size": 8,
         "generator.width": 2,
         "generator.z_dim": 4,
-        "generator.whiten_sentence": "false",
         "discriminator.width": 2,
         "num_train_steps": 6,
         "num_samples": 4,
