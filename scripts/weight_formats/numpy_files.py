@@ -5,21 +5,21 @@ from typing import Any
 
 import numpy as np
 
+from weight_formats.safe_pickle import Placeholder, SafeUnpickler, wrap_read_errors
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.safe_pickle import SafeUnpickler, StandIn, damage_named
-from xmcgan.pretrained.tensors import Tensors, upcast
+from xmcgan.pretrained.weights import upcast
 
 _NUMBER_KINDS = "biuf"
 
 
-def read_array_tree(path: Path) -> Tensors:
+def read_array_tree(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a dictionary that `numpy.save` wrote, names joined by "/".
 
     Raises:
         WeightsError: the file is damaged, holds something else, or names Python objects that a
             dictionary of arrays does not need.
     """
-    with damage_named(path), path.open("rb") as file:
+    with wrap_read_errors(path), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read_header = {
             (1, 0): np.lib.format.read_array_header_1_0,
@@ -32,19 +32,19 @@ def read_array_tree(path: Path) -> Tensors:
         return _flatten(array.item(), path)
 
 
-def _flatten(tree: Any, path: Path, prefix: str = "") -> Tensors:
+def _flatten(tree: Any, path: Path, prefix: str = "") -> dict[str, np.ndarray]:
     if isinstance(tree, _Array):
         return {prefix: upcast(tree.to_numpy())}
     if not isinstance(tree, dict):
         raise WeightsError(f"{path}: {prefix or 'the root'} is neither a dictionary nor an array")
-    arrays: Tensors = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, value in tree.items():
         arrays |= _flatten(value, path, f"{prefix}/{name}" if prefix else str(name))
     return arrays
 
 
 class _Dtype:
-    """Stand for a pickled `numpy.dtype` of numbers; 'O' only marks the outer array."""
+    """A pickled `numpy.dtype` of numbers; 'O' only marks the outer array."""
 
     def __init__(self, code: str, *_: Any):
         self.code = code
@@ -61,7 +61,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stand for a pickled `numpy.ndarray`: its state, from which NumPy builds a fresh array."""
+    """State of a pickled `numpy.ndarray`, from which NumPy builds a fresh array."""
 
     shape: tuple[int, ...]
     dtype: _Dtype
@@ -87,17 +87,17 @@ def _scalar(dtype: _Dtype, data: bytes) -> _Array:
 
 
 _MULTIARRAY = {
-    "_reconstruct": StandIn(lambda *_: _Array()),
-    "scalar": StandIn(_scalar),
+    "_reconstruct": Placeholder(lambda *_: _Array()),
+    "scalar": Placeholder(_scalar),
 }
 # NumPy 2 renamed numpy.core; files of either age must open. A FrozenDict pickles as its dictionary.
 _ALLOWED = {
-    ("numpy", "ndarray"): StandIn(_Array),
-    ("numpy", "dtype"): StandIn(_Dtype),
-    ("flax.core.frozen_dict", "FrozenDict"): StandIn(dict),
+    ("numpy", "ndarray"): Placeholder(_Array),
+    ("numpy", "dtype"): Placeholder(_Dtype),
+    ("flax.core.frozen_dict", "FrozenDict"): Placeholder(dict),
     **{
-        (f"{package}.multiarray", name): stand_in
+        (f"{package}.multiarray", name): placeholder
         for package in ("numpy.core", "numpy._core")
-        for name, stand_in in _MULTIARRAY.items()
+        for name, placeholder in _MULTIARRAY.items()
     },
 }

@@ -6,14 +6,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from weight_formats.safe_pickle import wrap_read_errors
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.safe_pickle import damage_named
-from xmcgan.pretrained.tensors import Tensors, upcast
+from xmcgan.pretrained.weights import upcast
 
 _NUMBER_KINDS = "biuf"
 
 
-def read_h5(path: Path) -> Tensors:
+def read_h5(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an HDF5 file, floats as float32, under the names that it stores.
 
     A name is the path of groups to the array, such as "conv2d_1/conv2d_1/kernel:0". Links are not
@@ -22,13 +22,13 @@ def read_h5(path: Path) -> Tensors:
     Raises:
         WeightsError: the file is damaged or of another format, or an array is not plain numbers.
     """
-    tensors: Tensors = {}
+    tensors: dict[str, np.ndarray] = {}
 
     def visit(name: str, entry: Any) -> None:
         if isinstance(entry, h5py.Dataset):
             tensors[name] = upcast(_read_plain(name, entry))
 
-    with damage_named(path), h5py.File(path, "r") as file:
+    with wrap_read_errors(path), h5py.File(path, "r") as file:
         file.visititems(visit)
     if not tensors:
         raise WeightsError(f"{path} holds no arrays")
@@ -36,7 +36,7 @@ def read_h5(path: Path) -> Tensors:
 
 
 def _read_plain(name: str, dataset: h5py.Dataset) -> np.ndarray:
-    """Return an array that stands in the file itself.
+    """Return an array whose values are in the file itself.
 
     Anything else is refused: numbers of another file, numbers that were never written (they would
     read as zeros), and filters, which HDF5 may load as code from a plugin.

@@ -9,8 +9,8 @@ from typing import IO, Any
 from xmcgan.errors import WeightsError
 
 
-class StandIn:
-    """Stand for one allowed global of a pickle, and let the pickle do no more than call it.
+class Placeholder:
+    """Placeholder for one allowed global of a pickle, which may only call it.
 
     A pickle can set attributes of what it imports; on this object it cannot.
     """
@@ -21,7 +21,7 @@ class StandIn:
         self._call = call
 
     def __call__(self, *arguments: Any) -> Any:
-        """Return what the allowed function makes of the pickle's arguments."""
+        """Call the allowed function."""
         return self._call(*arguments)
 
     def __setstate__(self, state: Any) -> None:
@@ -30,13 +30,13 @@ class StandIn:
 
 
 class SafeUnpickler(pickle.Unpickler):
-    """Unpickle a file that may name only the given globals.
+    """Unpickler of a file that may name only the given globals.
 
     Args:
-        file: the open file.
-        allowed: what stands for each (module, name); nothing of that module is imported.
-        path: the file's path, for messages.
-        persistent_load: what to make of a persistent id; files with such ids are refused without.
+        file: The open file.
+        allowed: Replacement for each (module, name); nothing of that module is imported.
+        path: The file's path, for messages.
+        persistent_load: Resolves persistent ids; files that have some are refused without.
     """
 
     def __init__(
@@ -52,11 +52,7 @@ class SafeUnpickler(pickle.Unpickler):
         self._persistent_load = persistent_load
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in of an allowed global.
-
-        Raises:
-            WeightsError: the global is not allowed; it has not been imported.
-        """
+        """Return the placeholder of a global; raises WeightsError for any other, not imported."""
         if (module, name) not in self._allowed:
             raise WeightsError(
                 f"{self._path} asks for the Python object {module}.{name}, which weights do not "
@@ -66,15 +62,15 @@ class SafeUnpickler(pickle.Unpickler):
         return self._allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return what a persistent id stands for."""
+        """Resolve a persistent id."""
         if self._persistent_load is None:
             raise pickle.UnpicklingError("persistent ids are not part of this format")
         return self._persistent_load(pid)
 
 
 @contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes a reader raise into a WeightsError that names the file."""
+def wrap_read_errors(path: Path) -> Iterator[None]:
+    """Turn any error of reading a damaged file into a WeightsError that names it."""
     try:
         yield
     except WeightsError:

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from weight_formats.safe_pickle import Placeholder, SafeUnpickler, wrap_read_errors
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.safe_pickle import SafeUnpickler, StandIn, damage_named
-from xmcgan.pretrained.tensors import Tensors, upcast
+from xmcgan.pretrained.weights import upcast
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -27,7 +27,7 @@ _STORAGE_DTYPES = {
 }
 
 
-def read_torch(path: Path) -> Tensors:
+def read_torch(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a .pth file that holds a state dictionary, floats as float32.
 
     Both formats of `torch.save` are read: the legacy one, and the zip archive of version 1.6.
@@ -36,7 +36,7 @@ def read_torch(path: Path) -> Tensors:
         WeightsError: the file is damaged, holds something else, or names Python objects that
             tensors do not need.
     """
-    with damage_named(path), path.open("rb") as file:
+    with wrap_read_errors(path), path.open("rb") as file:
         is_archive = zipfile.is_zipfile(file)
         file.seek(0)
         state, storages = (_read_archive if is_archive else _read_legacy)(file, path)
@@ -47,7 +47,7 @@ def read_torch(path: Path) -> Tensors:
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """Stand for a block of numbers that follows the pickle."""
+    """A block of numbers that follows the pickle."""
 
     key: str
     dtype: np.dtype
@@ -56,7 +56,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """Stand for a tensor: a view of a storage."""
+    """A view of a storage."""
 
     storage: _Storage
     offset: int
@@ -69,9 +69,9 @@ def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): StandIn(collections.OrderedDict),
-    ("torch._utils", "_rebuild_tensor_v2"): StandIn(_rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): StandIn(lambda data, *_: data),
+    ("collections", "OrderedDict"): Placeholder(collections.OrderedDict),
+    ("torch._utils", "_rebuild_tensor_v2"): Placeholder(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): Placeholder(lambda data, *_: data),
     **{("torch", name): dtype for name, dtype in _STORAGE_DTYPES.items()},
 }
 
