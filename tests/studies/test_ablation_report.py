@@ -115,7 +115,7 @@ def test_a_row_without_runs_keeps_its_place_and_failures_are_told(tmp_path):
     assert "Failed: word, seed 0: training was killed" in markdown
     assert "No score yet: word, seed 0; word, seed 1" in markdown
     write_report(cells, {cells[-1].workdir: found[cells[-1].workdir]}, PROTOCOL, [], tmp_path)
-    assert "| sentence+word | - | - |" in (tmp_path / "ablation.md").read_text()  # no baseline
+    assert "| sentence + word | - | - |" in (tmp_path / "ablation.md").read_text()  # no baseline
 
 
 def test_runs_that_were_scored_in_different_ways_are_not_compared(tmp_path):

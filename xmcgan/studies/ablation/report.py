@@ -62,6 +62,11 @@ class Row:
     losses: str
     results: dict[int, Result]
 
+    @property
+    def label(self) -> str:
+        """Name of the row, with spaces at which a terminal may break it."""
+        return self.losses.replace("+", " + ")
+
     def scores(self, name: str) -> dict[int, Score]:
         """Return a score by seed, of the seeds that have it."""
         return {
@@ -193,7 +198,7 @@ def _means(rows: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
     """Return the header, the means of all rows, and the rulers below them."""
     cells = [["losses", "seeds", *map(_label, names)]]
     for row in rows:
-        cells.append([row.losses, f"{len(row.results)}", *(_text(row.mean(n), n) for n in names)])
+        cells.append([row.label, f"{len(row.results)}", *(_text(row.mean(n), n) for n in names)])
     for suffix, kind in _RULERS.items():
         values = [_ruler(rows, name + suffix) for name in names]
         if any(values):
@@ -205,7 +210,7 @@ def _means(rows: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
 def _differences(rows: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
     baseline, *others = rows  # `plan_cells` begins with it
     found = [[_text(row.difference(n, baseline), n, "+") for n in names] for row in others]
-    cells = [[row.losses, *texts] for row, texts in zip(others, found, strict=True)]
+    cells = [[row.label, *texts] for row, texts in zip(others, found, strict=True)]
     return [["losses", *map(_label, names)], *cells]
 
 
