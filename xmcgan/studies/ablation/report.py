@@ -233,7 +233,7 @@ def _scale(name: str) -> int:
 
 
 def _label(name: str) -> str:
-    return name.rpartition("/")[2] + (", %" if _scale(name) == 100 else "")
+    return name.rpartition("/")[2] + (" (%)" if _scale(name) == 100 else "")
 
 
 def _text(found: Estimate | None, name: str, sign: str = "") -> str:
