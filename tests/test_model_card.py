@@ -12,8 +12,8 @@ from xmcgan.pretrained.weights import SOURCES, resolve
 from xmcgan.sampling.model_card import SECTIONS, read_notes
 from xmcgan.sampling.model_folder import MODELS_DIR, WEIGHTS, load_model
 from xmcgan.sampling.sampler import draw_noise
-from xmcgan.training import starts
 from xmcgan.training.checkpoint import checkpoint_digest
+from xmcgan.utils.provenance import RUN_FILE
 
 SAVE = "scripts/save_model.py"
 NOTES = """It draws tiny things.
@@ -43,7 +43,7 @@ def workdir(tiny_workdir, tmp_path):
     path = tmp_path / "workdir"
     path.mkdir()
     for file in tiny_workdir.iterdir():
-        if file.name != starts.FILE:
+        if file.name != RUN_FILE:
             (path / file.name).symlink_to(file)
     common = {"time": "2026-01-01T00:00:00+00:00", "python": "3.11", "jax_version": "1",
               "num_train_steps": 6, "device": "1 x cpu", "commit": "a" * 40}  # fmt: skip
@@ -51,7 +51,7 @@ def workdir(tiny_workdir, tmp_path):
     second = common | {"first_step": 3, "command": "python train.py --config.seed=1"}
     ends = [{"step": 3, "how": "SIGTERM"}, {"step": 6, "how": "finished"}]
     entries = [first | {"end": ends[0]}, second | {"end": ends[1]}]
-    (path / starts.FILE).write_text(json.dumps({"starts": entries}))
+    (path / RUN_FILE).write_text(json.dumps({"starts": entries}))
     (path / "evaluation").mkdir()
     file = ResultFile(path / "evaluation")
     data = {"data": "shapes/tiny", "split": "validation"}

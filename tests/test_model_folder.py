@@ -17,7 +17,7 @@ from xmcgan.pretrained.weights import SOURCES, Member, Source, sha256_of
 from xmcgan.sampling import model_folder
 from xmcgan.sampling.model_folder import known_models, load_model, save_model
 from xmcgan.sampling.sampler import TrainedModel, draw_noise
-from xmcgan.training.record import named_leaves
+from xmcgan.training.checkpoint import named_leaves
 from xmcgan.utils import download
 
 CAPTIONS = ["a red circle", "the blue star on the left", "a green square", "the star"] * 4

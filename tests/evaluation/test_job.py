@@ -18,7 +18,7 @@ from xmcgan.evaluation.report import write_report
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.shapes.detector import Detector
 from xmcgan.shapes.detector_training import TrainingRecipe, train_detector
-from xmcgan.training.retention import committed_steps, pin, pinned_steps
+from xmcgan.training.checkpoint import committed_steps, pin, pinned_steps
 from xmcgan.utils.files import lock_workdir
 
 NUM_SAMPLES = 20

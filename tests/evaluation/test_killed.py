@@ -9,7 +9,7 @@ import processes
 import pytest
 
 from xmcgan.evaluation.results import ResultFile
-from xmcgan.training.retention import pinned_steps
+from xmcgan.training.checkpoint import pinned_steps
 
 # Ends itself by a real signal, where its fourth argument is one, amid the third set of images: the
 # real ones come first, then the averaged and the last weights of step 3.

@@ -13,7 +13,7 @@ from eval_program import PROGRAM
 from PIL import Image
 
 from xmcgan.evaluation import references
-from xmcgan.training.retention import pinned_steps
+from xmcgan.training.checkpoint import pinned_steps
 
 
 @pytest.fixture(autouse=True)

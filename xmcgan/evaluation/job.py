@@ -20,9 +20,9 @@ from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
 from xmcgan.evaluation.retrieval import RETRIEVALS
 from xmcgan.evaluation.scores import Score
 from xmcgan.sampling.sampler import load_generator
-from xmcgan.training import retention
+from xmcgan.training import checkpoint
 from xmcgan.training.checkpoint import checkpoint_digest, read_record
-from xmcgan.training.writers import TensorBoardWriter
+from xmcgan.training.logging import TensorBoardWriter
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
 from xmcgan.utils.files import lock_workdir
 
@@ -165,7 +165,7 @@ class EvaluationJob:
         self._pin_best()
 
     def _check_steps(self, steps: Sequence[int] | None) -> None:
-        there = retention.committed_steps(self._checkpoints)
+        there = checkpoint.committed_steps(self._checkpoints)
         missing = sorted(set(steps or ()) - set(there))
         if missing:
             raise CheckpointError(
@@ -175,18 +175,18 @@ class EvaluationJob:
 
     def _forget_lost_pins(self) -> None:
         """Remove the pins of steps that a run has left behind, restored from an older one."""
-        there = retention.committed_steps(self._checkpoints)
-        for step in retention.pinned_steps(self._checkpoints, _PENDING) - set(there):
-            retention.unpin(self._checkpoints, step, _PENDING)
+        there = checkpoint.committed_steps(self._checkpoints)
+        for step in checkpoint.pinned_steps(self._checkpoints, _PENDING) - set(there):
+            checkpoint.unpin(self._checkpoints, step, _PENDING)
 
     def _pin_pending(self, steps: Sequence[int] | None) -> dict[int, list[Weights]]:
         """Return what steps lack, the oldest first, after making sure that they stay."""
         pending: dict[int, list[Weights]] = {}
-        for step in retention.committed_steps(self._checkpoints):
+        for step in checkpoint.committed_steps(self._checkpoints):
             asked_for = steps is None or step in steps
             if not asked_for or step in self._damaged:
                 continue
-            if not retention.pin(self._checkpoints, step, _PENDING):
+            if not checkpoint.pin(self._checkpoints, step, _PENDING):
                 continue  # training was quicker
             try:
                 missing = self._missing(step)
@@ -195,18 +195,18 @@ class EvaluationJob:
             if missing:
                 pending[step] = missing
             else:
-                retention.unpin(self._checkpoints, step, _PENDING)
+                checkpoint.unpin(self._checkpoints, step, _PENDING)
         return pending
 
     def _pin_best(self) -> None:
         best = best_result(self._results.read(), self._evaluator.primary)
-        if best is None or not retention.pin(self._checkpoints, best.step, _BEST):
+        if best is None or not checkpoint.pin(self._checkpoints, best.step, _BEST):
             return
-        for step in retention.pinned_steps(self._checkpoints, _BEST) - {best.step}:
-            retention.unpin(self._checkpoints, step, _BEST)
+        for step in checkpoint.pinned_steps(self._checkpoints, _BEST) - {best.step}:
+            checkpoint.unpin(self._checkpoints, step, _BEST)
 
     def _is_finished(self) -> bool:
-        steps = retention.committed_steps(self._checkpoints)
+        steps = checkpoint.committed_steps(self._checkpoints)
         if not steps:
             return False
         last_step = read_record(self._checkpoints, steps[-1]).extra.get("num_train_steps")

@@ -28,7 +28,7 @@ from xmcgan.pretrained.weights import (
     sha256_of,
 )
 from xmcgan.sampling.sampler import TrainedModel
-from xmcgan.training.record import named_leaves
+from xmcgan.training.checkpoint import named_leaves
 from xmcgan.utils.download import fetch_wheel
 from xmcgan.utils.files import atomic_file, write_text
 from xmcgan.utils.mesh import fetch, make_mesh, put, replicated
