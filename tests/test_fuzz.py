@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pretrained.torch_writer import Tensor, save_archive, save_legacy
 from tiny import write_bert
+from weight_formats.numpy_files import read_array_tree
+from weight_formats.torch_files import read_torch
 
 from xmcgan import config as configs
 from xmcgan.data import coco
@@ -30,9 +32,7 @@ from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_i
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.evaluation.captions import open_manifest
 from xmcgan.evaluation.results import ResultFile, best_result
-from xmcgan.pretrained.bert_weights import load_bert
-from xmcgan.pretrained.numpy_files import read_array_tree
-from xmcgan.pretrained.torch_files import read_torch
+from xmcgan.pretrained.bert import load_bert
 from xmcgan.training.checkpoint import Checkpointer, read_record, restore_subtree
 from xmcgan.training.logging import JsonLinesWriter
 

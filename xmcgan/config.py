@@ -53,6 +53,7 @@ def default_config() -> ConfigDict:
     config.data.max_damaged_records = 0  # of the training split that are left out; more stop a run
 
     config.text = ConfigDict()
+    config.text.encoder = "bert"  # or a dotted path to a loader of your own
     config.text.weights = "minilm"  # a name of scripts/fetch_weights.py, or a folder
     config.text.max_tokens = 17  # special tokens included
     config.text.sentence_pooling = "masked_mean"  # or padded_mean, the official code's
@@ -188,9 +189,9 @@ def validate(config: ConfigDict) -> None:
         "text.sentence_pooling", config.text.sentence_pooling, ("masked_mean", "padded_mean")
     )
     pretrained = config.losses.image_pretrained
-    _check_choice(
-        "losses.image_pretrained.network", pretrained.network, ("resnet50", "efficientnet_lite0")
-    )
+    if ":" not in pretrained.network:  # a network of the user's own by dotted path
+        networks = ("resnet50", "efficientnet_lite0")
+        _check_choice("losses.image_pretrained.network", pretrained.network, networks)
     _check_choice("losses.image_pretrained.feature", pretrained.feature, ("logits", "pooled"))
     # The generator needs a block after the attention, the discriminator one before its regions.
     sizes = tuple(s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2)
@@ -389,7 +390,7 @@ _FREE_FIELDS = (
     "data.max_damaged_records",
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
     "num_samples", "num_microbatches", "remat", "mesh.fsdp", "restore_step", "allow_mismatch",
-    "stop_after_skipped_steps",
+    "stop_after_skipped_steps", "text.encoder",
     "text.weights", "losses.image_pretrained.weights", "wandb.project", "wandb.entity",
 )  # fmt: skip
 

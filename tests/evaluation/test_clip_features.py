@@ -10,7 +10,7 @@ from PIL import Image
 
 from xmcgan.errors import EvaluationError, WeightsError
 from xmcgan.evaluation.clip_features import ClipExtractor, preprocess
-from xmcgan.pretrained.clip_weights import load_clip
+from xmcgan.pretrained.clip import load_clip
 from xmcgan.utils.mesh import make_mesh
 
 CAPTIONS = ["the red cat", "12 dogs", "a photo", "the dog in the café", "thing"]

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny_network as tiny_network_module
 
 from xmcgan.errors import EvaluationError, WeightsError
@@ -150,10 +151,13 @@ def test_inception_needs_a_path_of_weights(name):
 
 
 def test_other_weights_than_the_published_ones_are_refused(tmp_path):
-    path = tmp_path / "other.pth"
-    path.write_bytes(b"not weights")
-    for name in ("fid-2015", "fd-effnet-lite0"):
-        with pytest.raises(WeightsError, match="cannot be verified"):
+    path = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, path)
+    for name in ("fid-2015", "fid-keras", "fd-effnet-lite0"):
+        with pytest.raises(WeightsError, match="--allow-unverified-weights"):
             FeatureExtractor(get_protocol(name), weights=str(path), mesh=mesh(1))
-    with pytest.raises(WeightsError, match=r"\.h5"):
-        FeatureExtractor(get_protocol("fid-keras"), weights=str(path), mesh=mesh(1))
+    (tmp_path / "other.pth").touch()
+    with pytest.raises(WeightsError, match=r"convert_weights\.py inception-2015 .*other\.pth"):
+        FeatureExtractor(
+            get_protocol("fid-2015"), weights=str(tmp_path / "other.pth"), mesh=mesh(1)
+        )

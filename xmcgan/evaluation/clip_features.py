@@ -15,7 +15,7 @@ import xmcgan
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.batches import Batches, rebatch, run_batches, whole_batch_size
 from xmcgan.evaluation.resize import antialiased_matrix
-from xmcgan.pretrained.clip_weights import load_clip
+from xmcgan.pretrained.clip import load_clip
 from xmcgan.utils.mesh import put, replicated, sample_sharding
 
 # Hessel et al., "CLIPScore", EMNLP 2021, section 3.

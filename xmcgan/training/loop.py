@@ -213,7 +213,7 @@ class Run:
     def write_report(self) -> None:
         """Write the page of the run; a failure is a warning: all that it shows is saved."""
         try:
-            from xmcgan.studies.run_report.document import (
+            from xmcgan.studies.run_report import (
                 write_report,  # its plots take a second to import
             )
 
