@@ -110,14 +110,6 @@ def test_d_steps_only_regroups_the_stream(reference, tokenizer):
         np.testing.assert_array_equal(merged, np.concatenate([b[key] for b in reference[:3]]))
 
 
-def test_microbatches_only_regroup_the_stream(reference, tokenizer):
-    parts = batches(make_source(10), tokenizer, 3, num_microbatches=3)
-    for part, whole in zip(parts, reference, strict=False):
-        for key in whole:
-            assert part[key].shape[:2] == (6, 1)
-            np.testing.assert_array_equal(part[key].reshape(whole[key].shape), whole[key])
-
-
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_worker_processes_give_the_same_batches(reference, tokenizer, num_workers, shapes_dir):
     # A source of the package: worker processes import it, and open the files themselves.

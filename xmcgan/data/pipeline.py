@@ -136,7 +136,6 @@ def train_batches(
     resize: Resize,
     flip: bool,
     seed: int,
-    num_microbatches: int = 1,
     start_step: int = 0,
     num_workers: int = 0,
     share: tuple[int, int] = (0, 1),
@@ -152,15 +151,14 @@ def train_batches(
         resize: "crop" (central square) or "squash" (both sides scaled).
         flip: mirror half of the images; leave off if captions speak of left and right.
         seed: of order, captions and flips, from 0 to 2**32 - 1.
-        num_microbatches: m, parts of b / m images that a batch comes in.
         start_step: number of the first batch to yield.
         num_workers: decoding processes; 0 decodes in threads of this process.
         share: (i, n): only the i-th of n equal slices of every batch is read, that of process i.
 
     Yields:
-        `image` uint8 (d_steps * m, b / m / n, h, w, 3), `token_ids` int32 (d_steps * m, b / m / n,
-        t) and `word_mask` bool of the same shape, True for real tokens. `close()` ends the threads
-        and processes.
+        `image` uint8 (d_steps, b / n, h, w, 3), `token_ids` int32 (d_steps, b / n, t) and
+        `word_mask` bool of the same shape, True for real tokens. `close()` ends the threads and
+        processes.
 
     Raises:
         DataError: an argument cannot work; later, a record or an image that cannot be read.
@@ -180,18 +178,17 @@ def train_batches(
             "would hold the same image twice and contrast it with itself"
         )
     index, count = share
-    part_size = batch_size // num_microbatches
-    if part_size % count:
-        raise DataError(f"a batch of {part_size} images does not divide over {count} processes")
+    if batch_size % count:
+        raise DataError(f"a batch of {batch_size} images does not divide over {count} processes")
     batches = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat(2**52 // len(source))  # endless would overflow where a batch is one image
         .random_map(_ToArrays(tokenizer, image_size, resize, flip))
-        .batch(part_size // count)
+        .batch(batch_size // count)
         .slice(slice(index, None, count))
-        .batch(d_steps * num_microbatches)
+        .batch(d_steps)
         .slice(slice(start_step, None))
     )
     if num_workers == 0:

@@ -337,16 +337,17 @@ class Run:
     def _batches(self, first_step: int) -> Generator[dict[str, jax.Array]]:
         """Yield batches on the devices, from that of step `first_step` on."""
         config, sharding = self.config, batch_sharding(self.mesh)
+        # The step takes (d_steps * m, b / m, ...): each part is a batch of the pipeline.
+        num_parts = config.num_microbatches
         batches = pipeline.train_batches(
             self.train_source,
             self.tokenizer,
-            batch_size=config.batch_size,
-            d_steps=config.d_steps,
+            batch_size=config.batch_size // num_parts,
+            d_steps=config.d_steps * num_parts,
             image_size=config.image_size,
             resize=config.data.resize,
             flip=config.data.flip,
             seed=config.seed,
-            num_microbatches=config.num_microbatches,
             start_step=first_step,
             num_workers=config.data.num_workers,
             share=(jax.process_index(), jax.process_count()),
