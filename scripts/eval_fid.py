@@ -16,7 +16,7 @@ results stay.
 import argparse
 from pathlib import Path
 
-from xmcgan.data import prepare
+from xmcgan.data import DataSet
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
@@ -27,9 +27,13 @@ from xmcgan.evaluation.results import score_json, score_lines, score_table, writ
 from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.sampling.model_folder import find_model, load_model
 from xmcgan.utils import distributed
-from xmcgan.utils.agreement import is_first, together
-from xmcgan.utils.peers import require_same
-from xmcgan.utils.runtime import use_compilation_cache, use_cpu_cores_as_devices
+from xmcgan.utils.distributed import (
+    is_host0,
+    raise_on_all,
+    require_same,
+    use_compilation_cache,
+    use_cpu_cores_as_devices,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -217,7 +221,7 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
 
 def run_job(args: argparse.Namespace) -> str:
     """Evaluate checkpoints; return what is to be said of it."""
-    with together():
+    with raise_on_all():
         options = _job_options(args)
         if args.workdir is None:
             raise EvaluationError("give --workdir DIR, or one of: report, compare, features, stats")
@@ -232,13 +236,14 @@ def run_job(args: argparse.Namespace) -> str:
 
 def run_model(args: argparse.Namespace) -> str:
     """Score a model folder; return the table."""
-    with together():
+    with raise_on_all():
         options = _job_options(args)
         if args.workdir or args.step or args.watch:
             raise EvaluationError("--model is scored alone: leave out --workdir, --step, --watch")
         model = load_model(args.model)
-        if is_first():
-            prepare.ensure_prepared(model.config.data.name, model.config.data.data_dir)
+        if is_host0():
+            data = model.config.data
+            DataSet(data.name, data.data_dir, **data.fields).prepare()
     evaluation = evaluator.Evaluator(find_model(args.model), options)
     scores = evaluation.score(model.variables, args.model)
     lines = score_lines(scores) if scores else []  # process 0 has them
@@ -249,7 +254,7 @@ def run_model(args: argparse.Namespace) -> str:
 
 def run_images(args: argparse.Namespace) -> str:
     """Score or describe sets of images; return what is to be said of it."""
-    with together():
+    with raise_on_all():
         options = _options(args)
     if args.command == "features":
         num = write_features(args.images, args.out, options)
@@ -277,12 +282,12 @@ def main() -> None:
     use_compilation_cache()
     use_cpu_cores_as_devices()
     with distributed.session(args):
-        with together():
+        with raise_on_all():
             _check_numbers(args)
         require_same({"command": args.command})
         run = run_model if args.model else run_job
         said = run(args) if args.command is None else run_images(args)
-        if is_first():
+        if is_host0():
             print(said)
 
 

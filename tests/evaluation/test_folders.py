@@ -10,10 +10,10 @@ import pytest
 import tiny_network
 from PIL import Image
 
-from xmcgan.evaluation import folder_commands
-from xmcgan.evaluation.features import Features
-from xmcgan.evaluation.frechet import frechet_distance
-from xmcgan.evaluation.statistics import load_statistics
+from xmcgan.errors import DataError, EvaluationError, UserError
+from xmcgan.evaluation.features import check_writable, save_npz
+from xmcgan.evaluation.folders import ImageFolder, Statistics, check_comparable
+from xmcgan.evaluation.metrics.fid import frechet_distance
 
 EVAL = "scripts/eval_fid.py"
 LITE0 = ("--protocol", "fd-effnet-lite0")
@@ -103,12 +103,12 @@ def test_stats_writes_what_the_distance_needs(run, sets, tmp_path):
     for path in sets:
         assert run(EVAL, "stats", path, *LITE0, "--out", tmp_path / f"{path.stem}.npz")[0] == 0
         assert run(EVAL, "features", path, *LITE0, "--out", tmp_path / f"{path.stem}.f.npz")[0] == 0
-    real = load_statistics(tmp_path / "real.npz")
+    real = Statistics.load(tmp_path / "real.npz")
     features = np.load(tmp_path / "real.f.npz")["features"].astype(np.float64)
     np.testing.assert_allclose(real.mu, features.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(real.sigma, np.cov(features, rowvar=False), rtol=1e-10, atol=1e-14)
     assert real.n == real.recipe["images"]["num_images"] == 24
-    fake = load_statistics(tmp_path / "fake.npz")
+    fake = Statistics.load(tmp_path / "fake.npz")
     distance = frechet_distance(real.mu, real.sigma, fake.mu, fake.sigma)
     scores = compare_json(run, *sets)["scores"]
     assert scores["fd"]["value"] == pytest.approx(distance, abs=1e-8)
@@ -178,7 +178,7 @@ def test_statistics_by_other_weights_are_not_compared(run, sets, tmp_path, monke
     tiny_network.install(monkeypatch)
     status, output, errors = run(EVAL, "compare", out, sets[1], *LITE0)
     assert (status, output) == (2, "")
-    assert "weights_sha256: 'abab" in errors
+    assert "weights_sha256: abab" in errors
 
 
 @pytest.mark.parametrize(
@@ -226,15 +226,212 @@ def test_a_mistake_is_one_line_and_writes_nothing(run, tmp_path, sets, command, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_features_may_lack_logits(run, sets, tmp_path, monkeypatch):
-    class Extractor:
-        def __init__(self, *_, **__):
-            self.recipe = {}
+def write_images(directory: Path, num: int, side: int = 8) -> np.ndarray:
+    """Write 0.png, 1.png ... and return their pixels."""
+    directory.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(0).integers(0, 256, (num, side, side, 3), dtype=np.uint8)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(directory / f"{index:03d}.png")
+    return images
 
-        def __call__(self, batches, expected):
-            return Features(np.zeros((sum(len(b) for b in batches), 2), np.float32), None)
 
-    monkeypatch.setattr(folder_commands, "FeatureExtractor", Extractor)
-    assert run(EVAL, "features", sets[0], *LITE0, "--out", tmp_path / "f.npz")[0] == 0
-    with np.load(tmp_path / "f.npz") as stored:
-        assert set(stored) == {"names", "features"}
+def as_zip(directory: Path) -> Path:
+    path = directory.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(directory.iterdir(), reverse=True):
+            archive.write(file, file.name)
+    return path
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+def test_pixels_come_whole_and_in_the_order_of_names(tmp_path, batch_size):
+    images = write_images(tmp_path / "a", 11)
+    for source in (tmp_path / "a", as_zip(tmp_path / "a")):
+        folder = ImageFolder(source)
+        assert folder.names == [f"{index:03d}.png" for index in range(11)]
+        batches = list(folder.batches(batch_size, workers=3))
+        assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+        np.testing.assert_array_equal(np.concatenate(batches), images)
+
+
+def test_a_directory_and_its_zip_have_one_digest_that_every_byte_and_name_changes(tmp_path):
+    write_images(tmp_path / "a", 3)
+    digests = [ImageFolder(tmp_path / "a").digest(), ImageFolder(as_zip(tmp_path / "a")).digest()]
+    assert digests[0] == digests[1]
+    read = ImageFolder(tmp_path / "a")
+    list(read.batches())
+    assert read.digest() == digests[0]
+    (tmp_path / "a" / "001.png").rename(tmp_path / "a" / "001b.png")
+    renamed = ImageFolder(tmp_path / "a").digest()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "001b.png")
+    assert len({digests[0], renamed, ImageFolder(tmp_path / "a").digest()}) == 3
+
+
+def test_images_are_resized_as_for_training(tmp_path):
+    Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)).save(tmp_path / "a.png")
+    original = Image.open(tmp_path / "a.png")
+    for resize, box in (("crop", (0, 1, 4, 5)), ("squash", None)):
+        folder = ImageFolder(tmp_path, image_size=8, resize=resize)
+        expected = original.resize((8, 8), Image.Resampling.BICUBIC, box=box)
+        np.testing.assert_array_equal(next(folder.batches())[0], np.asarray(expected))
+        assert folder.recipe()["preparation"] == f"{resize} to 8, bicubic"
+
+
+def test_a_choice_is_random_seeded_and_in_the_order_of_names(tmp_path):
+    write_images(tmp_path, 30)
+    folder = ImageFolder(tmp_path)
+    taken = folder.sample(10, seed=1)
+    assert len(set(taken.names)) == 10
+    assert taken.names == sorted(taken.names)
+    assert taken.names == folder.sample(10, seed=1).names
+    assert taken.names != folder.sample(10, seed=2).names
+    assert taken.names != folder.names[:10]
+    assert taken.recipe()["chosen"] == "10 of 30 by numpy.random.default_rng(1)"
+    with pytest.raises(EvaluationError, match=r"31 images were asked for, and .* has 30"):
+        folder.sample(31)
+
+
+def test_the_recipe_says_which_images(tmp_path):
+    write_images(tmp_path, 2)
+    folder = ImageFolder(tmp_path)
+    assert folder.recipe() == {
+        "source": str(tmp_path),
+        "num_images": 2,
+        "images_sha256": folder.digest(),
+        "image_size": [8, 8],
+        "preparation": "as stored",
+    }
+
+
+def test_images_of_several_sizes_are_an_error_that_names_two(tmp_path):
+    write_images(tmp_path, 9)
+    Image.new("RGB", (5, 7)).save(tmp_path / "006.png")
+    with pytest.raises(EvaluationError, match=r"000\.png is 8 x 8, 006\.png is 5 x 7.*image-size"):
+        list(ImageFolder(tmp_path).batches(4))
+    assert len(np.concatenate(list(ImageFolder(tmp_path, image_size=8).batches(4)))) == 9
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "cut"])
+def test_an_unreadable_image_is_named(tmp_path, content):
+    write_images(tmp_path, 3)
+    path = tmp_path / "001.png"
+    path.write_bytes(path.read_bytes()[:-60] if content == "cut" else content)
+    with pytest.raises(DataError, match=r"001\.png"):
+        list(ImageFolder(tmp_path).batches())
+
+
+def test_a_name_that_occurs_twice_is_an_error(tmp_path):
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", png.getvalue())
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a.png", png.getvalue())
+    with pytest.raises(DataError, match=r"'a\.png'"):
+        ImageFolder(tmp_path / "a.zip")
+
+
+def test_a_set_without_images_is_an_error(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    for path in (tmp_path, tmp_path / "b", tmp_path / "a.txt"):
+        with pytest.raises(UserError, match=path.name):
+            ImageFolder(path)
+
+
+RECIPE = {
+    "protocol": "fid-2015",
+    "network": "inception-2015",
+    "resize": "bilinear of TensorFlow 1, to 299",
+    "scaling": "(x - 128) / 128",
+    "weights_sha256": "ab" * 32,
+    "images": {"num_images": 9},
+}
+
+
+def statistics() -> Statistics:
+    values = np.random.default_rng(0).normal(size=(9, 4))
+    return Statistics(values.mean(axis=0), np.cov(values, rowvar=False), 9, RECIPE)
+
+
+def test_what_is_saved_is_loaded_with_its_recipe(tmp_path):
+    made = statistics()
+    made.save(tmp_path / "a.npz")
+    found = Statistics.load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(found.mu, made.mu)
+    np.testing.assert_array_equal(found.sigma, made.sigma)
+    assert (found.n, found.recipe) == (9, RECIPE)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_statistics_of_other_programs_have_no_recipe_and_no_number(tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3, dtype=np.float32))
+    found = Statistics.load(tmp_path / "a.npz")
+    assert (found.n, found.recipe, found.sigma.dtype) == (None, {}, np.float64)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "hint"),
+    [
+        ({"features": np.zeros((2, 2))}, "mu and sigma .*features"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"\(3,\) .*\(4, 4\)"),
+        ({"mu": np.array([0, np.nan]), "sigma": np.eye(2)}, "not finite"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "recipe": np.array("{")}, "recipe"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "recipe": np.array("3")}, "recipe"),
+        ({"mu": np.array([{}], object), "sigma": np.eye(1)}, "cannot be read"),
+    ],
+)
+def test_files_that_hold_no_statistics_are_refused(tmp_path, arrays, hint):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(EvaluationError, match=hint):
+        Statistics.load(tmp_path / "a.npz")
+
+
+def test_damaged_and_absent_files_are_named(tmp_path):
+    made = statistics()
+    made.save(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    contents = {"cut.npz": whole[:200], "empty.npz": b"", "text.npz": b"text"}
+    flipped = bytearray(whole)
+    flipped[whole.index(made.sigma.tobytes()) + 5] ^= 1
+    contents["flipped.npz"] = bytes(flipped)
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    for name in (*contents, "one.npz", "absent.npz"):
+        with pytest.raises(EvaluationError, match=name):
+            Statistics.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("entry", ["protocol", "network", "resize", "scaling", "weights_sha256"])
+def test_features_of_two_recipes_are_not_compared(entry):
+    with pytest.raises(EvaluationError, match=f"{entry}: .* -> other"):
+        check_comparable(RECIPE, RECIPE | {entry: "other"})
+
+
+def test_sets_may_differ_in_their_images():
+    check_comparable(RECIPE, RECIPE | {"images": {"num_images": 10}, "commit": "abc"})
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    save_npz(path, {"a": np.zeros(3)})
+    before = path.read_bytes()
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(EvaluationError, match="No space left"):
+        save_npz(path, {"a": np.ones(3)})
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    check_writable(tmp_path / "a.npz")
+    for path in (tmp_path, tmp_path / "absent" / "a.npz", "/dev/null/a.npz"):
+        with pytest.raises(EvaluationError, match="cannot write"):
+            check_writable(type(tmp_path)(path))
+    assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,7 @@ def captioned(num: int, seed: int = 5):
 
 
 def by_name(scores) -> dict[str, float]:
-    return {score.name: score.value for score in scores}
+    return {name: score.value for name, score in scores.items()}
 
 
 def test_every_caption_holds_wholly_in_its_own_scene():

@@ -20,8 +20,8 @@ from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.shapes import alignment
 from xmcgan.shapes.detector import Detector
 from xmcgan.shapes.detector_training import TrainingRecipe, train_detector
-from xmcgan.training.checkpoint import lock_workdir
-from xmcgan.training.retention import committed_steps, pin, pinned_steps
+from xmcgan.training.checkpoint import committed_steps, pin, pinned_steps
+from xmcgan.utils.files import lock_workdir
 
 NUM_SAMPLES = 20
 
@@ -64,7 +64,9 @@ def test_every_checkpoint_gets_a_result_of_each_kind_of_weights_once(workdir):
     assert {"fd-effnet-lite2/fd", "fd-effnet-lite2/kid", "shapes/colors_real"} <= names
     assert {"fd-effnet-lite2/diversity", "fd-effnet-lite2/diversity_real"} <= names
     assert "fd-effnet-lite2/retrieval@1" not in names, "10 real images are too few"
-    assert all(set(r.scores) == names for r in results)
+    for result in results:
+        # Of objects that were found: an image of a hardly trained generator may have none.
+        assert {n for n in set(result.scores) ^ names if "placement" not in n} == set()
     assert results[0].scores["fd-effnet-lite2/fd"] != results[1].scores["fd-effnet-lite2/fd"]
     assert make_job(workdir).run() == 0
     assert len(read(workdir)) == 4

@@ -4,12 +4,13 @@ import math
 
 import jax
 import pytest
+from count_collectives import Collective, find_collectives
 from test_step import FROZEN, FROZEN_PARAMS, B, D, T, _batch, _config, _networks, _new_state
 
-from xmcgan.benchmarks.collectives import Collective, find_collectives
 from xmcgan.training.step import make_train_step
 from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated
 
+pytestmark = pytest.mark.mesh
 LOOP = """
 %body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
   %g = (f32[8,4]{1,0}, bf16[16]{0}) all-gather(%x, %y), replica_groups=[2,4]<=[8], dimensions={0}

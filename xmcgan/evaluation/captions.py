@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from xmcgan.data.sources import Source
+from xmcgan.data import Source
 from xmcgan.errors import EvaluationError
-from xmcgan.utils.agreement import is_first
+from xmcgan.utils.distributed import is_host0
 from xmcgan.utils.files import write_text
-from xmcgan.utils.provenance import differences
+from xmcgan.utils.provenance import fingerprint_differences
 
 MOST_CAPTIONS = 30_000  # the field's number of samples
 
@@ -146,7 +146,7 @@ def open_manifest(
             f"distinct captions; pass --num-samples {len(choices)} or fewer, or another --split"
         )
     manifest = CaptionManifest({**identity, "num": len(choices)}, tuple(choices))
-    if is_first():
+    if is_host0():
         directory.mkdir(parents=True, exist_ok=True)
         write_text(path, manifest.text)
     return manifest
@@ -172,7 +172,7 @@ def read_manifest(path: Path) -> CaptionManifest:
 
 def _check(manifest: CaptionManifest, wanted: dict[str, Any], path: Path) -> None:
     header, choices = manifest.header, manifest.choices
-    faults = differences({name: header.get(name) for name in wanted}, wanted)
+    faults = fingerprint_differences({name: header.get(name) for name in wanted}, wanted)
     if len(choices) != header.get("num"):
         faults.append(f"{len(choices)} captions where {header.get('num')} are expected")
     if len({(choice.example, choice.caption) for choice in choices}) != len(choices):

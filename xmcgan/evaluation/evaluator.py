@@ -16,7 +16,7 @@ from tqdm import tqdm
 import xmcgan
 from xmcgan import build
 from xmcgan.config import read_config
-from xmcgan.data import sources
+from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.captions import find_other_images, open_manifest
@@ -33,10 +33,9 @@ from xmcgan.evaluation.metrics.fid import mean_and_covariance
 from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, flattered_by, get_protocol
 from xmcgan.evaluation.results import Weights
 from xmcgan.sampling.sampler import Sampler, draw_noise
-from xmcgan.utils.agreement import decided_by_first, is_first, together
+from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh, sampling_batch_size
-from xmcgan.utils.peers import require_same
-from xmcgan.utils.provenance import differences
+from xmcgan.utils.provenance import fingerprint_differences
 from xmcgan.utils.statistics import Score, check_resamples
 
 CHUNK = 512  # images that are sampled before metrics extract from them
@@ -99,7 +98,7 @@ class Evaluator:
 
     def __init__(self, workdir: Path, options: Options) -> None:
         self._options = options
-        with together():
+        with raise_on_all():
             self.config: ConfigDict = read_config(workdir / "config.json")
             self.config.dtype = "float32"  # also if training multiplied in bfloat16
             check_resamples(options.resamples)
@@ -124,7 +123,8 @@ class Evaluator:
     def _open_data(self) -> None:
         config, options = self.config, self._options
         name, data_dir = config.data.name, config.data.data_dir
-        split = options.split or sources.held_out_split(name, data_dir)
+        data_set = DataSet(name, data_dir, **config.data.fields)
+        split = options.split or data_set.held_out()
         if split is None:
             raise EvaluationError(
                 f"data set {name!r} has no held-out images; --split train scores against the "
@@ -132,7 +132,7 @@ class Evaluator:
             )
         if options.num_samples is not None and options.num_samples < 2:
             raise EvaluationError(f"--num-samples is {options.num_samples}; at least 2 are needed")
-        self._source = sources.load_source(name, data_dir, split)
+        self._source = data_set.load(split)
         self._real = self._source.one_per_image()  # examples
         self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
         self.manifest = open_manifest(
@@ -140,7 +140,7 @@ class Evaluator:
             self._source,
             options.num_samples,
             data=name,
-            fingerprint=sources.fingerprint(name, data_dir),
+            fingerprint=self._source.fingerprint(),
             split=split,
             seed=options.seed,
         )
@@ -221,8 +221,8 @@ class Evaluator:
         fake = self._extract_samples(variables, self._z[0], self._metrics, title)
         repeated = [m for m in self._metrics if m.samples_per_caption > 1]
         more = [self._extract_samples(variables, z, repeated, title) for z in self._z[1:]]
-        with together():
-            if not is_first():
+        with raise_on_all():
+            if not is_host0():
                 return {}
             scores = {}
             for metric in self._metrics:
@@ -290,14 +290,14 @@ class Evaluator:
         data = header["data"].replace("/", "_")
         name = f"{metric.cache_name}_{data}_{header['split']}_{size}_{resize}_{label}.npz"
         path = self._cache_dir / name
-        if decided_by_first(path.exists):
-            with together():
-                return _read_reference(path, recipe) if is_first() else {}
+        if broadcast_from_host0(path.exists):
+            with raise_on_all():
+                return _read_reference(path, recipe) if is_host0() else {}
         batches = self._real_batches(examples, captions)
         title = f"real images, {metric.prefix}"
         arrays = _extract([metric], batches, len(examples), title)[metric.extraction]
-        with together():
-            if is_first():
+        with raise_on_all():
+            if is_host0():
                 _write_reference(path, recipe, arrays)
         return arrays
 
@@ -306,7 +306,7 @@ class Evaluator:
     ) -> Iterator[tuple[Images, Sequence[str]]]:
         """Yield real images, prepared as for training, with captions or else their first ones."""
         for start in range(0, len(examples), CHUNK):
-            with together():
+            with raise_on_all():
                 chunk = [self._source[index] for index in examples[start : start + CHUNK]]
                 images = [
                     resize_image(
@@ -358,7 +358,7 @@ def _extract(
     for metric in metrics:
         first.setdefault(metric.extraction, metric.metric)
     rows = {key: Rows() for key in first}
-    disable = not is_first()
+    disable = not is_host0()
     with tqdm(total=expected, desc=title, unit="image", leave=False, disable=disable) as progress:
         for images, captions in batches:
             for key, metric in first.items():
@@ -387,7 +387,7 @@ def _write_reference(
 def _read_reference(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
     arrays = read_npz(path)
     stored = json.loads(str(arrays.pop("recipe", "{}")))
-    if differing := differences(stored, wanted):
+    if differing := fingerprint_differences(stored, wanted):
         raise EvaluationError(
             f"{path} was made another way than is asked for now ({'; '.join(differing)}); remove "
             "it to make it again"

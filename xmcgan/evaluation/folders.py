@@ -19,17 +19,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
-from xmcgan.data.image_store import IMAGE_SUFFIXES, ImageStore
+from xmcgan.data.archives import IMAGE_SUFFIXES, ImageStore
 from xmcgan.data.images import Resize, decode_image, resize_image
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.features import FeatureExtractor, Rows, check_writable, read_npz, save_npz
 from xmcgan.evaluation.metrics import Context, build_metrics, quality_metrics
 from xmcgan.evaluation.metrics.fid import frechet_score, mean_and_covariance
 from xmcgan.evaluation.protocols import FeatureProtocol
-from xmcgan.utils.agreement import is_first, together
+from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh
-from xmcgan.utils.peers import require_same
-from xmcgan.utils.provenance import differences, provenance
+from xmcgan.utils.provenance import fingerprint_differences, provenance
 from xmcgan.utils.statistics import Score, check_resamples
 
 _MAX_WORKERS = 16
@@ -234,7 +233,7 @@ def compare(
     Raises:
         UserError: The sets cannot be read or compared, or weights are missing; nothing is scored.
     """
-    with together():
+    with raise_on_all():
         check_resamples(resamples)
         sides = [_open(path, options) for path in (real, fake)]
         context = _context(options, resamples)
@@ -252,8 +251,8 @@ def compare(
         else _extract(extractor, side, options)
         for side in sides
     ]
-    with together():
-        if not is_first():
+    with raise_on_all():
+        if not is_host0():
             return {}, {}
         if all("values" in each for each in arrays):
             scores: dict[str, Score] = {}
@@ -277,8 +276,8 @@ def write_features(images: Path, out: Path, options: Options) -> int:
     """
     folder, extractor = _open_to_write(images, out, options)
     arrays = _extract(extractor, folder, options)
-    with together():
-        if is_first():
+    with raise_on_all():
+        if is_host0():
             names = np.array(folder.names)
             features, logits = arrays["values"], arrays["logits"]
             save_npz(out, {"names": names, "features": features, "logits": logits})
@@ -289,10 +288,10 @@ def write_statistics(images: Path, out: Path, options: Options) -> Statistics:
     """Write mean, covariance, count and recipe of images to a .npz, and return them."""
     folder, extractor = _open_to_write(images, out, options)
     arrays = _extract(extractor, folder, options)
-    with together():
+    with raise_on_all():
         recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
         statistics = Statistics(*mean_and_covariance(arrays["values"]), len(folder), recipe)
-        if is_first():
+        if is_host0():
             _warn_of_few(len(folder), options.protocol, str(images))
             statistics.save(out)
     return statistics
@@ -310,8 +309,8 @@ def _open(path: Path, options: Options) -> ImageFolder | Statistics:
 def _open_to_write(
     images: Path, out: Path, options: Options
 ) -> tuple[ImageFolder, FeatureExtractor]:
-    with together():
-        if is_first():
+    with raise_on_all():
+        if is_host0():
             check_writable(out)
         folder = _open(images, options)
         if isinstance(folder, Statistics):
@@ -345,10 +344,10 @@ def _extract(
     rows = Rows()
     batches = folder.batches(-(-_READ_BATCH // unit) * unit)
     # None: a bar on a terminal, nothing in a file of logs.
-    disable = None if is_first() else True
+    disable = None if is_host0() else True
     with tqdm(total=len(folder), desc=name, unit="img", disable=disable) as bar:
         while True:
-            with together():
+            with raise_on_all():
                 batch = next(batches, None)
             if batch is None:
                 break
@@ -391,7 +390,7 @@ def _check_statistics(
 def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     """Raise EvaluationError if features of two recipes do not live in the same space."""
     compared = [{name: recipe.get(name) for name in _COMPARED} for recipe in (a, b)]
-    if differing := differences(*compared):
+    if differing := fingerprint_differences(*compared):
         raise EvaluationError(
             f"features that were made differently cannot be compared ({'; '.join(differing)})"
         )

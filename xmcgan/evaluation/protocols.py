@@ -14,14 +14,7 @@ from ml_collections import ConfigDict
 from xmcgan.errors import EvaluationError, did_you_mean
 from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, load_efficientnet_lite
 from xmcgan.pretrained.inception import PUBLISHED_MD5, PUBLISHED_SHA256, load_inception
-from xmcgan.pretrained.weights import (
-    EFFICIENTNET_LITE0,
-    EFFICIENTNET_LITE2,
-    FileIdentity,
-    find_file,
-    identify_file,
-    resolve,
-)
+from xmcgan.pretrained.weights import SOURCES, FileIdentity, find_file, identify_file, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,12 +181,12 @@ class FeatureNetwork:
     weights: FileIdentity
 
 
-# Suffix, sha256 and MD5 of the file that everybody scores with.
-_PUBLISHED: dict[str, tuple[str, str | None, str | None]] = {
-    "inception-2015": (".pth", PUBLISHED_SHA256, None),
-    "inception-keras": (".h5", None, PUBLISHED_MD5),
-    "efficientnet_lite0": (".pth", EFFICIENTNET_LITE0.members[0].sha256, None),
-    "efficientnet_lite2": (".pth", EFFICIENTNET_LITE2.members[0].sha256, None),
+# Digest of the published file that everybody scores with, by the network that it holds.
+_PUBLISHED: dict[str, str] = {
+    "inception-2015": PUBLISHED_SHA256,
+    "inception-keras": PUBLISHED_MD5,
+    "efficientnet_lite0": SOURCES["efficientnet_lite0"].members[0].sha256,
+    "efficientnet_lite2": SOURCES["efficientnet_lite2"].members[0].sha256,
 }
 
 
@@ -216,17 +209,15 @@ def load_network(
             f"the protocol {protocol.name} has no weights of its own: give the published file with "
             f"--weights (docs/evaluation.md says where it is from), or use {DEFAULT_PROTOCOL}"
         )
-    suffix, sha256, md5 = _PUBLISHED[protocol.network]
-    path = find_file(resolve(weights), (suffix,))
-    identity = identify_file(
-        path, expected_sha256=sha256, expected_md5=md5, allow_unverified=allow_unverified
-    )
+    path = find_file(resolve(weights), protocol.network)
+    published = _PUBLISHED[protocol.network]
+    identity = identify_file(path, [published], allow_unverified=allow_unverified)
     if protocol.network.startswith("efficientnet"):
         scale = LITE0 if protocol.network == "efficientnet_lite0" else LITE2
         module, params = load_efficientnet_lite(path, scale)
     else:
         variant = "2015" if protocol.network == "inception-2015" else "keras"
-        module, params = load_inception(variant, path, allow_unverified=allow_unverified)
+        module, params = load_inception(variant, path)
 
     def apply(params: Any, images: Array) -> tuple[Array, Array]:
         features, logits = module.apply({"params": params}, images)

@@ -18,11 +18,11 @@ from xmcgan.evaluation.evaluator import Evaluator, Options
 from xmcgan.evaluation.metrics.retrieval import RETRIEVALS
 from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
 from xmcgan.sampling.sampler import load_generator
-from xmcgan.training import retention
-from xmcgan.training.checkpoint import checkpoint_digest, lock_workdir, read_record
-from xmcgan.training.writers import TensorBoardWriter
-from xmcgan.utils.agreement import decided_by_first, is_first, together
-from xmcgan.utils.files import write_text
+from xmcgan.training import checkpoint
+from xmcgan.training.checkpoint import checkpoint_digest, read_record
+from xmcgan.training.logging import TensorBoardWriter
+from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
+from xmcgan.utils.files import lock_workdir, write_text
 
 POLL_SECONDS = 10.0
 _PENDING, _BEST = "evaluation", "best"  # reasons of pins
@@ -56,8 +56,8 @@ class EvaluationJob:
                 evaluates this workdir.
         """
         with contextlib.ExitStack() as held:
-            with together():
-                if is_first():
+            with raise_on_all():
+                if is_host0():
                     self._directory.mkdir(parents=True, exist_ok=True)
                     held.enter_context(lock_workdir(self._directory))
                     self._prepare(steps)
@@ -65,7 +65,7 @@ class EvaluationJob:
             self._evaluator.extract_references()
             added = 0
             while True:
-                pending, is_last = decided_by_first(
+                pending, is_last = broadcast_from_host0(
                     lambda: (self._next(steps), not watch or self._is_finished())
                 )
                 if pending:
@@ -74,8 +74,8 @@ class EvaluationJob:
                     break
                 else:
                     time.sleep(POLL_SECONDS)
-        with together():
-            if self._damaged and is_first():
+        with raise_on_all():
+            if self._damaged and is_host0():
                 raise CheckpointError(
                     f"{added} results were added; these steps have none:\n"
                     + "\n".join(self._damaged.values())
@@ -83,7 +83,7 @@ class EvaluationJob:
         return added
 
     def _prepare(self, steps: Sequence[int] | None) -> None:
-        there = retention.committed_steps(self._checkpoints)
+        there = checkpoint.committed_steps(self._checkpoints)
         if missing := sorted(set(steps or ()) - set(there)):
             raise CheckpointError(
                 f"{self._checkpoints} has no checkpoint of step {', '.join(map(str, missing))}; "
@@ -92,33 +92,33 @@ class EvaluationJob:
         self._recipe_id = self._results.write_recipe(self._evaluator.recipe())
         write_text(self._directory / "captions.jsonl", self._evaluator.manifest.text)
         # Pins of steps that a run has left behind, restored from an older one.
-        for step in retention.pinned_steps(self._checkpoints, _PENDING) - set(there):
-            retention.unpin(self._checkpoints, step, _PENDING)
+        for step in checkpoint.pinned_steps(self._checkpoints, _PENDING) - set(there):
+            checkpoint.unpin(self._checkpoints, step, _PENDING)
         self._next(steps)
 
     def _next(self, steps: Sequence[int] | None) -> tuple[int, list[Weights]] | None:
         """The oldest step that lacks results, and these; all such steps are pinned."""
         pending: list[tuple[int, list[Weights]]] = []
         done = {result.key for result in self._results.read()}
-        for step in retention.committed_steps(self._checkpoints):
+        for step in checkpoint.committed_steps(self._checkpoints):
             if step in self._damaged or (steps is not None and step not in steps):
                 continue
-            if not retention.pin(self._checkpoints, step, _PENDING):
+            if not checkpoint.pin(self._checkpoints, step, _PENDING):
                 continue  # training was quicker
             try:
                 digest = checkpoint_digest(self._checkpoints, step)
             except CheckpointError as error:
                 self._damaged[step] = str(error)
-                retention.unpin(self._checkpoints, step, _PENDING)
+                checkpoint.unpin(self._checkpoints, step, _PENDING)
                 continue
             keys: dict[Weights, Any] = {
                 w: (step, w, self._recipe_id, digest) for w in self._weights
             }
-            lacking = [weights for weights, key in keys.items() if key not in done]
+            lacking: list[Weights] = [weights for weights, key in keys.items() if key not in done]
             if lacking:
                 pending.append((step, lacking))
             else:
-                retention.unpin(self._checkpoints, step, _PENDING)
+                checkpoint.unpin(self._checkpoints, step, _PENDING)
         return pending[0] if pending else None
 
     def _evaluate_step(self, step: int, lacking: list[Weights]) -> int:
@@ -127,7 +127,7 @@ class EvaluationJob:
         for number, weights in enumerate(lacking):
             start = time.time()
             try:
-                with together():
+                with raise_on_all():
                     variables = load_generator(
                         config, self._checkpoints, step, mesh, raw=weights == "raw"
                     )
@@ -136,8 +136,8 @@ class EvaluationJob:
                 self._damaged[step] = str(error)
                 return number
             scores = self._evaluator.score(variables, f"step {step:,} ({weights})")
-            with together():
-                if is_first():
+            with raise_on_all():
+                if is_host0():
                     now = time.time()
                     seconds = round(now - start, 3)
                     recipe = self._recipe_id
@@ -155,9 +155,9 @@ class EvaluationJob:
         primary = next(iter(result.scores))
         self._print(result, primary)
         best = best_result(self._results.read(), primary)
-        if best is not None and retention.pin(self._checkpoints, best.step, _BEST):
-            for step in retention.pinned_steps(self._checkpoints, _BEST) - {best.step}:
-                retention.unpin(self._checkpoints, step, _BEST)
+        if best is not None and checkpoint.pin(self._checkpoints, best.step, _BEST):
+            for step in checkpoint.pinned_steps(self._checkpoints, _BEST) - {best.step}:
+                checkpoint.unpin(self._checkpoints, step, _BEST)
 
     def _print(self, result: Result, primary: str) -> None:
         prefix = primary.partition("/")[0]
@@ -177,7 +177,7 @@ class EvaluationJob:
             tqdm.write(f"  warning: {ratio.note}")
 
     def _is_finished(self) -> bool:
-        steps = retention.committed_steps(self._checkpoints)
+        steps = checkpoint.committed_steps(self._checkpoints)
         if not steps:
             return False
         last_step = read_record(self._checkpoints, steps[-1]).extra.get("num_train_steps")

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from xmcgan.losses.adversarial import hinge_discriminator, hinge_generator
 from xmcgan.losses.contrastive import Contrast, feature_contrast, in_groups, word_region_contrast
 from xmcgan.models.discriminator import ImageEncoding
-from xmcgan.training.health import pairwise_similarity
+from xmcgan.training.monitoring import pairwise_similarity
 
 Metrics = dict[str, Float[Array, ""]]
 

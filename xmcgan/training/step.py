@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from xmcgan.models.augment import NUM_UNIFORMS, diff_augment
 from xmcgan.models.discriminator import ImageEncoding, logit_slopes
 from xmcgan.models.spectral_norm import spectral_normalize, spectral_norms
-from xmcgan.training.health import hinge_to_contrast
 from xmcgan.training.microbatches import encode_parts, map_parts, merge_parts
+from xmcgan.training.monitoring import hinge_to_contrast
 from xmcgan.training.objectives import Captions, Metrics, discriminator_loss, generator_loss
 from xmcgan.training.state import Networks, TrainState
 

@@ -1,12 +1,28 @@
-"""CLIPScore and R-precision are the published formulas, and compare with captions of others."""
+"""CLIPScore and R-precision are the published formulas; embeddings do not depend on batches."""
 
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
+import tiny_clip
+from PIL import Image
 
-from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.alignment import alignment_scores, clip_score, draw_distractors, r_precision
+from xmcgan.errors import EvaluationError, WeightsError
+from xmcgan.evaluation.metrics.clip_alignment import (
+    ClipExtractor,
+    alignment_scores,
+    clip_score,
+    draw_distractors,
+    preprocess,
+    r_precision,
+)
+from xmcgan.pretrained.clip import load_clip
+from xmcgan.utils.mesh import make_mesh
 
 NUM, WIDTH = 150, 16
+CAPTIONS = ["the red cat", "12 dogs", "a photo", "the dog in the café", "thing"]
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 40, 48, 3), dtype=np.uint8)
 
 
 def unit(x):
@@ -102,19 +118,14 @@ def test_every_score_stands_beside_that_of_the_real_images_with_its_interval():
     texts = embeddings(0)
     fake, real = texts + 2 * embeddings(1), texts + embeddings(2)
     scores = alignment_scores(fake, texts, *numbered(), real_images_emb=real, resamples=200, seed=0)
-    values = {score.name: score.value for score in scores}
-    assert list(values) == [
-        "clip_score",
-        "clip_score_real",
-        "clip_r_precision",
-        "clip_r_precision_real",
-    ]
-    assert values["clip_score"] == pytest.approx(clip_score(fake, texts).mean(), rel=1e-12)
-    assert values["clip_score_real"] == pytest.approx(clip_score(real, texts).mean(), rel=1e-12)
-    assert values["clip_r_precision"] < values["clip_r_precision_real"]
-    assert {score.better for score in scores} == {"higher"}
-    for score in scores[:2]:
-        side = fake if score.name == "clip_score" else real
+    values = {name: score.value for name, score in scores.items()}
+    assert list(values) == ["score", "score_real", "r_precision", "r_precision_real"]
+    assert values["score"] == pytest.approx(clip_score(fake, texts).mean(), rel=1e-12)
+    assert values["score_real"] == pytest.approx(clip_score(real, texts).mean(), rel=1e-12)
+    assert values["r_precision"] < values["r_precision_real"]
+    assert {score.better for score in scores.values()} == {"higher"}
+    for name, side in (("score", fake), ("score_real", real)):
+        score = scores[name]
         error = clip_score(side, texts).std() / NUM**0.5
         assert score.low < score.value < score.high
         # The mean's interval has a closed form: 1.96 standard errors on each side.
@@ -123,29 +134,25 @@ def test_every_score_stands_beside_that_of_the_real_images_with_its_interval():
 
 def test_order_of_the_examples_changes_no_score():
     texts = embeddings(0)
-    fake, real = texts + 2 * embeddings(1), texts + embeddings(2)
+    sides = texts + 2 * embeddings(1), texts + embeddings(2)
     captions, ids = numbered()
-    order = np.random.default_rng(1).permutation(NUM)
-    usual = alignment_scores(fake, texts, captions, ids, real_images_emb=real, resamples=9, seed=0)
-    other = alignment_scores(
-        fake[order],
-        texts[order],
-        [captions[i] for i in order],
-        [ids[i] for i in order],
-        real_images_emb=real[order],
-        resamples=9,
-        seed=0,
-    )
-    for a, b in zip(usual, other, strict=True):
-        found, expected = [b.value, b.low, b.high], [a.value, a.low, a.high]
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    values = []
+    for order in (np.arange(NUM), np.random.default_rng(1).permutation(NUM)):
+        fake, real = (side[order] for side in sides)
+        labels = [captions[i] for i in order], [ids[i] for i in order]
+        scores = alignment_scores(
+            fake, texts[order], *labels, real_images_emb=real, resamples=0, seed=0
+        )
+        values.append([score.value for score in scores.values()])
+    assert values[1] == pytest.approx(values[0], rel=1e-9)
 
 
 def test_intervals_end_where_the_scores_do():
     texts = embeddings(0)
     only = np.arange(NUM)[:, None] == 0
     fake, real = np.where(only, texts, -texts), np.where(only, -texts, texts)
-    scores = alignment_scores(fake, texts, *numbered(), real_images_emb=real, resamples=50, seed=0)
+    found = alignment_scores(fake, texts, *numbered(), real_images_emb=real, resamples=50, seed=0)
+    scores = [found[name] for name in ("score", "score_real", "r_precision", "r_precision_real")]
     assert [scores[0].low, scores[2].low] == [0, 0]
     assert min(scores[0].value, scores[2].value) > 0
     assert scores[1].value < scores[1].high == 2.5
@@ -155,8 +162,8 @@ def test_intervals_end_where_the_scores_do():
 def test_no_resamples_give_no_interval_and_too_few_are_an_error():
     texts, both = embeddings(0), embeddings(1)
     scores = alignment_scores(both, texts, *numbered(), real_images_emb=both, resamples=0, seed=0)
-    assert {(score.low, score.high) for score in scores} == {(None, None)}
-    with pytest.raises(EvaluationError, match="at least 5 resamples"):
+    assert {(score.low, score.high) for score in scores.values()} == {(None, None)}
+    with pytest.raises(EvaluationError, match="5"):
         alignment_scores(both, texts, *numbered(), real_images_emb=both, resamples=1, seed=0)
 
 
@@ -173,6 +180,75 @@ def test_embedding_without_a_direction_is_an_error_that_names_the_image(value):
 def test_embeddings_that_do_not_match_are_an_error():
     with pytest.raises(EvaluationError, match=r"\(150, 16\).*\(149, 16\)"):
         clip_score(embeddings(0), embeddings(1)[1:])
-    captions, ids = numbered()
-    with pytest.raises(EvaluationError, match="149 captions and 150 ids"):
-        r_precision(embeddings(0), embeddings(1), captions[1:], ids, seed=0)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    return tiny_clip.write_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def extractor(directory) -> ClipExtractor:
+    return make_extractor(directory, 1, 4)
+
+
+def make_extractor(directory: Path, devices: int, batch_size: int) -> ClipExtractor:
+    mesh = make_mesh(jax.devices()[:devices])
+    return ClipExtractor(directory, mesh=mesh, batch_size=batch_size, allow_unverified=True)
+
+
+def pillow(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize the short side and crop the center, as CLIP's own code does."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    wide, high = size * width // short, size * height // short
+    resized = Image.fromarray(image).resize((wide, high), Image.Resampling.BICUBIC)
+    left, top = round((wide - size) / 2), round((high - size) / 2)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (97, 61), (45, 130)])
+def test_images_are_resized_and_cropped_as_by_pillow(height, width):
+    image = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = np.asarray(preprocess(image[None], 48)[0])
+    assert found.shape == (48, 48, 3)
+    error = np.abs(found * 255 - pillow(image, 48))
+    assert error.max() < 1.001
+    assert (error > 0.001).mean() < 0.001
+
+
+def test_images_are_those_of_the_network_after_pillow(directory, extractor):
+    clip = load_clip(directory, allow_unverified=True)
+    resized = np.stack([pillow(image, tiny_clip.IMAGE) for image in IMAGES])
+    expected = jax.jit(clip.encode_images)(clip.params, resized.astype(np.float32) / 255)
+    found = extractor.images(IMAGES)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_captions_begin_with_the_prefix_of_clip_score(extractor):
+    found = extractor.texts(CAPTIONS)
+    written_out = [f"A photo depicts {caption}" for caption in CAPTIONS]
+    np.testing.assert_allclose(found, extractor.texts(written_out, prefix=""), rtol=1e-6, atol=1e-6)
+    assert np.abs(found - extractor.texts(CAPTIONS, prefix="")).max() > 0.1
+
+
+@pytest.mark.mesh
+def test_batches_and_devices_do_not_change_embeddings(directory, extractor):
+    other = make_extractor(directory, devices=8, batch_size=1)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    found = other.images(IMAGES)
+    np.testing.assert_allclose(found, extractor.images(IMAGES), **close)
+    np.testing.assert_allclose(other.texts(CAPTIONS), extractor.texts(CAPTIONS), **close)
+
+
+def test_recipe_names_network_and_weights(directory, extractor):
+    clip = load_clip(directory, allow_unverified=True)
+    assert extractor.recipe["weights_sha256"] == clip.sha256
+    assert extractor.recipe["weights_verified"] is False
+    assert "patch 8, image 32" in extractor.recipe["network"]
+
+
+def test_unverified_weights_need_permission(directory):
+    with pytest.raises(WeightsError, match="--allow-unverified-weights"):
+        ClipExtractor(directory, mesh=make_mesh(jax.devices()[:1]))

@@ -1,17 +1,20 @@
 """Diversity: closed forms, and a warning where samples of one caption are alike."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from xmcgan.evaluation.diversity import diversity_scores
+from xmcgan.evaluation.metrics.diversity import Diversity
 
 RNG = np.random.default_rng(0)
 REAL = RNG.standard_normal((200, 64))
 
 
 def scores(samples, resamples=0):
-    found = diversity_scores(REAL, samples, resamples=resamples, seed=0)
-    return {score.name: score for score in found}
+    extractor = SimpleNamespace(recipe={})
+    context = SimpleNamespace(features=lambda _: extractor, resamples=resamples, seed=0)
+    return Diversity(context, "fid-2015").compute({"values": REAL}, {"values": samples})
 
 
 def test_orthogonal_samples_are_at_distance_1_and_opposite_ones_at_2():

@@ -185,8 +185,8 @@ def build_metrics(
     missing = specs.keys() - {metric.settings["name"] for metric in built}
     if missing or not built:
         raise EvaluationError(
-            f"no metrics: {', '.join(missing) or 'none'} of {', '.join(protocols)} can be computed; "
-            f"known: {', '.join(METRICS)}"
+            f"no metrics: {', '.join(protocols)} cannot give {', '.join(missing) or 'any'}; known: "
+            f"{', '.join(METRICS)}"
         )
     return built
 

@@ -22,7 +22,7 @@ from xmcgan.evaluation.captions import text_key
 from xmcgan.evaluation.features import Arrays, BatchRunner, Images, unit_rows
 from xmcgan.evaluation.metrics import NUM_DISTRACTORS, Context
 from xmcgan.evaluation.protocols import antialiased_matrix
-from xmcgan.pretrained.clip_weights import load_clip
+from xmcgan.pretrained.clip import load_clip
 from xmcgan.utils.mesh import put, replicated
 from xmcgan.utils.statistics import Score, mean_score
 
