@@ -24,295 +24,223 @@ from ml_collections import ConfigDict
 from xmcgan.errors import ConfigError, run_cli
 from xmcgan.utils.tables import aligned_table, readable_size
 
-Command = Callable[[argparse.Namespace], Any]
-Comparison = tuple[ConfigDict, list[Any]]
-
-ROUNDS = {"step": 7, "compile": 3, "memory": 0, "words": 5, "frechet": 3, "input": 7}
 WIDE = {"image_size": [128], "width": 96, "batch": [8]}  # the paper's width: compiled only
 NARROW = {"image_size": [128], "width": 16, "batch": [4]}  # what a CPU can run
+# Columns of a table: header, field of a row, format.
+Columns = Sequence[tuple[str, str, Callable[[Any], str]]]
+STEP: Columns = (
+    ("", "formulation", str),
+    ("batch", "batch", str),
+    ("ms", "seconds", lambda s: f"{1e3 * s:.0f}"),
+    ("images/s", "images_per_second", "{:.2f}".format),
+    ("faster", "faster", "{:.2f}".format),
+    ("GFLOP/image", "gflop_per_image", "{:.1f}".format),
+    ("GFLOP/s", "flops_per_second", lambda rate: f"{rate / 1e9:.1f}"),
+    ("of peak", "share_of_peak", "{:.0%}".format),
+    ("time/image to first batch", "time_per_image_to_first_batch", "{:.2f}".format),
+)
+COMPILE: Columns = (
+    ("", "formulation", str),
+    ("s to the first step", "seconds", "{:.1f}".format),
+    ("share", "share", "{:.2f}".format),
+)
+COSTS: Columns = (
+    ("", "formulation", str),
+    ("GFLOP/image", "gflop_per_image", "{:.1f}".format),
+    ("share", "flops_share", "{:.2f}".format),
+    ("temporary", "temporary_bytes", readable_size),
+    ("share", "temporary_share", "{:.2f}".format),
+    ("state and batch", "argument_bytes", readable_size),
+)
+FRECHET: Columns = (
+    ("", "formulation", str),
+    ("s", "seconds", "{:.2f}".format),
+    ("faster", "faster", "{:.2f}".format),
+    ("distance", "distance", "{:.6f}".format),
+)
 
 
-def _parser() -> argparse.ArgumentParser:
+def main() -> None:
+    """Parse flags, measure, print a table and write JSON."""
+    args = parse_args()
+    results = args.run(args)
+    if args.json:
+        from benchmarks.timing import machine
+
+        report = {"command": args.command, "machine": machine(), "results": results}
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_step(commands, "step", "time of a training step", _run_step, NARROW)
-    _add_step(commands, "compile", "time to the first step, cache off", _run_compile, NARROW)
-    _add_step(commands, "memory", "a step's memory and FLOPs, compiled only", _run_costs, WIDE)
-    _add_words(commands)
-    _add_frechet(commands)
-    _add_input(commands)
-    return parser
 
+    def add(name: str, text: str, run: Any, rounds: int, **options: Any) -> Callable[..., None]:
+        """Add a command; return a function that adds one of its flags."""
+        command = commands.add_parser(name, help=text, description=text, **options)
+        command.set_defaults(run=run)
 
-def _add_command(
-    commands: argparse._SubParsersAction, name: str, text: str, run: Command, rounds: int
-) -> argparse.ArgumentParser:
-    aliases = ["flops"] if name == "memory" else []
-    parser = commands.add_parser(name, aliases=aliases, help=text, description=text)
-    if rounds:
-        parser.add_argument(
-            "--rounds",
-            type=int,
-            metavar="N",
-            default=rounds,
-            help=f"turns of each (default: {rounds})",
-        )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
-    parser.set_defaults(run=run)
-    return parser
+        def flag(flag: str, default: Any, text: str, **options: Any) -> None:
+            shown = " ".join(map(str, default)) if isinstance(default, list) else default
+            note = f" (default: {shown})" if default is not None else ""
+            options = {"type": int, "metavar": "N", "default": default} | options
+            command.add_argument(flag, help=text + note, **options)
 
+        if rounds:
+            flag("--rounds", rounds, "turns of each")
+        flag("--json", None, "write all figures here too", type=Path, metavar="FILE")
+        return flag
 
-def _add_step(
-    commands: argparse._SubParsersAction, name: str, text: str, run: Command, sizes: dict[str, Any]
-) -> None:
-    parser = _add_command(commands, name, text, run, ROUNDS[name])
-    parser.add_argument(
-        "--config", metavar="NAME[:VARIANT]", help="sizes and settings; the flags override it"
-    )
-    for flag, kind, several in (
-        ("--image-size", "pixels", "+"),
-        ("--width", "of both networks", None),
-        ("--batch", "images of one generator update", "+"),
+    for name, text, run, rounds, sizes in (
+        ("step", "time of a training step", run_step, 7, NARROW),
+        ("compile", "time to the first step, cache off", run_compile, 3, NARROW),
+        ("memory", "a step's memory and FLOPs, compiled only", run_costs, 0, WIDE),
     ):
-        default = sizes[flag.removeprefix("--").replace("-", "_")]
-        shown = " ".join(map(str, default)) if several else default
-        text = f"{kind} (default: {shown}, or the config's)"
-        parser.add_argument(flag, type=int, nargs=several, metavar="N", help=text)
-    _add_word_dim(parser)
-    parser.add_argument(
-        "--variant",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE[,...]",
-        help="one more row: ours with these fields of the config; may be repeated",
-    )
-    parser.set_defaults(sizes=sizes)
+        flag = add(name, text, run, rounds, aliases=["flops"] if name == "memory" else [])
+        text = "sizes and settings; the flags override it"
+        flag("--config", None, text, type=str, metavar="NAME[:VARIANT]")
+        for size, text, nargs in (
+            ("image_size", "pixels", "+"),
+            ("width", "of both networks", None),
+            ("batch", "images of one generator update", "+"),
+        ):
+            shown = " ".join(map(str, sizes[size])) if nargs else sizes[size]
+            text += f" (default: {shown}, or the config's)"
+            flag(f"--{size.replace('_', '-')}", None, text, nargs=nargs)
+        flag("--word-dim", 768, "size of a word's feature, BERT's by default")
+        text = "one more row: ours with these fields of the config; may be repeated"
+        flag("--variant", None, text, action="append", type=str, metavar="FIELD=VALUE[,...]")
+        commands.choices[name].set_defaults(sizes=sizes)
+    flag = add("words", "the word loss with its gradient", run_words, 5)
+    flag("--batch", 64, "of the timed loss")
+    flag("--large-batch", 256, "compiled only")
+    flag("--tokens", 17, "per caption")
+    flag("--word-dim", 768, "size of a word's feature, BERT's by default")
+    flag = add("frechet", "the Frechet distance of two Gaussians", run_frechet, 3)
+    flag("--dimensions", 2048, "of the features, Inception's by default")
+    flag = add("input", "the data pipeline beside a bare Pillow loop", run_input, 7)
+    flag("--data", "coco", "a prepared data set", type=str, metavar="NAME")
+    flag("--data-dir", Path("data"), "of all data sets", type=Path, metavar="DIR")
+    flag("--split", "train", "of the data set", type=str, metavar="NAME")
+    flag("--image-size", [128, 256], "sides", nargs="+", choices=(128, 256))
+    flag("--num", 320, "images per turn")
+    flag("--workers", [1, 2], "processes", nargs="+")
+    flag("--text-weights", "minilm", "whose vocabulary tokenizes", type=str, metavar="NAME")
+    text = "of the accelerator to feed, by default 40 %% of an H100's bfloat16 peak"
+    flag("--sustained-tflops", 400.0, text, type=float, metavar="T")
+
+    args = parser.parse_args()
+    for name in ("rounds", "image_size", "width", "batch", "large_batch", "tokens", "word_dim",
+                 "dimensions", "num"):  # fmt: skip
+        given = getattr(args, name, None)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value < 1:
+                flag_name = name.replace("_", "-")
+                raise ConfigError(f"--{flag_name} is {value}; it must be at least 1")
+    return args
 
 
-def _add_word_dim(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--word-dim",
-        type=int,
-        metavar="N",
-        default=768,
-        help="size of a word's feature (default: 768, BERT's)",
-    )
+def print_table(title: str, columns: Columns, found: dict[str, Any]) -> None:
+    rows = [[show(row[field]) for _, field, show in columns] for row in found["rows"]]
+    print(title)
+    print("\n".join(aligned_table([[header for header, _, _ in columns], *rows])))
+    print()
 
 
-def _add_words(commands: argparse._SubParsersAction) -> None:
-    text = "the word loss with its gradient"
-    parser = _add_command(commands, "words", text, _run_words, ROUNDS["words"])
-    parser.add_argument(
-        "--batch", type=int, metavar="N", default=64, help="of the timed loss (default: 64)"
-    )
-    parser.add_argument(
-        "--large-batch", type=int, metavar="N", default=256, help="compiled only (default: 256)"
-    )
-    parser.add_argument(
-        "--tokens", type=int, metavar="N", default=17, help="a caption (default: 17)"
-    )
-    _add_word_dim(parser)
+def heading(found: dict[str, Any]) -> str:
+    return f"{found['image_size']} pixels, width {found['width']}, on {found['backend']}"
 
 
-def _add_frechet(commands: argparse._SubParsersAction) -> None:
-    text = "the Frechet distance of two Gaussians"
-    parser = _add_command(commands, "frechet", text, _run_frechet, ROUNDS["frechet"])
-    parser.add_argument("--dimensions", type=int, metavar="N", default=2048, help="(default: 2048)")
+def batches(args: argparse.Namespace) -> Sequence[int | None]:
+    return args.batch or ([None] if args.config else args.sizes["batch"])
 
 
-def _add_input(commands: argparse._SubParsersAction) -> None:
-    text = "the data pipeline beside a bare Pillow loop"
-    parser = _add_command(commands, "input", text, _run_input, ROUNDS["input"])
-    parser.add_argument("--data", default="coco", help="a prepared data set (default: coco)")
-    parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", default=Path("data"), help="(default: data/)"
-    )
-    parser.add_argument("--split", default="train", help="(default: train)")
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        nargs="+",
-        choices=(128, 256),
-        default=[128, 256],
-        help="sides (default: both)",
-    )
-    parser.add_argument(
-        "--num", type=int, metavar="N", default=320, help="images a turn (default: 320)"
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", nargs="+", default=[1, 2], help="(default: 1 2)"
-    )
-    parser.add_argument(
-        "--text-weights",
-        metavar="NAME",
-        default="minilm",
-        help="whose vocabulary tokenizes (default: minilm)",
-    )
-    parser.add_argument(
-        "--sustained-tflops",
-        type=float,
-        metavar="T",
-        default=400.0,
-        help="of the accelerator to feed (default: 400, 40 %% of an H100's bfloat16 peak)",
-    )
-
-
-def _configs(args: argparse.Namespace, batches: Sequence[int | None]) -> Iterator[Comparison]:
+def comparisons(
+    args: argparse.Namespace, batches: Sequence[int | None]
+) -> Iterator[tuple[ConfigDict, list[Any]]]:
     """Yield the config of each image size and batch, and the formulations to compare there."""
-    from xmcgan.benchmarks.choices import benchmark_config, formulations
+    from benchmarks.formulations import benchmark_config, formulations
 
     # A config brings its own sizes.
     default = dict.fromkeys(args.sizes) if args.config else args.sizes
     for image_size in args.image_size or default["image_size"] or [None]:
         for batch in batches:
-            config = benchmark_config(
-                args.config,
-                image_size=image_size,
-                width=args.width or default["width"],
-                batch=batch,
-            )
-            yield config, formulations(config, args.word_dim, args.variant)
+            width = args.width or default["width"]
+            config = benchmark_config(args.config, image_size=image_size, width=width, batch=batch)
+            yield config, formulations(config, args.word_dim, args.variant or ())
 
 
-def _batches(args: argparse.Namespace) -> Sequence[int | None]:
-    return args.batch or ([None] if args.config else args.sizes["batch"])
+def run_step(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from benchmarks.measures import measure_step
 
-
-def _heading(found: dict[str, Any]) -> str:
-    return f"{found['image_size']} pixels, width {found['width']}, on {found['backend']}"
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print("\n".join(aligned_table([header, *rows])))
-
-
-def _run_step(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from xmcgan.benchmarks.step import measure_step
-
-    header = ["", "batch", "ms", "images/s", "faster", "GFLOP/image", "GFLOP/s", "of peak"]
-    header += ["time/image to first batch"]
     results = []
-    batches = _batches(args)
-    for config, formulations in _configs(args, batches[:1]):
-        sizes = [config.batch_size, *(batch for batch in batches[1:] if batch)]
+    first, *more = batches(args)
+    for config, formulations in comparisons(args, [first]):
+        sizes = [config.batch_size, *(batch for batch in more if batch)]
         found = measure_step(config, args.word_dim, formulations, sizes, args.rounds)
-        rows = [
-            [
-                row["formulation"],
-                str(row["batch"]),
-                f"{1e3 * row['seconds']:.0f}",
-                f"{row['images_per_second']:.2f}",
-                f"{row['faster']:.2f}",
-                f"{row['gflop_per_image']:.1f}",
-                f"{row['flops_per_second'] / 1e9:.1f}",
-                f"{row['share_of_peak']:.0%}",
-                f"{row['time_per_image_to_first_batch']:.2f}",
-            ]
-            for row in found["rows"]
-        ]
         peaks = [f"{rate / 1e9:.0f} GFLOP/s in {d}" for d, rate in found["matmul_peak"].items()]
-        print(f"{_heading(found)}; matrix products reach {', '.join(peaks)}")
-        _print_table(header, rows)
-        print()
+        print_table(f"{heading(found)}; matrix products reach {', '.join(peaks)}", STEP, found)
         results.append(found)
     return results
 
 
-def _run_compile(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from xmcgan.benchmarks.step import measure_first_step
+def run_compile(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from benchmarks.measures import measure_first_step
 
     results = []
-    for config, formulations in _configs(args, _batches(args)):
+    for config, formulations in comparisons(args, batches(args)):
         found = measure_first_step(config, args.word_dim, formulations, args.rounds)
-        rows = [
-            [row["formulation"], f"{row['seconds']:.1f}", f"{row['share']:.2f}"]
-            for row in found["rows"]
-        ]
-        print(f"{_heading(found)}, batch {found['batch']}")
-        _print_table(["", "s to the first step", "share"], rows)
-        print()
+        print_table(f"{heading(found)}, batch {found['batch']}", COMPILE, found)
         results.append(found)
     return results
 
 
-def _run_costs(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from xmcgan.benchmarks.costs import measure_costs
+def run_costs(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from benchmarks.measures import measure_costs
 
-    header = ["", "GFLOP/image", "share", "temporary", "share", "state and batch"]
     results = []
-    for config, formulations in _configs(args, _batches(args)):
+    for config, formulations in comparisons(args, batches(args)):
         found = measure_costs(config, args.word_dim, formulations)
-        rows = [
-            [
-                row["formulation"],
-                f"{row['gflop_per_image']:.1f}",
-                f"{row['flops_share']:.2f}",
-                readable_size(row["temporary_bytes"]),
-                f"{row['temporary_share']:.2f}",
-                readable_size(row["argument_bytes"]),
-            ]
-            for row in found["rows"]
-        ]
-        print(f"{_heading(found)}, batch {found['batch']}, compiled only")
-        _print_table(header, rows)
-        print()
+        print_table(f"{heading(found)}, batch {found['batch']}, compiled only", COSTS, found)
         results.append(found)
     return results
 
 
-def _run_words(args: argparse.Namespace) -> dict[str, Any]:
-    from xmcgan.benchmarks.words import measure_words
+def run_words(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.measures import measure_words
 
-    found = measure_words(
-        batch=args.batch,
-        large_batch=args.large_batch,
-        tokens=args.tokens,
-        word_dim=args.word_dim,
-        rounds=args.rounds,
+    names = ("batch", "large_batch", "tokens", "word_dim", "rounds")
+    found = measure_words(**{name: getattr(args, name) for name in names})
+    columns: Columns = (
+        ("", "formulation", str),
+        (f"ms, batch {args.batch}", "seconds", lambda s: f"{1e3 * s:.0f}"),
+        ("faster", "faster", "{:.2f}".format),
+        (f"temporary, batch {args.batch}", "temporary_bytes", readable_size),
+        (f"temporary, batch {args.large_batch}", "temporary_bytes_large", readable_size),
     )
-    rows = [
-        [
-            row["formulation"],
-            f"{1e3 * row['seconds']:.0f}",
-            f"{row['faster']:.2f}",
-            readable_size(row["temporary_bytes"]),
-            readable_size(row["temporary_bytes_large"]),
-        ]
-        for row in found["rows"]
-    ]
-    print(f"{found['regions']} regions, {args.tokens} words of {args.word_dim}, with gradients")
-    memory = [f"temporary, batch {batch}" for batch in (args.batch, args.large_batch)]
-    _print_table(["", f"ms, batch {args.batch}", "faster", *memory], rows)
+    title = f"{found['regions']} regions, {args.tokens} words of {args.word_dim}, with gradients"
+    print_table(title, columns, found)
     return found
 
 
-def _run_frechet(args: argparse.Namespace) -> dict[str, Any]:
-    from xmcgan.benchmarks.frechet import measure_frechet
+def run_frechet(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.measures import measure_frechet
 
     found = measure_frechet(dimensions=args.dimensions, rounds=args.rounds)
-    rows = [
-        [
-            row["formulation"],
-            f"{row['seconds']:.2f}",
-            f"{row['faster']:.2f}",
-            f"{row['distance']:.6f}",
-        ]
-        for row in found["rows"]
-    ]
-    print(f"{args.dimensions} dimensions")
-    _print_table(["", "s", "faster", "distance"], rows)
+    print_table(f"{args.dimensions} dimensions", FRECHET, found)
     return found
 
 
-def _run_input(args: argparse.Namespace) -> dict[str, Any]:
-    from xmcgan.benchmarks import input as benchmark
-    from xmcgan.data.sources import load_source
+def run_input(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks import input as benchmark
+
+    from xmcgan.data import DataSet
     from xmcgan.data.tokenizer import Tokenizer
     from xmcgan.pretrained.weights import resolve
 
-    source = load_source(args.data, args.data_dir, args.split)
+    source = DataSet(args.data, args.data_dir).load(args.split)
     tokenizer = Tokenizer(resolve(args.text_weights) / "vocab.txt", max_tokens=17)
     results: dict[str, Any] = {"one core": [], "workers": [], "cores for one GPU": []}
     print(f"{'pixels':>7}{'pipeline':>10}{'bare loop':>11}{'ratio':>7}   images/s, one core")
@@ -340,30 +268,6 @@ def _run_input(args: argparse.Namespace) -> dict[str, Any]:
             f"(it takes {need['consumed_per_second']:,.0f} images/s)"
         )
     return results
-
-
-def _require_positive(args: argparse.Namespace) -> None:
-    """Refuse numbers that measure nothing."""
-    for name in ("rounds", "image_size", "width", "batch", "large_batch", "tokens", "word_dim",
-                 "dimensions", "num"):  # fmt: skip
-        given = getattr(args, name, None)
-        for value in given if isinstance(given, list) else [given]:
-            if value is not None and value < 1:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {value}; it must be at least 1")
-
-
-def main() -> None:
-    """Parse flags, measure, print a table and write JSON."""
-    args = _parser().parse_args()
-    _require_positive(args)
-    from xmcgan.benchmarks.timing import machine
-
-    run: Command = args.run
-    results = run(args)
-    if args.json:
-        report = {"command": args.command, "machine": machine(), "results": results}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,26 +16,24 @@ results stay.
 import argparse
 from pathlib import Path
 
-from xmcgan.data import prepare
+from xmcgan.data import DataSet
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
-from xmcgan.evaluation.folder_commands import (
-    Options,
-    compare,
-    write_features,
-    write_statistics,
-)
-from xmcgan.evaluation.job import EvaluationJob
-from xmcgan.evaluation.measures import METRICS
-from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
-from xmcgan.evaluation.report import write_report
-from xmcgan.evaluation.tables import score_json, score_lines, score_table
+from xmcgan.evaluation.folders import Options, compare, write_features, write_statistics
+from xmcgan.evaluation.metrics import METRICS
+from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
+from xmcgan.evaluation.results import score_json, score_lines, score_table, write_report
+from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.sampling.model_folder import find_model, load_model
 from xmcgan.utils import distributed
-from xmcgan.utils.agreement import is_first, together
-from xmcgan.utils.peers import require_same
-from xmcgan.utils.runtime import use_compilation_cache, use_cpu_cores_as_devices
+from xmcgan.utils.distributed import (
+    is_host0,
+    raise_on_all,
+    require_same,
+    use_compilation_cache,
+    use_cpu_cores_as_devices,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -107,15 +105,16 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         "--protocols",
         "--protocol",
         nargs="+",
-        default=["fd-effnet-lite2"],
+        default=[DEFAULT_PROTOCOL],
         metavar="P",
-        help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite2); the first tells the best",
+        help=f"{', '.join(PROTOCOLS)} (default: {DEFAULT_PROTOCOL}); the first tells the best",
     )
     job.add_argument(
         "--metrics",
         nargs="+",
         metavar="M",
-        help=f"of a protocol: {', '.join(METRICS)} (default: all, retrieval from 100 images)",
+        help=f"quality, {', '.join(METRICS)}, a name of config.evaluation, or module:Class of your "
+        "own (default: config.evaluation, or else quality, retrieval from 100 images, diversity)",
     )
     job.add_argument(
         "--num-samples", type=int, metavar="N", help="captions (default: 30,000, or all of fewer)"
@@ -205,7 +204,7 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
         weights[get_protocol(name).name] = path
     return evaluator.Options(
         protocols=[get_protocol(name).name for name in args.protocols],
-        metrics=args.metrics,
+        metrics=args.metrics and [n for names in args.metrics for n in names.split(",")],
         network_weights=weights,
         clip_weights=args.clip,
         cmmd_weights=args.cmmd,
@@ -222,7 +221,7 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
 
 def run_job(args: argparse.Namespace) -> str:
     """Evaluate checkpoints; return what is to be said of it."""
-    with together():
+    with raise_on_all():
         options = _job_options(args)
         if args.workdir is None:
             raise EvaluationError("give --workdir DIR, or one of: report, compare, features, stats")
@@ -237,24 +236,25 @@ def run_job(args: argparse.Namespace) -> str:
 
 def run_model(args: argparse.Namespace) -> str:
     """Score a model folder; return the table."""
-    with together():
+    with raise_on_all():
         options = _job_options(args)
         if args.workdir or args.step or args.watch:
             raise EvaluationError("--model is scored alone: leave out --workdir, --step, --watch")
         model = load_model(args.model)
-        if is_first():
-            prepare.ensure_prepared(model.config.data.name, model.config.data.data_dir)
-    judge = evaluator.Evaluator(find_model(args.model), options)
-    judge.observe_references()
-    scores = judge.score(model.variables, args.model)
+        if is_host0():
+            data = model.config.data
+            DataSet(data.name, data.data_dir, **data.fields).prepare()
+    evaluation = evaluator.Evaluator(find_model(args.model), options)
+    scores = evaluation.score(model.variables, args.model)
     lines = score_lines(scores) if scores else []  # process 0 has them
-    of = f"{len(judge.manifest.choices)} captions of {judge.manifest.header['split']}"
+    manifest = evaluation.manifest
+    of = f"{len(manifest.choices)} captions of {manifest.header['split']}"
     return "\n".join([*lines, "", f"{of}, {model.config.data.name}"])
 
 
 def run_images(args: argparse.Namespace) -> str:
     """Score or describe sets of images; return what is to be said of it."""
-    with together():
+    with raise_on_all():
         options = _options(args)
     if args.command == "features":
         num = write_features(args.images, args.out, options)
@@ -282,12 +282,12 @@ def main() -> None:
     use_compilation_cache()
     use_cpu_cores_as_devices()
     with distributed.session(args):
-        with together():
+        with raise_on_all():
             _check_numbers(args)
         require_same({"command": args.command})
         run = run_model if args.model else run_job
         said = run(args) if args.command is None else run_images(args)
-        if is_first():
+        if is_host0():
             print(said)
 
 

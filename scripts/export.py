@@ -11,7 +11,7 @@ from pathlib import Path
 from xmcgan.errors import run_cli
 from xmcgan.sampling.exporting import export_model
 from xmcgan.sampling.model_folder import load_from_flags
-from xmcgan.utils.runtime import use_compilation_cache
+from xmcgan.utils.distributed import use_compilation_cache
 
 PROGRAM = Path(__file__).with_name("run_exported.py")
 

@@ -18,8 +18,7 @@ from xmcgan.sampling.grid import sample_grid
 from xmcgan.sampling.model_folder import load_from_flags
 from xmcgan.sampling.sampler import draw_noise, write_manifest
 from xmcgan.utils import distributed
-from xmcgan.utils.agreement import is_first
-from xmcgan.utils.runtime import use_compilation_cache
+from xmcgan.utils.distributed import is_host0, use_compilation_cache
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
 
@@ -125,14 +124,14 @@ def draw(args: argparse.Namespace) -> None:
 
     use_compilation_cache()
     model = load_from_flags(args.workdir, args.model, args.step, raw=args.raw)
-    if is_first():
+    if is_host0():
         warn_of_cut(captions, model.tokenizer)
     repeated = [caption for caption in captions for _ in range(args.num)]
     # One row of noise an image of a caption, shared by all captions: columns of the grid differ
     # in noise, rows in caption.
     z = draw_noise(args.seed, args.num, model.config.generator.z_dim, args.truncation)
     images = model(repeated, np.tile(z, (len(captions), 1)))
-    if not is_first():
+    if not is_host0():
         return
 
     files = [f"{i // args.num:04d}_{i % args.num:02d}.png" for i in range(len(images))]

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before the first import of JAX: eight CPU devices stand in for a mesh.
+# Before the first import of JAX, which fixes them: platform and number of simulated devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile more than they compute: without the compiler's last stage they take less time.
+# Tests compile more than they compute: one device, for which nothing is partitioned, and without
+# the compiler's last stage. Those marked `mesh` run in a process with eight (scripts/test.sh).
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    f"--xla_force_host_platform_device_count={os.environ.get('XMCGAN_TEST_DEVICES', '1')} "
+    "--xla_backend_optimization_level=0",
 )
 
 # Before what might use them: no network and no TensorFlow, here and in processes that tests start.
@@ -36,9 +38,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.devices()  # they start with the flags above; a test may set others for a program of its own
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `mesh` unless there are eight devices."""
+    if jax.device_count() < 8:
+        for item in items:
+            if item.get_closest_marker("mesh"):
+                item.add_marker(pytest.mark.skip(reason="needs XMCGAN_TEST_DEVICES=8"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def tiny_runs_draw_no_report() -> Iterator[None]:
-    """Save the second that each report takes; tests/run_report draws them."""
+    """Save the second that each report takes; tests/studies draws them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Run, "write_report", lambda run: None)
         yield

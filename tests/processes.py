@@ -12,7 +12,7 @@ PROGRAM = """
 import argparse, sys
 from pathlib import Path
 import tiny
-from xmcgan import distributed
+from xmcgan.utils import distributed
 from xmcgan.config import apply_override
 from xmcgan.errors import run_cli
 

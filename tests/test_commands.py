@@ -118,18 +118,3 @@ def test_mistakes_in_train_are_named(run, monkeypatch, tmp_path, flags, hint):
     assert status == 2
     assert errors.startswith("error: ")
     assert hint in errors
-
-
-def test_verify_reference_passes_on_the_golden_file(run, shared_dir):
-    status, output, _ = run("scripts/verify_reference.py", shared_dir / "golden" / "base_128.npz")
-    assert status == 0, output
-    assert "192 of 192 quantities agree" in output
-
-
-def test_verify_reference_names_what_is_no_golden_file(run, tmp_path):
-    for name, content in (("absent.npz", None), ("text.npz", b"text")):
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
-        status, _, errors = run("scripts/verify_reference.py", tmp_path / name)
-        assert status == 2
-        assert name in errors

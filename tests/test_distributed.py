@@ -13,13 +13,13 @@ import processes
 import pytest
 
 from xmcgan.errors import DataError, DistributedError
-from xmcgan.training.retention import committed_steps
-from xmcgan.utils import agreement, distributed
-from xmcgan.utils.agreement import decided_by_first, exchange, is_first, together
+from xmcgan.training.checkpoint import committed_steps
+from xmcgan.utils import distributed
+from xmcgan.utils.distributed import all_gather_json, broadcast_from_host0, is_host0, raise_on_all
 
 JOIN = """
 import argparse, sys
-from xmcgan import distributed
+from xmcgan.utils import distributed
 from xmcgan.errors import run_cli
 parser = argparse.ArgumentParser()
 distributed.add_flags(parser)
@@ -61,18 +61,18 @@ def _wait_for(condition, running) -> None:
 
 def test_without_flags_nothing_is_started():
     _session()
-    assert is_first()
-    assert exchange({"a": 1}) == [{"a": 1}]
-    with pytest.raises(DataError, match="broken"), together():
+    assert is_host0()
+    assert all_gather_json({"a": 1}) == [{"a": 1}]
+    with pytest.raises(DataError, match="broken"), raise_on_all():
         raise DataError("broken")
-    assert decided_by_first(lambda: 3) == 3
+    assert broadcast_from_host0(lambda: 3) == 3
 
 
 def test_process_0_alone_is_asked_what_it_decides(monkeypatch):
     told = iter([[None, None], ["by process 0", None]])  # no mistakes, then the decision
-    monkeypatch.setattr(agreement, "exchange", lambda own: next(told))
-    monkeypatch.setattr(agreement, "is_first", lambda: False)
-    assert decided_by_first(lambda: pytest.fail("asked")) == "by process 0"
+    monkeypatch.setattr(distributed, "all_gather_json", lambda own: next(told))
+    monkeypatch.setattr(distributed, "is_host0", lambda: False)
+    assert broadcast_from_host0(lambda: pytest.fail("asked")) == "by process 0"
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,52 @@
-"""Every command of the documents can be typed as it stands there.
+"""What the documents say: commands parse, names exist, help fits a terminal of 80 columns."""
 
-Each one parses: its script, flags, config and fields exist. Then it is in one of two tables:
-EXECUTED, which runs it in a folder with tiny data, or NOT_HERE, which says why that cannot be.
-"""
-
+import argparse
 import ast
 import functools
 import json
 import re
+import runpy
 import shlex
 import shutil
-from fnmatch import fnmatchcase
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from documents import ROOT, Command, commands, commands_in, documents
 from PIL import Image
-from programs import parser_of, programs, with_commands
 
 import xmcgan
 from xmcgan.config import apply_override, load_config, validate
 from xmcgan.train import read_overrides
 
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+TRAIN = "xmcgan/train.py"
+DOCUMENTS = sorted(
+    path
+    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "configs/*.py", "scripts/*.py",
+                    "scripts/quickstart.sh", "scripts/launch/*")
+    for path in ROOT.glob(pattern)
+)  # fmt: skip
+MARKDOWN = {path.name: path.read_text("utf-8") for path in DOCUMENTS if path.suffix == ".md"}
+SPANS = [
+    (name, span) for name, text in MARKDOWN.items() for span in re.findall(r"`([^`\n]+)`", text)
+]
+# What a command begins with, after variables such as A=b.
+COMMAND_WORDS = {
+    "python", "pip", "tensorboard", "wandb", "jupyter", "srun", "sbatch", "scancel", "mpirun",
+    "gcloud", "source", "export", "cd", "git", "apt-get", "curl", "docker", "kubectl", "uv",
+}  # fmt: skip
+# What the shell fills in in scripts/quickstart.sh and under launch/.
+EXPANDED = {
+    '"$workdir"': "runs/quickstart",
+    "$workdir": "runs/quickstart",
+    '"$own"': "runs/quickstart/own_captions",
+    '"$@"': "...",
+}
 RUN = "runs/quickstart"
-# In this order, in one folder; with a file that must be there afterwards.
+# Documented commands that are run in this order, in one folder, and a file that each must leave.
 EXECUTED = {
     "python -m xmcgan.train --config shapes:quickstart": "runs/shapes_quickstart/config.json",
     f'python scripts/generate.py --workdir {RUN} --out runs/mine --caption "a yellow star" '
@@ -63,82 +85,134 @@ EXECUTED = {
     "python scripts/prepare_data.py show folder/my_photos --out sheet.png": "sheet.png",
     f"python scripts/doctor.py --workdir {RUN} --data-dir data": "data",
 }
-GPU, COCO, MACHINES = "needs a GPU", "needs data that the paper used", "needs several machines"
-MINUTES, NETWORK, PACKAGE = "takes minutes", "uses the network", "installs or sets up"
-QUICKSTART, RUN_BY = "run by quickstart.sh", "run by another test: "
-NOT_HERE = {
-    "*./scripts/quickstart.sh": "the whole way, ten minutes",
-    "*./scripts/test.sh*": "runs these tests",
-    "source .venv/bin/activate": PACKAGE,
-    "pip install *": PACKAGE,
-    "apt-get install *": PACKAGE,
-    "export JAX_PLATFORMS=*": PACKAGE,
-    "export GLIBC_TUNABLES=*": PACKAGE,
-    "wandb login": "needs an account",
-    "jupyter lab *": f"a server; the notebook is {RUN_BY}test_notebooks.py",
-    "python scripts/fetch_weights.py*": NETWORK,
-    "python scripts/prepare_data.py * --download": NETWORK,
-    "python scripts/prepare_data.py shapes": QUICKSTART,
-    "python scripts/prepare_data.py *coco --source *": f"{COCO}; {RUN_BY}data/test_prepare.py",
-    "python scripts/prepare_data.py ln_open_images --source *": COCO,
-    "python scripts/prepare_data.py folder --source DIR_OR_ZIP *": "a placeholder",
-    "python scripts/prepare_data.py folder --help": f"{RUN_BY}test_help.py",
-    "python -m xmcgan.train --config *coco*": f"{GPU}, {COCO}",
-    "python -m xmcgan.train --config ln_open_images*": f"{GPU}, {COCO}",
-    "python -m xmcgan.train --config folder:*": GPU,
-    "python -m xmcgan.train --config emoji": GPU,
-    "python -m xmcgan.train --config emoji:*": MINUTES,
-    "python -m xmcgan.train --config shapes": GPU,
-    "python -m xmcgan.train --config shapes:projected": GPU,
-    "python -m xmcgan.train --config shapes --config.*": GPU,
-    "python -m xmcgan.train --config shapes:64,*": GPU,
-    "python -m xmcgan.train --config shapes:*small*": "an hour",
-    f"python -m xmcgan.train --config emoji:quickstart --workdir {RUN} ...": QUICKSTART,
-    "python -m xmcgan.train --distributed ...": MACHINES,
-    "*srun *": MACHINES,
-    "sbatch *": MACHINES,
-    "scancel *": MACHINES,
-    "mpirun *": MACHINES,
-    "gcloud *": MACHINES,
-    "python scripts/generate.py --workdir runs/quickstart --out runs/quickstart/own_captions *": (
-        QUICKSTART
-    ),
-    "python scripts/generate.py --model emoji64 --out runs/emoji64 *": QUICKSTART,
-    'python scripts/generate.py --workdir runs/quickstart --caption "a yellow star" *': QUICKSTART,
-    "python scripts/generate.py --model *": f"{RUN_BY}test_commands.py",
-    "python scripts/save_model.py *": f"{RUN_BY}test_model_card.py",
-    "python scripts/eval_fid.py --workdir runs/quickstart --num-samples 320 *": QUICKSTART,
-    "python scripts/eval_fid.py --workdir runs/coco *": COCO,
-    "python scripts/eval_fid.py --model emoji64 *": MINUTES,
-    "python scripts/verify_reference.py FILE.npz": f"{RUN_BY}test_commands.py",
-    "python scripts/doctor.py": f"{RUN_BY}doctor/test_doctor.py",
-    "python scripts/doctor.py --data-dir data": f"{RUN_BY}doctor/test_doctor.py",
-    "python scripts/doctor.py --workdir runs/quickstart": f"{RUN_BY}doctor/test_doctor.py",
-    "python scripts/report.py --workdir runs/coco --out report/": COCO,
-    "python scripts/benchmark.py *": MINUTES,
-    "python scripts/count_collectives.py *": MINUTES,
-    "python -m pytest -m slow *": MINUTES,
-    "python scripts/ablate.py *": f"{MINUTES}; {RUN_BY}ablation/",
-    "python scripts/export.py *": f"{RUN_BY}test_exporting.py",
-    "python *run_exported.py *": f"{RUN_BY}test_exporting.py",
-}
-COMMANDS = commands()
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda each: f"{each.place}: {each.text}")
-def test_every_command_parses_and_is_run_or_says_why_not(command):
-    check(command)
-    reasons = [reason for text, reason in NOT_HERE.items() if fnmatchcase(command.text, text)]
-    assert (command.text in EXECUTED) != bool(reasons), "in one of the two tables, not in both"
+def exists(path: str) -> bool:
+    return (ROOT / path).exists()
 
 
-def test_the_tables_hold_no_commands_that_no_document_has():
-    texts = {command.text for command in COMMANDS}
-    assert [text for text in EXECUTED if text not in texts] == []
-    unused = [p for p in NOT_HERE if not any(fnmatchcase(text, p) for text in texts)]
-    assert unused == []
-    named = [reason.partition(RUN_BY)[2] for reason in NOT_HERE.values() if RUN_BY in reason]
-    assert [path for path in named if not exists(f"tests/{path}")] == []
+# Programs and their parsers, without running what they do.
+
+PROGRAMS = [TRAIN, *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("scripts/*.py"))]
+
+
+class ParserSeen(BaseException):
+    """A parser on its way out of the program that built it."""
+
+
+@functools.cache
+def parser_of(program: str) -> argparse.ArgumentParser:
+    """Return the parser of a program, as it is when it would read its command line."""
+
+    def stop(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        raise ParserSeen(parser)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [program])
+        for name in ("parse_args", "parse_known_args"):
+            patch.setattr(argparse.ArgumentParser, name, stop)
+        with pytest.raises(ParserSeen) as seen:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+    return seen.value.args[0]
+
+
+def with_commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Return a parser and those of its commands."""
+    found = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += {id(each): each for each in action.choices.values()}.values()
+    return found
+
+
+def options(program: str) -> set[str]:
+    """Return the flags of a program and of its commands."""
+    actions = [action for each in with_commands(parser_of(program)) for action in each._actions]
+    return {option for action in actions for option in action.option_strings}
+
+
+# Commands.
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """Yield the commands of a text: in code blocks, on lines of their own, in `spans`."""
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        for candidate in re.findall(r"`([^`]+)`", line) or [line]:
+            # An explanation follows a wide gap or a number sign.
+            command = re.split(r"\s{2,}|\s#\s|\s\|\s", candidate.strip())[0]
+            for variable, value in EXPANDED.items():
+                command = command.replace(variable, value)
+            words = without_variables(command.split())
+            # A name alone, such as `python`, is no command; "$(" is for a script's own shell.
+            is_command = len(words) > 1 and words[0] in COMMAND_WORDS and "$(" not in command
+            if is_command or (words and words[0].startswith("./scripts/")):
+                # Several in a row, but for those that one of them hands to another machine.
+                yield from [command] if "--command=" in command else command.split(" && ")
+
+
+def without_variables(words: list[str]) -> list[str]:
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    return words
+
+
+def prose(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return ast.get_docstring(ast.parse(text)) or ""
+    if path.suffix == ".md":
+        return text
+    # Of a shell script its comments, too, and what it prints.
+    return "\n".join(line.lstrip("# ") for line in text.splitlines())
+
+
+COMMANDS = sorted({command for path in DOCUMENTS for command in commands_in(prose(path))})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_parses(command):
+    check(without_variables(shlex.split(command)))
+
+
+def check(words: list[str]) -> None:
+    """Fail if a command names a file, flag, config or field that does not exist."""
+    for text in [word for word in words if word.startswith("--command=")]:
+        for part in text.partition("=")[2].split(" && "):
+            check(without_variables(shlex.split(part)))
+    if words[0] in ("srun", "mpirun"):
+        words = words[words.index("python") :]
+    assert [word for word in words if word.startswith("tests/") and not exists(word)] == []
+    if words[0] == "sbatch":
+        at = next(index for index, word in enumerate(words) if word.endswith(".sbatch"))
+        assert exists(words[at])
+        check_arguments(TRAIN, words[at + 1 :])
+    elif words[0].startswith("./"):
+        assert exists(words[0])
+    elif words[:3] == ["python", "-m", "xmcgan.train"]:
+        check_arguments(TRAIN, words[3:])
+    elif words[0] == "python" and words[1:3] != ["-m", "pytest"]:
+        # export.py copies this one to where it writes.
+        program = re.sub(r"^.*run_exported.py$", "scripts/run_exported.py", words[1])
+        assert program in PROGRAMS
+        check_arguments(program, words[2:])
+
+
+def check_arguments(program: str, words: list[str]) -> None:
+    """Let the program's own parser read the words, and its configs take the fields."""
+    if "..." in words or "--help" in words:  # not the whole command
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert flags <= options(program)
+        return
+    try:
+        args, rest = parser_of(program).parse_known_args(words)
+    except SystemExit:
+        pytest.fail(f"{program} cannot read {shlex.join(words)}")
+    overrides = read_overrides(parser_of(program), rest)
+    if getattr(args, "config", None):
+        config = load_config(args.config)
+        for override in overrides:
+            apply_override(config, override)
+        validate(config)
 
 
 def test_commands_are_found_in_every_form():
@@ -159,106 +233,8 @@ source d && A=1 srun python e.py | f
     assert list(commands_in(text)) == [*found, "A=1 srun python e.py"]
 
 
-def check(command: Command) -> None:
-    """Fail where a command names what does not exist."""
-    words = command.words
-    for text in [word for word in words if word.startswith("--command=")]:
-        for part in text.partition("=")[2].split(" && "):
-            check(Command(command.place, part))
-    if words[0] in ("srun", "mpirun"):
-        words = words[words.index("python") :]
-    assert [word for word in words if word.startswith("tests/") and not exists(word)] == []
-    if words[0] == "sbatch":
-        at = next(index for index, word in enumerate(words) if word.endswith(".sbatch"))
-        assert exists(words[at])
-        check_arguments("xmcgan/train.py", words[at + 1 :])
-    elif words[0].startswith("./"):
-        assert exists(words[0])
-    elif words[:3] == ["python", "-m", "xmcgan.train"]:
-        check_arguments("xmcgan/train.py", words[3:])
-    elif words[0] == "python" and words[1:3] != ["-m", "pytest"]:
-        # export.py copies this one to where it writes.
-        program = re.sub(r"^.*run_exported.py$", "scripts/run_exported.py", words[1])
-        assert program in programs()
-        check_arguments(program, words[2:])
-
-
-def exists(path: str) -> bool:
-    return (ROOT / path).exists()
-
-
-@functools.cache
-def parser(program: str):
-    return parser_of(program)
-
-
-def options(program: str) -> set[str]:
-    """Return the flags of a program and of its commands."""
-    actions = [action for each in with_commands(parser(program)) for action in each._actions]
-    return {option for action in actions for option in action.option_strings}
-
-
-def check_arguments(program: str, words: list[str]) -> None:
-    """Let the program's own parser read the words, and its configs take the fields."""
-    if "..." in words or "--help" in words:  # not the whole command
-        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
-        assert flags <= options(program)
-        return
-    try:
-        args, rest = parser(program).parse_known_args(words)
-    except SystemExit:
-        pytest.fail(f"{program} cannot read {shlex.join(words)}")
-    overrides = read_overrides(parser(program), rest)
-    if getattr(args, "config", None):
-        config = load_config(args.config)
-        for override in overrides:
-            apply_override(config, override)
-        validate(config)
-
-
-def markdown() -> list[Path]:
-    return [path for path in documents() if path.suffix == ".md"]
-
-
-def spans() -> list[tuple[str, str]]:
-    """Return document and text of each `span` in it."""
-    found = [(p.name, re.findall(r"`([^`\n]+)`", p.read_text("utf-8"))) for p in markdown()]
-    return [(name, text) for name, texts in found for text in texts]
-
-
-def test_fields_that_documents_name_exist():
-    given = [
-        match
-        for _, text in spans()
-        for match in re.findall(r"--config\.([a-z][a-z_.]*)(?:=(\S+))?", text)
-    ]
-    assert len(given) > 8
-    for field, value in given:
-        if field == "field":  # any
-            continue
-        shapes = load_config("shapes")
-        known = functools.reduce(lambda config, name: config[name], field.split("."), shapes)
-        # In capitals: a placeholder.
-        if value and (isinstance(known, str) or not value.isupper()):
-            apply_override(shapes, f"{field}={value}")
-
-
-def test_flags_that_documents_name_exist():
-    known = set().union(*(options(program) for program in programs()))
-    known |= {"--all"}  # of test.sh
-    named = [(name, match[0]) for name, text in spans() if (match := re.match(r"--[a-z-]+", text))]
-    wrong = [(name, flag) for name, flag in named if flag not in known and flag != "--config"]
-    assert len(named) > 50
-    assert wrong == []
-
-
-def test_files_that_documents_name_or_link_exist():
-    rooms = r"(scripts|docs|tests|xmcgan|configs|notebooks)/[\w/.-]+"
-    wrong = [each for each in spans() if re.fullmatch(rooms, each[1]) and not exists(each[1])]
-    for path in markdown():
-        links = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
-        wrong += [(path.name, link) for link in links if not (path.parent / link).exists()]
-    assert wrong == []
+def test_commands_that_are_executed_are_documented():
+    assert [command for command in EXECUTED if command not in COMMANDS] == []
 
 
 @pytest.fixture
@@ -287,20 +263,20 @@ def folder(tiny_root, tiny_workdir, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_work_one_after_another(run, folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "evaluation"))
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "human_eval"))
+    monkeypatch.syspath_prepend(str(TESTS / "studies"))
     import raters
     import tiny_network
 
-    from xmcgan.studies.human_eval.key import read_key
+    from xmcgan.studies.human_eval.page import read_key
 
     tiny_network.install(monkeypatch)
     tiny_network.install_detector(monkeypatch)
     for text, result in EXECUTED.items():
         words = shlex.split(text)[1:]
         if words[0] == "-m":
-            words = ["xmcgan/train.py", *words[2:]]
+            words = [TRAIN, *words[2:]]
         if "score" in words:  # after the page was made, and before it is scored
             key = read_key(folder / "ranking.key.json")
             raters.answer_file(folder / "answers" / "ann.json", key, raters.by_quality)
@@ -312,29 +288,141 @@ def test_the_commands_work_one_after_another(run, folder, monkeypatch):
     assert json.loads((folder / "runs/mine/manifest.json").read_text())["step"] == 6
 
 
-def strings_of_the_code() -> list[str]:
-    """Return all texts of the package, with … for what is filled in."""
-    found = []
-    for path in [*ROOT.glob("xmcgan/**/*.py"), *ROOT.glob("scripts/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-            elif isinstance(node, ast.JoinedStr):
-                parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
-                found.append("".join(map(str, parts)))
-    return found
+# Names in the text.
+
+
+def test_fields_that_documents_name_exist():
+    pattern = r"--config\.([a-z][a-z_.]*)(?:=(\S+))?"
+    given = [match for _, span in SPANS for match in re.findall(pattern, span)]
+    assert len(given) > 8
+    for field, value in given:
+        if field == "field":  # any
+            continue
+        shapes = load_config("shapes")
+        known = functools.reduce(lambda config, name: config[name], field.split("."), shapes)
+        # In capitals: a placeholder.
+        if value and (isinstance(known, str) or not value.isupper()):
+            apply_override(shapes, f"{field}={value}")
+
+
+def test_flags_that_documents_name_exist():
+    known = {"--all", "--config"}.union(*map(options, PROGRAMS))  # --all: of test.sh
+    named = [(name, match[0]) for name, span in SPANS if (match := re.match(r"--[a-z-]+", span))]
+    assert len(named) > 50
+    assert [each for each in named if each[1] not in known] == []
+
+
+def test_files_that_documents_name_or_link_exist():
+    rooms = r"(scripts|docs|tests|xmcgan|configs|notebooks)/[\w/.-]+"
+    wrong = [each for each in SPANS if re.fullmatch(rooms, each[1]) and not exists(each[1])]
+    for path in DOCUMENTS:
+        links = re.findall(r"\]\(([^)#]+)", MARKDOWN.get(path.name, ""))
+        wrong += [(path.name, link) for link in links if not (path.parent / link).exists()]
+    assert wrong == []
+
+
+def test_tests_that_documents_name_exist():
+    files = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.rglob("*.py")}
+    functions = set(re.findall(r"def (test_\w+)\(", "".join(files.values())))
+    names = {Path(file).name for file in files}
+    named = {
+        (document, name)
+        for document in ("paper_map.md", "reliability.md")
+        for name in re.findall(r"\btest_\w+(?:\.py)?", MARKDOWN[document])
+    }
+    assert len(named) > 80
+    assert sorted(each for each in named if each[1] not in functions | names) == []
+    placed = re.findall(r"`(\S+\.py)::(test_\w+)`", MARKDOWN["reliability.md"])
+    assert [each for each in placed if f"def {each[1]}(" not in files.get(each[0], "")] == []
+
+
+def test_every_fault_of_the_reliability_table_has_a_test():
+    rows = [line for line in MARKDOWN["reliability.md"].splitlines() if "::test_" in line]
+    numbers = [int(number) for row in rows for number in re.findall(r"^\| (\d+) \|", row)]
+    assert numbers == list(range(1, 16))
+
+
+def table(heading: str) -> list[list[str]]:
+    """Return the cells of the tables below a heading of paper_map.md, without the header's."""
+    text, depth = MARKDOWN["paper_map.md"].partition(f"{heading}\n")[2], heading.count("#")
+    section = re.split(rf"^#{{1,{depth}}} ", text, flags=re.MULTILINE)[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip(" `") for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+
+
+def test_every_deviation_that_the_code_marks_is_in_the_paper_map():
+    listed = dict(table("### Where the code says so"))
+    marked = {
+        path.relative_to(ROOT / "xmcgan").as_posix()
+        for path in (ROOT / "xmcgan").rglob("*.py")
+        if "Deviation:" in path.read_text(encoding="utf-8")
+    }
+    assert set(listed) == marked
+    known = {cells[0] for cells in table("## Deviations")}  # "Beyond the paper" is part of it
+    assert [row for row in listed.values() if row not in known] == []
+
+
+def test_every_deviation_says_what_holds_it():
+    headings = ("Networks", "Losses", "Precision", "Training", "Text and data", "Evaluation")
+    for heading in (*headings, "Beyond the paper"):
+        found = table(f"### {heading}")
+        assert len(found) > 2, heading
+        without = [cells[0] for cells in found if cells[-1].strip(" |") in ("", "\u2013")]
+        assert without in ([], ["batch"]), heading
 
 
 def test_messages_that_the_documents_quote_are_those_of_the_code():
-    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    text = MARKDOWN["troubleshooting.md"]
     rows = re.findall(r"^\| `([^`]+)` \| \S", text, flags=re.MULTILINE)
     lines = re.findall(r"^(?:- )?`([^`]+)`: ", text, flags=re.MULTILINE)
     quoted = [each for each in [*rows, *lines] if not each.startswith(("--", "jax"))]
     assert len(quoted) > 15
-    known = strings_of_the_code()
+    known = []
+    for path in [*ROOT.glob("xmcgan/**/*.py"), *ROOT.glob("scripts/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                known.append(node.value)
+            elif isinstance(node, ast.JoinedStr):  # with … for what is filled in
+                parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+                known.append("".join(map(str, parts)))
     assert [each for each in quoted if not any(each in message for message in known)] == []
 
 
 def test_the_citation_is_of_this_version():
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (.+)$", text, flags=re.MULTILINE) == [xmcgan.__version__]
+
+
+# `--help`.
+
+
+@pytest.fixture
+def plain_terminal(monkeypatch):
+    for name, value in {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_fits_the_terminal_and_explains_every_flag(plain_terminal, program):
+    for parser in with_commands(parser_of(program)):
+        text = parser.format_help()
+        assert "\033" not in text
+        assert [line for line in text.splitlines() if len(line) > 80] == []
+        for folder in (ROOT, Path.home()):
+            assert str(folder) not in text, "a path of this machine"
+        unexplained = [
+            action.dest
+            for action in parser._actions
+            if not action.help and not isinstance(action, argparse._SubParsersAction)
+        ]
+        assert unexplained == [], parser.prog
+        shouted = re.findall(r"--([a-z-]+) ([A-Z_]{6,})\b", text)
+        repeated = [a for a, b in shouted if a.replace("-", "_").upper() == b and "_" in b]
+        assert repeated == [], f"{parser.prog}: metavar says nothing"
+
+
+def test_help_of_training_is_one_screen_and_names_every_config(plain_terminal):
+    text = parser_of(TRAIN).format_help()
+    assert len(text.splitlines()) <= 24
+    for config in (ROOT / "configs").glob("*.py"):
+        assert re.search(rf"configs:.*\b{config.stem}\b", text)

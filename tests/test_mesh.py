@@ -9,6 +9,8 @@ from xmcgan.config import check_devices, default_config
 from xmcgan.errors import ConfigError
 from xmcgan.utils.mesh import batch_sharding, fetch, make_mesh, put, put_shares, state_sharding
 
+pytestmark = pytest.mark.mesh
+
 
 def _spec(shape, fsdp):
     leaf = jax.ShapeDtypeStruct(shape, np.float32)

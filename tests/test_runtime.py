@@ -5,7 +5,7 @@ import os
 import jax
 import pytest
 
-from xmcgan.utils.runtime import use_cpu_cores_as_devices
+from xmcgan.utils.distributed import use_cpu_cores_as_devices
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 from xmcgan.config import apply_override, known_configs, load_config
 from xmcgan.errors import ConfigError, did_you_mean, run_cli
 from xmcgan.utils import distributed
-from xmcgan.utils.runtime import use_compilation_cache, use_cpu_cores_as_devices
+from xmcgan.utils.distributed import use_compilation_cache, use_cpu_cores_as_devices
 
 
 def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from xmcgan.data.sources import Example
+from xmcgan.data import Example
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation import captions as manifests
 

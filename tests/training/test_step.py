@@ -325,7 +325,7 @@ def test_each_loss_counts_by_its_weight_and_can_be_switched_off(name):
     assert f"g_{name}_loss" not in off_metrics
 
 
-def _encode_image(images):
+def _encode_image(params, images):
     return images.mean(axis=1).reshape(images.shape[0], -1)
 
 
@@ -339,7 +339,7 @@ def test_the_frozen_image_network_contrasts_real_with_generated_images(networks,
     inputs, model = _inputs(), _model(networks, _all_losses(), _encode_image)
     metrics = jax.jit(lambda: steps.joint_gradients(model, state, inputs).metrics)()
     fake, _ = networks.generate(state.g_params, state.g_batch_stats, inputs.captions, inputs.z)
-    expected = feature_contrast(_encode_image(inputs.real), _encode_image(fake), 0.1)
+    expected = feature_contrast(_encode_image(None, inputs.real), _encode_image(None, fake), 0.1)
     np.testing.assert_allclose(metrics["g_image_pretrained_loss"], expected.loss, rtol=1e-4)
 
 

@@ -41,7 +41,11 @@ def symmetric_cross_entropy(logits: Float[Array, "b b"]) -> Contrast:
         losses.append(-jnp.mean(jnp.diagonal(log_probs)))
         accuracies.append(jnp.mean(jnp.argmax(direction, axis=-1) == targets))
         entropies.append(-jnp.mean(jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)))
-    return Contrast(sum(losses), sum(accuracies) / 2, sum(entropies) / 2)
+    return Contrast(
+        losses[0] + losses[1],
+        (accuracies[0] + accuracies[1]) / 2,
+        (entropies[0] + entropies[1]) / 2,
+    )
 
 
 def feature_contrast(
@@ -152,7 +156,8 @@ class _ContrastiveLoss:
         return contrast.loss, {"accuracy": contrast.accuracy, "entropy": contrast.entropy}
 
     def _pair(self, *sides: Array) -> Contrast:
-        return feature_contrast(*sides, self.temperature)
+        a, b = sides
+        return feature_contrast(a, b, self.temperature)
 
 
 class SentenceContrast(_ContrastiveLoss):
@@ -182,8 +187,11 @@ class WordContrast(SentenceContrast):
         return self._contrast(context, images.output.regions, captions.words, captions.word_mask)
 
     def _pair(self, *sides: Array) -> Contrast:
+        regions, words, word_mask = sides
         return word_region_contrast(
-            *sides,
+            regions,
+            words,
+            word_mask,
             region_gamma=self.region_gamma,
             word_gamma=self.word_gamma,
             score_gamma=1 / self.temperature,

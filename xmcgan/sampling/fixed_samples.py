@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from xmcgan.data import Source
 from xmcgan.data.pipeline import fixed_examples
-from xmcgan.data.sources import Source
 from xmcgan.sampling.grid import sample_grid
 from xmcgan.sampling.sampler import Sampler, draw_noise
-from xmcgan.training.health import diversity_warning, sample_diversity
+from xmcgan.training.logging import MetricWriter
+from xmcgan.training.monitoring import diversity_warning, sample_diversity
 from xmcgan.training.state import TrainState
-from xmcgan.training.writers import MetricWriter
-from xmcgan.utils.agreement import is_first
+from xmcgan.utils.distributed import is_host0
 
 COLUMNS = 4
 
@@ -50,7 +50,7 @@ class FixedSamples:
         num = len(self._captions)
         images = self._sampler(variables, self._captions, self._z[:num])
         others = self._sampler(variables, self._captions, self._z[num:])
-        if not is_first():
+        if not is_host0():
             return ""
         grid = sample_grid(
             images,

@@ -1,11 +1,8 @@
 """The detector that scores `shapes`: trained once, cached in a verified file, then only read."""
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ import safetensors.numpy
 from jaxtyping import UInt8
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.recipes import differences
 from xmcgan.shapes.detections import Detections, accuracy
 from xmcgan.shapes.detector_network import detect
 from xmcgan.shapes.detector_training import (
@@ -28,7 +24,8 @@ from xmcgan.shapes.detector_training import (
     train_detector,
     view,
 )
-from xmcgan.utils.files import atomic_file, clear_leftovers
+from xmcgan.utils.files import atomic_file, clear_leftovers, lock_folder
+from xmcgan.utils.provenance import fingerprint_differences
 
 HELD_OUT_SCENES = 1000
 # Raise it with every change of the network, the augmentation or the drawing of scenes.
@@ -133,7 +130,8 @@ def open_detector(
     """
     training = training or default_recipe(image_size)
     path = directory / f"shapes-detector-{image_size}.safetensors"
-    with _only_process(directory, path):
+    with lock_folder(directory, EvaluationError, name=f".{path.name}.lock"):
+        clear_leftovers(directory, path.name)
         if path.exists():
             return _read(path, training)
         with jax.default_matmul_precision("highest"):
@@ -150,19 +148,6 @@ def _recipe(training: TrainingRecipe) -> dict[str, Any]:
     _, _, scenes = held_out_scenes(4, training.image_size)
     digest = hashlib.sha256("".join(scene.to_json() for scene in scenes).encode()).hexdigest()
     return {"version": _VERSION, "scenes": digest[:16], **dataclasses.asdict(training)}
-
-
-@contextlib.contextmanager
-def _only_process(directory: Path, path: Path) -> Iterator[None]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / f".{path.name}.lock").open("w")
-    except OSError as error:
-        raise EvaluationError(f"cannot write to {directory}: {error.strerror}") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        clear_leftovers(directory, path.name)
-        yield
 
 
 def _flat(params: Any) -> dict[str, np.ndarray]:
@@ -205,7 +190,7 @@ def _read(path: Path, training: TrainingRecipe) -> Detector:
             raise ValueError("its sha256 is not the one it was written with")
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise EvaluationError(f"{path} is damaged ({error}); {remedy}") from None
-    differing = differences(recipe, _recipe(training))
+    differing = fingerprint_differences(recipe, _recipe(training))
     if differing:
         raise EvaluationError(f"{path} was trained another way ({'; '.join(differing)}); {remedy}")
     params: dict[str, dict[str, np.ndarray]] = {}

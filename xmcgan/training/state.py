@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,8 @@ from xmcgan.models.spectral_norm import init_spectral_vectors
 class Networks:
     """Generator, discriminator and their optimizers."""
 
-    generator: nn.Module
-    discriminator: nn.Module
+    generator: Any  # Flax modules
+    discriminator: Any
     g_optimizer: optax.GradientTransformation
     d_optimizer: optax.GradientTransformation
 
@@ -64,7 +63,7 @@ def create_state(
 ) -> TrainState:
     """Initialize the state before step 0; the same key gives the same state on any mesh."""
     g_key, d_key, vectors_key, step_key = jax.random.split(rng, 4)
-    generator: Any = networks.generator
+    generator = networks.generator
     words, mask = jnp.zeros((1, max_tokens, word_dim)), jnp.ones((1, max_tokens), bool)
     sentence, z = jnp.zeros((1, sentence_dim)), jnp.zeros((1, generator.z_dim))
     g_variables = generator.init(g_key, words, mask, sentence, z, train=False)

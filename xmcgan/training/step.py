@@ -79,11 +79,13 @@ class Model(NamedTuple):
             pretrained = self.frozen.encode_image(self.frozen_params["image"], images)
         return Features(self.discriminate(d_params, inputs.captions, seen), pretrained)
 
-    def context(self, d_params: Any, inputs: Inputs, fake: Array, *sides: Features) -> Context:
-        """What the losses see."""
+    def context(
+        self, d_params: Any, inputs: Inputs, fake: Array, features: tuple[Features, Features]
+    ) -> Context:
+        """What the losses see, with the features of real and generated images."""
         discriminate = partial(self.discriminate, d_params, inputs.captions)
         group_size = self.config.contrastive_group_size
-        return Context(inputs.captions, *sides, group_size, inputs.real, fake, discriminate)
+        return Context(inputs.captions, *features, group_size, inputs.real, fake, discriminate)
 
 
 class JointGradients(NamedTuple):
@@ -180,7 +182,7 @@ def joint_gradients(model: Model, state: TrainState, inputs: Inputs) -> JointGra
     )
 
     def generator_loss(fake: Array, fake_features: Features) -> tuple[Array, Metrics]:
-        context = model.context(d_params, inputs, fake, real_features, fake_features)
+        context = model.context(d_params, inputs, fake, (real_features, fake_features))
         return weighted_sum(model.losses, "generator", context)
 
     (pixel_grads, feature_grads), g_metrics = jax.grad(generator_loss, (0, 1), has_aux=True)(
@@ -196,13 +198,12 @@ def discriminator_loss(
     model: Model, inputs: Inputs, fake: Float[Array, "b h w 3"], d_params: Any
 ) -> tuple[Float[Array, ""], Metrics]:
     """The discriminator's loss as a function of its normalized parameters."""
-    sides = (
+    features = (
         model.features(d_params, inputs, inputs.real, "real"),
         model.features(d_params, inputs, fake, "fake"),
     )
-    return weighted_sum(
-        model.losses, "discriminator", model.context(d_params, inputs, fake, *sides)
-    )
+    context = model.context(d_params, inputs, fake, features)
+    return weighted_sum(model.losses, "discriminator", context)
 
 
 def joint_metrics(

@@ -1,58 +1,97 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks between processes."""
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from xmcgan.errors import CheckpointError, UserError
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside `path` that takes its place when the block ends well.
+    """Open a temporary file beside `path` that replaces it if the block succeeds.
 
-    A reader, and whoever comes after a crash, finds the old file or the new one. Where the block
-    fails, nothing is left; what a killed process leaves, `clear_leftovers` removes.
-
-    Args:
-        path: in a folder that exists.
-
-    Yields:
-        The file, for bytes.
+    A reader, also after a crash, finds the old file or the new one. A block that raises leaves
+    nothing; what a killed process leaves, `clear_leftovers` removes.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
+        os.replace(temporary, path)
+        # The new name is on the disk only after its folder is.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as an `atomic_file`, in UTF-8."""
+    """Write a text in UTF-8, atomically."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def clear_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left of files that never appeared.
-
-    Args:
-        folder: in which nobody writes such a file now.
-        name: of the file, or a pattern.
-    """
+    """Remove temporary files of killed processes; nobody may be writing `name` (a pattern) now."""
     for leftover in folder.glob(f".{name}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, too."""
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextlib.contextmanager
+def lock_folder(
+    folder: Path, error: type[UserError], *, name: str = ".lock", wait: bool = True
+) -> Iterator[None]:
+    """Lock `folder`, created if missing, for this process.
+
+    The lock is the file `name` in it. The system releases it when its holder ends, however that
+    happens, so it cannot go stale.
+
+    Raises:
+        error: The folder cannot be written, or (`wait=False`) another process holds the lock.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / name).open("a+", encoding="utf-8")
+    except OSError as cause:
+        raise error(f"cannot write to {folder}: {cause.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise error(
+                f"{folder} is in use by process {file.read().strip() or 'unknown'}. Wait until it "
+                "ends, stop it, or use another folder."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def lock_workdir(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """Lock a workdir; a second process is refused with a CheckpointError and does not wait."""
+    return lock_folder(workdir, CheckpointError, wait=False)
+
+
+def lock_holder(folder: Path, name: str = ".lock") -> str:
+    """Return the id of the process that holds the lock of `folder`, or an empty string."""
+    path = folder / name
+    if not path.exists():
+        return ""
+    with path.open(encoding="utf-8") as file:
+        try:
+            # Shared, so that two who ask at once do not take each other for the holder.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "unknown"
+    return ""

@@ -1,4 +1,4 @@
-"""The device mesh, and how state and batches lie on it."""
+"""The device mesh, and how state and batches are sharded over it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,19 +13,17 @@ from xmcgan.errors import ConfigError
 
 _BATCH = ("data", "fsdp")  # images are spread over both axes
 # Elements below which an array is not worth gathering: biases, batch statistics, vectors.
-_SMALLEST_SHARDED = 4096
+_MIN_SHARDED_SIZE = 4096
 
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
-    """Put all devices of all processes on the axes `data` and `fsdp`.
+    """Create the (data, fsdp) mesh of `devices`, by default those of all processes.
 
     Args:
-        devices: which; all of them by default.
-        fsdp: how many neighbouring devices share one copy of the state; 1 gives each its own.
+        fsdp: Neighboring devices that share one copy of the state; 1 gives each its own.
 
     Returns:
-        A mesh whose axes are of type Auto: the compiler places what is not said. Devices stand in
-        the order of their processes, so that each process feeds one slice of every batch.
+        A mesh of axes of type Auto, in the order of the processes: each feeds one slice of a batch.
 
     Raises:
         ConfigError: `fsdp` does not divide the devices, or processes have different numbers.
@@ -43,38 +41,34 @@ def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of frozen parameters and metrics: a copy on every device."""
+    """Sharding of frozen parameters and metrics: a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of a training batch (parts, n, ...): images over devices."""
+    """Sharding of a training batch (d_steps, b, ...): images over devices."""
     return NamedSharding(mesh, PartitionSpec(None, _BATCH))
 
 
 def sample_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of a batch to sample from (b, ...): images over devices."""
+    """Sharding of a batch to sample from (b, ...): images over devices."""
     return NamedSharding(mesh, PartitionSpec(_BATCH))
 
 
 def state_sharding(mesh: Mesh, state: Any) -> Any:
-    """Return where parameters, averages and optimiser state lie: split over the `fsdp` axis.
+    """Shardings of parameters, averages and optimizer state, split over the `fsdp` axis.
 
-    The one rule: an array is split along its largest dimension that the axis divides, the last of
-    equals; a small array, or one without such a dimension, is copied to every device.
+    One rule: an array is split along its largest dimension that the axis divides, the last of
+    equals; a small array, or one without such a dimension, is replicated.
 
     Args:
-        mesh: the devices.
-        state: a tree of arrays or of their shapes.
-
-    Returns:
-        A tree of shardings.
+        state: A pytree of arrays or of their shapes.
     """
     parts = mesh.shape["fsdp"]
 
     def place(leaf: Any) -> NamedSharding:
         sizes = [(size, axis) for axis, size in enumerate(leaf.shape) if size % parts == 0]
-        if parts == 1 or not sizes or leaf.size < _SMALLEST_SHARDED:
+        if parts == 1 or not sizes or leaf.size < _MIN_SHARDED_SIZE:
             return replicated(mesh)
         _, axis = max(sizes)
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
@@ -83,7 +77,7 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Place NumPy arrays that every process holds whole on the mesh, without waiting."""
+    """Place NumPy arrays that every process holds whole on the mesh, without blocking."""
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)),
         tree,
@@ -91,14 +85,14 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def put_shares(tree: Any, sharding: NamedSharding) -> Any:
-    """Join NumPy arrays of which every process holds its share, without waiting."""
+    """Join NumPy arrays of which every process holds its share, without blocking."""
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
     )
 
 
 def fetch(array: Any) -> np.ndarray:
-    """Return an array whole, in every process; all of them must ask for it."""
+    """Return a whole array in every process; all of them must call it."""
     is_split = isinstance(array, jax.Array) and not array.is_fully_replicated
     if not is_split or array.is_fully_addressable:
         return np.asarray(array)
@@ -106,21 +100,17 @@ def fetch(array: Any) -> np.ndarray:
 
 
 def inference_batch_size(mesh: Mesh) -> int:
-    """Return how many images a frozen network takes at once.
+    """Images that a frozen network takes at once.
 
-    A CPU is fastest where the arrays of a batch stay in its caches, an accelerator where a batch
-    fills it. A single CPU device shares two images among its cores; of several each takes one.
+    A CPU is fastest if the arrays of a batch stay in its caches, an accelerator if a batch fills
+    it. A single CPU device shares two images among its cores; of several each takes one.
     """
-    if _is_cpu(mesh):
-        return max(mesh.size, 2)
-    return 64 * mesh.size
+    return max(mesh.size, 2) if _is_cpu(mesh) else 64 * mesh.size
 
 
 def sampling_batch_size(mesh: Mesh) -> int:
-    """Return how many images a generator draws at once, outside training.
-
-    CPU devices share one memory, and the generator's maps are larger than a frozen network's.
-    """
+    """Images that a generator samples at once, outside training."""
+    # CPU devices share one memory, and the generator's maps are larger than a frozen network's.
     return 16 if _is_cpu(mesh) else 16 * mesh.size
 
 

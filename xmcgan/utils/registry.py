@@ -13,10 +13,10 @@ def find(name: str, registered: Mapping[str, str], kind: str) -> Any:
     """Return the class or function behind a name.
 
     Args:
-        name: A key of `registered`, or `module:attribute` of a module that Python can import from
-            the current directory or its path.
+        name: A key of `registered`, or `module:attribute` of a module on Python's path or in the
+            current directory.
         registered: `module:attribute` by name.
-        kind: What the name stands for, for error messages: "loss", "metric", ...
+        kind: "loss", "metric", ... for error messages.
 
     Raises:
         ConfigError: Unknown name, or a module that cannot be imported or lacks the attribute.

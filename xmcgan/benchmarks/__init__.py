@@ -1,1 +1,0 @@
-"""How fast: each measure beside its literal counterpart, in one process, in turns."""
