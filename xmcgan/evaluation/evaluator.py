@@ -30,7 +30,7 @@ from xmcgan.evaluation.metrics import (
     quality_metrics,
 )
 from xmcgan.evaluation.metrics.fid import mean_and_covariance
-from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, flattered_by, get_protocol
+from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, flattered_by
 from xmcgan.evaluation.results import Weights
 from xmcgan.sampling.sampler import Sampler, draw_noise
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all, require_same
@@ -83,7 +83,8 @@ class Evaluator:
             self._open_data()
             self._metrics = self._build_metrics()
             self._open_generator()
-        parts = {name: flattered_by(self.config, get_protocol(name)) for name in options.protocols}
+        used = {metric.prefix: PROTOCOLS.get(metric.prefix) for metric in self._metrics}
+        parts = {name: flattered_by(self.config, each) for name, each in used.items() if each}
         self.flattered = {name: part for name, part in parts.items() if part}
         require_same(
             {
