@@ -83,7 +83,7 @@ def json_lines(folder: Path) -> Reader:
     def manifest(data: bytes) -> None:
         written(folder / "captions_shapes_validation_1_0.jsonl", data)
         identity = {key: MANIFEST[0][key] for key in ("data", "fingerprint", "split", "seed")}
-        found = open_manifest(folder, [], 1, **identity)
+        found = open_manifest(folder, [], 1, identity)
         assert " ".join(found.captions)
         assert found.digest
 

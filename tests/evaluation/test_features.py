@@ -8,7 +8,7 @@ import tiny_network as tiny_network_module
 
 from xmcgan.errors import EvaluationError, WeightsError
 from xmcgan.evaluation import features as features_module
-from xmcgan.evaluation.features import FeatureExtractor, Rows
+from xmcgan.evaluation.features import FeatureExtractor, Networks, Rows
 from xmcgan.evaluation.metrics.fid import frechet_distance, mean_and_covariance
 from xmcgan.evaluation.protocols import FeatureNetwork, get_protocol, preprocess
 from xmcgan.pretrained.efficientnet_lite import load_efficientnet_lite0
@@ -45,7 +45,7 @@ def lite0():
 @pytest.mark.parametrize("batch_size", [1, 5, 8, 64])
 def test_no_image_is_lost_or_doubled_in_any_batches_on_any_devices(num_devices, batch_size):
     images = pixels(23)
-    extract = FeatureExtractor(LITE0, mesh=mesh(num_devices), batch_size=batch_size)
+    extract = FeatureExtractor(LITE0, Networks(mesh(num_devices), batch_size))
     found = extract(images)
     quarters = images.reshape(23, 2, 16, 2, 16, 3).mean(axis=(2, 4)).reshape(23, 12)
     # The resize blurs a little over the borders of the quarters.
@@ -65,7 +65,7 @@ def test_devices_batches_and_order_change_a_score_by_less_than_1e_5():
     fake[:, :16] //= 2
 
     def sides(num_devices: int, batch_size: int, order: int) -> list[np.ndarray]:
-        extract = FeatureExtractor(LITE0, mesh=mesh(num_devices), batch_size=batch_size)
+        extract = FeatureExtractor(LITE0, Networks(mesh(num_devices), batch_size))
         return [extract(images[::order])["values"] for images in (real, fake)]
 
     def distance(values: list[np.ndarray]) -> float:
@@ -85,14 +85,14 @@ def test_features_are_the_network_on_the_preprocessed_image():
     images = pixels(2)
     module, params = load_efficientnet_lite0(resolve("efficientnet_lite0"))
     values, logits = jax.jit(module.apply)({"params": params}, preprocess(LITE0, images))
-    found = FeatureExtractor(LITE0, mesh=mesh(1), batch_size=2)(images)
+    found = FeatureExtractor(LITE0, Networks(mesh(1), 2))(images)
     np.testing.assert_allclose(found["values"], values, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["logits"], logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("lite0")
 def test_the_recipe_names_protocol_resize_and_weights():
-    recipe = FeatureExtractor(LITE0, mesh=mesh(1)).recipe
+    recipe = FeatureExtractor(LITE0, Networks(mesh(1))).recipe
     assert recipe["protocol"] == "fd-effnet-lite0"
     assert recipe["resize"] == "antialiased bicubic, clipped to 0..255, to 224"
     assert recipe["weights_sha256"].startswith("57934424")
@@ -133,7 +133,7 @@ def test_features_that_are_not_finite_name_the_image(bad):
 @pytest.mark.usefixtures("tiny_network")
 def test_float_images_are_refused():
     with pytest.raises(ValueError, match="uint8"):
-        FeatureExtractor(LITE0, mesh=mesh(1))(np.zeros((1, 8, 8, 3), np.float32))
+        FeatureExtractor(LITE0, Networks(mesh(1)))(np.zeros((1, 8, 8, 3), np.float32))
 
 
 def test_products_are_asked_for_at_highest_precision(monkeypatch):
@@ -145,14 +145,14 @@ def test_products_are_asked_for_at_highest_precision(monkeypatch):
 
     network = FeatureNetwork(apply, {}, FileIdentity("", False))
     monkeypatch.setattr(features_module, "load_network", lambda *_, **__: network)
-    FeatureExtractor(LITE0, mesh=mesh(1), batch_size=1)(pixels(1))
+    FeatureExtractor(LITE0, Networks(mesh(1), 1))(pixels(1))
     assert set(seen) == {"highest"}
 
 
 @pytest.mark.parametrize("name", ["fid-2015", "fid-clean", "fid-keras"])
 def test_inception_needs_a_path_of_weights(name):
     with pytest.raises(EvaluationError, match="--weights"):
-        FeatureExtractor(get_protocol(name), mesh=mesh(1))
+        FeatureExtractor(get_protocol(name), Networks(mesh(1)))
 
 
 def test_other_weights_than_the_published_ones_are_refused(tmp_path):
@@ -160,9 +160,8 @@ def test_other_weights_than_the_published_ones_are_refused(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, path)
     for name in ("fid-2015", "fid-keras", "fd-effnet-lite0"):
         with pytest.raises(WeightsError, match="--allow-unverified-weights"):
-            FeatureExtractor(get_protocol(name), weights=str(path), mesh=mesh(1))
+            FeatureExtractor(get_protocol(name), Networks(mesh(1), weights={name: str(path)}))
     (tmp_path / "other.pth").touch()
+    networks = Networks(mesh(1), weights={"fid-2015": str(tmp_path / "other.pth")})
     with pytest.raises(WeightsError, match=r"convert_weights\.py inception-2015 .*other\.pth"):
-        FeatureExtractor(
-            get_protocol("fid-2015"), weights=str(tmp_path / "other.pth"), mesh=mesh(1)
-        )
+        FeatureExtractor(get_protocol("fid-2015"), networks)

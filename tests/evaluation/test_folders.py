@@ -1,5 +1,6 @@
 """The commands compare, features and stats: their results, and that mistakes leave no file."""
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -12,8 +13,9 @@ from PIL import Image
 
 from xmcgan.errors import DataError, EvaluationError, UserError
 from xmcgan.evaluation.features import check_writable, save_npz
-from xmcgan.evaluation.folders import ImageFolder, Statistics, check_comparable
+from xmcgan.evaluation.folders import ImageFolder, Statistics, check_statistics
 from xmcgan.evaluation.metrics.fid import frechet_distance
+from xmcgan.evaluation.protocols import get_protocol
 
 EVAL = "scripts/eval_fid.py"
 LITE0 = ("--protocol", "fd-effnet-lite0")
@@ -168,7 +170,7 @@ def test_statistics_of_two_protocols_are_not_compared(run, sets, tmp_path):
     for other in (sets[1], tmp_path / "fd-effnet-lite0.npz"):
         status, output, errors = run(EVAL, "compare", tmp_path / "fid-clean.npz", other, *LITE0)
         assert (status, output) == (2, "")
-        assert "fid-clean, not by fd-effnet-lite0" in errors
+        assert "protocol: fid-clean -> fd-effnet-lite0" in errors
 
 
 def test_statistics_by_other_weights_are_not_compared(run, sets, tmp_path, monkeypatch):
@@ -197,7 +199,7 @@ def test_statistics_by_other_weights_are_not_compared(run, sets, tmp_path, monke
         ("stats BLACK --protocol fd-effnet-lite0 --out OUT", "image 2 "),
         ("compare REAL BROKEN --protocol fd-effnet-lite0", "001.png"),
         ("compare REAL REAL --protocol fd-effnet-lite0 --bootstrap 4", "at least 5 resamples"),
-        ("compare REAL OTHER --protocol fd-effnet-lite0", "mu and sigma are missing"),
+        ("compare REAL OTHER --protocol fd-effnet-lite0", "mu and sigma"),
         ("compare REAL WIDE --protocol fd-effnet-lite0", "3 dimensions"),
     ],
 )
@@ -405,12 +407,10 @@ def test_damaged_and_absent_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("entry", ["protocol", "network", "resize", "scaling", "weights_sha256"])
 def test_features_of_two_recipes_are_not_compared(entry):
-    with pytest.raises(EvaluationError, match=f"{entry}: .* -> other"):
-        check_comparable(RECIPE, RECIPE | {entry: "other"})
-
-
-def test_sets_may_differ_in_their_images():
-    check_comparable(RECIPE, RECIPE | {"images": {"num_images": 10}, "commit": "abc"})
+    protocol = dataclasses.replace(get_protocol("fid-2015"), num_features=4)
+    check_statistics(statistics(), Path("a.npz"), protocol, RECIPE | {"images": {}}, False)
+    with pytest.raises(EvaluationError, match=rf"a\.npz .*{entry}: .* -> other"):
+        check_statistics(statistics(), Path("a.npz"), protocol, RECIPE | {entry: "other"}, False)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -60,7 +60,8 @@ def test_a_signal_leaves_whole_results_and_the_next_evaluation_adds_the_rest(
     status, output = evaluate(workdir, 0)
     assert status == 0, output
     assert "added 3" in output
-    names = [set(result.scores) for result in results.read()]
+    # Placement is of objects that were found, which some of the images may lack.
+    names = [{n for n in r.scores if "placement" not in n} for r in results.read()]
     assert len(names) == 4
     assert all(each == names[0] for each in names)
     assert not [p for p in os.listdir(workdir / "evaluation") if p.endswith(".tmp")]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from xmcgan.errors import WeightsError
-from xmcgan.evaluation.features import Images
+from xmcgan.evaluation.features import Images, Networks
 from xmcgan.evaluation.folders import ImageFolder
 from xmcgan.evaluation.metrics import Context, build_metrics, quality_metrics
 from xmcgan.pretrained.weights import resolve
@@ -83,7 +83,7 @@ def test_scores_fall_with_the_strength_of_blur_noise_and_jpeg(folder):
             scores |= built.metric.compute(real, extract(fake))
         return scores
 
-    context = Context(make_mesh())
+    context = Context(Networks(make_mesh()))
     extract = context.features(protocol)
     real, clean_images = extract(images("train")), images("dev")
     clean = scores_of(clean_images, resamples=20)

@@ -294,3 +294,51 @@ def test_the_command_scores_and_reports(run, workdir):
     status, output, _ = run("scripts/eval_fid.py", "report", "--workdir", workdir)
     assert status == 0
     assert "fd-effnet-lite2/fd" in output
+
+
+OWN_METRIC = """
+from xmcgan.utils.statistics import Score
+
+class Darkness:
+    paired = True
+
+    def __init__(self, white=255):
+        self.white = white
+
+    def extract(self, images, captions):
+        assert len(images) == len(captions)
+        return {"dark": 1 - images.mean(axis=(1, 2, 3)) / self.white}
+
+    def compute(self, real, fake):
+        assert real["dark"].shape == fake["dark"].shape
+        return {"error": Score(float(abs(real["dark"] - fake["dark"]).mean()))}
+"""
+
+
+@pytest.mark.parametrize("how", ["flag", "config"])
+def test_a_metric_is_one_file_and_one_line(run, workdir, monkeypatch, how):
+    monkeypatch.chdir(workdir)
+    (workdir / "own_darkness.py").write_text(OWN_METRIC)
+    flags = ["--workdir", workdir, "--num-samples", 10, "--use", "ema", "--bootstrap", 0]
+    flags += ["--cache-dir", workdir.parent / "cache", "--step", 6]
+    if how == "flag":
+        flags += ["--metrics", "fid,own_darkness:Darkness"]
+    else:
+        config = json.loads((workdir / "config.json").read_text())
+        config["evaluation"] = {
+            "fid": {"type": "fid", "protocol": "fd-effnet-lite0"},
+            "dark": {"type": "own_darkness:Darkness", "white": 510},
+        }
+        (workdir / "config.json").write_text(json.dumps(config))
+    assert run("scripts/eval_fid.py", *flags)[0] == 0
+    (result,) = read(workdir)
+    own = {"flag": "darkness/error", "config": "dark/error"}[how]
+    assert own in result.scores
+    if how == "flag":
+        assert next(iter(result.scores)) == "fd-effnet-lite2/fd", "it tells the best checkpoint"
+    recipe = ResultFile(workdir / "evaluation").read_recipe(result.recipe)
+    (settings,) = recipe["measures"][own.partition("/")[0]]["metrics"]
+    assert settings["type"] == "own_darkness:Darkness"
+    if how == "config":
+        assert settings["white"] == 510
+        assert set(result.scores) == {"fd-effnet-lite0/fd", own}

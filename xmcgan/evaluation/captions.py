@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,32 +113,23 @@ def find_other_images(source: Source, choices: Sequence[CaptionChoice]) -> list[
 
 
 def open_manifest(
-    directory: Path,
-    source: Source,
-    num: int | None,
-    *,
-    data: str,
-    fingerprint: str,
-    split: str,
-    seed: int,
+    directory: Path, source: Source, num: int | None, identity: Mapping[str, Any]
 ) -> CaptionManifest:
     """Read the manifest of a choice, or choose and write it; of several processes the first writes.
 
     Args:
         num: Captions; None: 30,000, or all distinct ones if there are fewer.
-        fingerprint: Of the prepared data.
+        identity: `data`, the `fingerprint` of the prepared data, `split` and `seed`.
 
     Raises:
         EvaluationError: The split has too few captions; or the file was changed, belongs to other
             data, or names a caption twice.
     """
-    identity = {"data": data, "fingerprint": fingerprint, "split": split, "seed": seed}
+    data, split, seed = (identity[key] for key in ("data", "split", "seed"))
     label = "most" if num is None else num
     path = directory / f"captions_{data.replace('/', '_')}_{split}_{label}_{seed}.jsonl"
     if path.exists():
-        manifest = read_manifest(path)
-        _check(manifest, identity if num is None else {**identity, "num": num}, path)
-        return manifest
+        return read_manifest(path, {**identity, **({} if num is None else {"num": num})})
     choices = choose_captions(source, num or MOST_CAPTIONS, seed)
     if num is not None and len(choices) < num:
         raise EvaluationError(
@@ -152,26 +143,20 @@ def open_manifest(
     return manifest
 
 
-def read_manifest(path: Path) -> CaptionManifest:
-    """Read a manifest; raises EvaluationError if the file is not one."""
+def read_manifest(path: Path, wanted: Mapping[str, Any]) -> CaptionManifest:
+    """Read a manifest; raises EvaluationError if it is damaged or its header is not as wanted."""
     try:
-        header, *lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        choices = tuple(CaptionChoice(**json.loads(line)) for line in lines)
+        header, *lines = map(json.loads, path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+        choices = tuple(CaptionChoice(**line) for line in lines)
         texts = (text for c in choices for text in (c.name, c.image_id, c.caption))
-        manifest = CaptionManifest(json.loads(header), choices)
         if (
-            not isinstance(manifest.header, dict)
+            not isinstance(header, dict)
             or not all(type(choice.example) is int for choice in choices)
             or not all(isinstance(text, str) for text in texts)
         ):
             raise TypeError("a field is of another type")
-        return manifest
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise EvaluationError(f"{path} is not a manifest of captions: {error}") from None
-
-
-def _check(manifest: CaptionManifest, wanted: dict[str, Any], path: Path) -> None:
-    header, choices = manifest.header, manifest.choices
     faults = fingerprint_differences({name: header.get(name) for name in wanted}, wanted)
     if len(choices) != header.get("num"):
         faults.append(f"{len(choices)} captions where {header.get('num')} are expected")
@@ -182,3 +167,4 @@ def _check(manifest: CaptionManifest, wanted: dict[str, Any], path: Path) -> Non
             f"{path} does not fit: {'; '.join(faults)}. Scores made with it would not compare; "
             "move the file away to choose captions anew"
         )
+    return CaptionManifest(header, choices)

@@ -20,7 +20,7 @@ from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.captions import find_other_images, open_manifest
-from xmcgan.evaluation.features import Images, Rows, read_npz, save_npz
+from xmcgan.evaluation.features import Images, Networks, Rows, read_npz, save_npz
 from xmcgan.evaluation.metrics import (
     METRICS,
     NUM_DISTRACTORS,
@@ -30,7 +30,7 @@ from xmcgan.evaluation.metrics import (
     quality_metrics,
 )
 from xmcgan.evaluation.metrics.fid import mean_and_covariance
-from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, flattered_by, get_protocol
+from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, flattered_by
 from xmcgan.evaluation.results import Weights
 from xmcgan.sampling.sampler import Sampler, draw_noise
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all, require_same
@@ -44,56 +44,33 @@ NUM_VARIED = 64  # captions that get several samples each, if a metric compares 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What an evaluation measures and how.
-
-    Attributes:
-        protocols: Names of feature protocols; the first score of the first one tells which
-            checkpoint is best.
-        metrics: Names of `METRICS` or of config.evaluation, "quality", or `module:Class`; None:
-            those of config.evaluation, or else all that there are enough real images for.
-        network_weights: Path of a protocol's network, by the protocol's name.
-        clip_weights: Path of CLIP ViT-B/32 for CLIPScore and R-precision; None leaves them out.
-        cmmd_weights: Path of CLIP ViT-L/14 at 336 pixels for CMMD; None leaves it out.
-        num_samples: Images; None: 30,000, or one per distinct caption if there are fewer.
-        split: Of captions and real images; empty: held-out images.
-        seed: Of captions, noise and bootstrap.
-        resamples: Of the bootstrap; 0 gives no intervals.
-        batch_size: Images at once; None fits the devices.
-        cache_dir: Of captions and of what is extracted from real images; None:
-            `DATA_DIR/evaluation`.
-        allow_unverified: Accept weights that are not the published files.
-    """
+    """What an evaluation measures and how."""
 
     protocols: Sequence[str] = (DEFAULT_PROTOCOL,)
+    # Names of METRICS or config.evaluation, "quality", or module:Class; the first one's first score
+    # tells which checkpoint is best. None: config.evaluation, or else all that are possible.
     metrics: Sequence[str] | None = None
-    network_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    clip_weights: str | None = None
-    cmmd_weights: str | None = None
-    num_samples: int | None = None
-    split: str = ""
+    network_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by protocol
+    clip_weights: str | None = None  # CLIP ViT-B/32: CLIPScore and R-precision
+    cmmd_weights: str | None = None  # CLIP ViT-L/14 at 336 pixels: CMMD
+    num_samples: int | None = None  # None: 30,000, or one per distinct caption if there are fewer
+    split: str = ""  # of captions and real images; empty: held-out images
     weights: Sequence[Weights] = ("ema", "raw")
-    seed: int = 0
-    resamples: int = 50
-    batch_size: int | None = None
-    cache_dir: Path | None = None
-    allow_unverified: bool = False
+    seed: int = 0  # of captions, noise and bootstrap
+    resamples: int = 50  # of the bootstrap; 0 gives no intervals
+    batch_size: int | None = None  # images at once; None fits the devices
+    cache_dir: Path | None = None  # of captions and references; None: DATA_DIR/evaluation
+    allow_unverified: bool = False  # accept weights that are not the published files
 
 
 class Evaluator:
     """Scores of generators on fixed captions and noise against real images.
 
-    All processes sample and extract, each on its devices; process 0 scores.
-
-    Args:
-        workdir: Training run or model folder; its config says what is sampled.
+    All processes sample and extract, each on its devices; process 0 scores. Anything that would
+    keep it from giving a score is raised before an image is sampled.
 
     Attributes:
-        config: Training config.
-        manifest: The captions.
         flattered: By protocol, which part of training used its network; absent if none did.
-
-    Raises:
-        UserError: Anything that would keep it from giving a score, before an image is sampled.
     """
 
     def __init__(self, workdir: Path, options: Options) -> None:
@@ -106,7 +83,8 @@ class Evaluator:
             self._open_data()
             self._metrics = self._build_metrics()
             self._open_generator()
-        parts = {name: flattered_by(self.config, get_protocol(name)) for name in options.protocols}
+        used = {metric.prefix: PROTOCOLS.get(metric.prefix) for metric in self._metrics}
+        parts = {name: flattered_by(self.config, each) for name, each in used.items() if each}
         self.flattered = {name: part for name, part in parts.items() if part}
         require_same(
             {
@@ -135,25 +113,18 @@ class Evaluator:
         self._source = data_set.load(split)
         self._real = self._source.one_per_image()  # examples
         self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
-        self.manifest = open_manifest(
-            self._cache_dir,
-            self._source,
-            options.num_samples,
-            data=name,
-            fingerprint=self._source.fingerprint(),
-            split=split,
-            seed=options.seed,
-        )
+        fingerprint = self._source.fingerprint()
+        identity = {"data": name, "fingerprint": fingerprint, "split": split, "seed": options.seed}
+        self.manifest = open_manifest(self._cache_dir, self._source, options.num_samples, identity)
 
     def _build_metrics(self) -> list[BuiltMetric]:
         options, choices = self._options, self.manifest.choices
         context = Context(
-            self.mesh,
+            Networks(
+                self.mesh, options.batch_size, options.allow_unverified, options.network_weights
+            ),
             seed=options.seed,
             resamples=options.resamples,
-            batch_size=options.batch_size,
-            allow_unverified=options.allow_unverified,
-            network_weights=options.network_weights,
             image_size=self.config.image_size,
             cache_dir=self._cache_dir,
             num_real=len(self._real),
@@ -208,15 +179,7 @@ class Evaluator:
         }
 
     def score(self, variables: Any, title: str) -> dict[str, Score]:
-        """Scores of a generator, by names such as "fd-effnet-lite2/fd"; in process 0 alone.
-
-        Args:
-            variables: Of the generator, see `load_generator`.
-            title: Of the progress bar.
-
-        Raises:
-            EvaluationError: An image has no finite features.
-        """
+        """Scores of a generator by names such as "fd-effnet-lite2/fd"; in process 0 alone."""
         self.extract_references()
         fake = self._extract_samples(variables, self._z[0], self._metrics, title)
         repeated = [m for m in self._metrics if m.samples_per_caption > 1]
@@ -233,9 +196,10 @@ class Evaluator:
                 real = self._references[metric.extraction, metric.paired]
                 for name, score in metric.metric.compute(real, arrays).items():
                     flattered = metric.prefix in self.flattered
-                    scores[f"{metric.prefix}/{name}"] = dataclasses.replace(
-                        score, flattered=flattered
-                    )
+                    score = dataclasses.replace(score, flattered=flattered)
+                    scores[f"{metric.prefix}/{name}"] = score
+            if not scores:
+                raise EvaluationError("the metrics gave no score")
             return scores
 
     def _extract_samples(
@@ -264,11 +228,7 @@ class Evaluator:
                 self._references[key] = self._reference(metric)
 
     def _reference(self, metric: BuiltMetric) -> dict[str, np.ndarray]:
-        """What a metric extracts from the real images; of processes 0 alone if it is cached.
-
-        The file of a protocol also holds mean and covariance of the features, so that
-        `eval_fid.py compare` reads it.
-        """
+        """What a metric extracts from the real images; in process 0 alone if it is cached."""
         header = self.manifest.header
         if metric.paired:
             examples = [choice.example for choice in self.manifest.choices]
@@ -377,7 +337,7 @@ def _write_reference(
     path: Path, recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> None:
     stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
-    if "protocol" in recipe:
+    if "protocol" in recipe:  # so that `eval_fid.py compare` reads the file
         mu, sigma = mean_and_covariance(arrays["values"])
         stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
     path.parent.mkdir(parents=True, exist_ok=True)

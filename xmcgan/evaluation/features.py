@@ -1,5 +1,6 @@
 """From images to the arrays that metrics compare: networks over all devices, checks, .npz files."""
 
+import dataclasses
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -22,28 +23,22 @@ Images = UInt8[np.ndarray, "n h w 3"]
 Arrays = Mapping[str, np.ndarray]  # the first axis of each array is the images
 
 
+@dataclasses.dataclass
+class Networks:
+    """How frozen networks run."""
+
+    mesh: Mesh
+    batch_size: int | None = None  # rounded up to a multiple of the devices; None fits them
+    allow_unverified: bool = False  # accept weights that are not the published files
+    weights: Mapping[str, str] = dataclasses.field(default_factory=dict)  # paths, by protocol
+
+
 class FeatureExtractor:
-    """Network of a protocol in float32 at highest precision, the same on any number of devices.
+    """Network of a protocol in float32 at highest precision, the same on any number of devices."""
 
-    Args:
-        weights: Path of the network's weights; None: the protocol's own.
-        batch_size: Images at once, rounded up to a multiple of the devices; None fits the devices.
-        allow_unverified: Accept weights that are not the published file.
-
-    Attributes:
-        recipe: How features are made: names, and the digest of the weights.
-    """
-
-    def __init__(
-        self,
-        protocol: FeatureProtocol,
-        *,
-        weights: str | None = None,
-        mesh: Mesh,
-        batch_size: int | None = None,
-        allow_unverified: bool = False,
-    ) -> None:
-        network = load_network(protocol, weights, allow_unverified=allow_unverified)
+    def __init__(self, protocol: FeatureProtocol, networks: Networks) -> None:
+        weights = networks.weights.get(protocol.name)
+        network = load_network(protocol, weights, allow_unverified=networks.allow_unverified)
         self.protocol = protocol
         self.recipe: dict[str, Any] = {
             "protocol": protocol.name,
@@ -59,37 +54,32 @@ class FeatureExtractor:
             features, logits = network.apply(params, preprocess(protocol, images))
             return {"values": features.astype(jnp.float32), "logits": logits.astype(jnp.float32)}
 
-        params = put(network.params, replicated(mesh))
-        self._run = BatchRunner(extract, params, mesh, batch_size)
+        params = put(network.params, replicated(networks.mesh))
+        self._run = BatchRunner(extract, params, networks)
         self.batch_size = self._run.batch_size
 
     def __call__(self, images: Images) -> dict[str, np.ndarray]:
         """Features `values` (n, d) and class logits `logits` (n, k)."""
-        return self._run(_checked_images(images))
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images are not uint8 (n, h, w, 3): {images.dtype} {images.shape}")
+        return self._run(images)
 
 
 class BatchRunner:
-    """Function (params, batch) -> arrays over all devices, for any number of rows.
-
-    Args:
-        params: Replicated on the devices.
-        batch_size: Rows at once, rounded up to a multiple of the devices; None fits the devices.
-    """
+    """Function (params, batch) -> arrays, over all devices and for any number of rows."""
 
     def __init__(
-        self,
-        function: Callable[[Any, Array], Any],
-        params: Any,
-        mesh: Mesh,
-        batch_size: int | None = None,
+        self, function: Callable[[Any, Array], Any], params: Any, networks: Networks
     ) -> None:
         def precise(params: Any, batch: Array) -> Any:
             with jax.default_matmul_precision("highest"):
                 return function(params, batch)
 
+        mesh = networks.mesh
         self._function = jax.jit(precise, out_shardings=sample_sharding(mesh))
         self._params, self._mesh = params, mesh
-        self.batch_size = -(-(batch_size or inference_batch_size(mesh)) // mesh.size) * mesh.size
+        size = networks.batch_size or inference_batch_size(mesh)
+        self.batch_size = -(-size // mesh.size) * mesh.size
 
     def __call__(self, rows: np.ndarray) -> Any:
         """Outputs for all rows, as NumPy arrays."""
@@ -108,12 +98,6 @@ class BatchRunner:
 
 def _fetch(outputs: Any, count: int) -> Any:
     return jax.tree.map(lambda x: fetch(x)[:count], outputs)
-
-
-def _checked_images(images: np.ndarray) -> Images:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"images must be uint8 (n, h, w, 3), not {images.dtype} {images.shape}")
-    return images
 
 
 class Rows:

@@ -3,15 +3,13 @@
 All processes read all images and share the network's work; process 0 scores and writes.
 """
 
-import collections
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,14 @@ from tqdm import tqdm
 from xmcgan.data.archives import IMAGE_SUFFIXES, ImageStore
 from xmcgan.data.images import Resize, decode_image, resize_image
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.features import FeatureExtractor, Rows, check_writable, read_npz, save_npz
+from xmcgan.evaluation.features import (
+    FeatureExtractor,
+    Networks,
+    Rows,
+    check_writable,
+    read_npz,
+    save_npz,
+)
 from xmcgan.evaluation.metrics import Context, build_metrics, quality_metrics
 from xmcgan.evaluation.metrics.fid import frechet_score, mean_and_covariance
 from xmcgan.evaluation.protocols import FeatureProtocol
@@ -39,25 +44,16 @@ _COMPARED = ("protocol", "network", "resize", "scaling", "weights_sha256")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How images become features.
-
-    Attributes:
-        weights: Path of the network's weights; None: the protocol's own.
-        allow_unverified: Accept weights that are not the published file.
-        image_size: Side in pixels to which images are brought first; None: as stored.
-        num_samples: Images of each set, at random; None: all.
-        seed: Of that choice and of the bootstrap.
-        batch_size: Images that go through the network at once; None fits the devices.
-    """
+    """How images become features."""
 
     protocol: FeatureProtocol
-    weights: str | None = None
-    allow_unverified: bool = False
-    image_size: int | None = None
+    weights: str | None = None  # path of the network's; None: the protocol's own
+    allow_unverified: bool = False  # accept weights that are not the published file
+    image_size: int | None = None  # side in pixels to bring images to first; None: as stored
     resize: Resize = "crop"
-    num_samples: int | None = None
-    seed: int = 0
-    batch_size: int | None = None
+    num_samples: int | None = None  # images of each set, at random; None: all
+    seed: int = 0  # of that choice and of the bootstrap
+    batch_size: int | None = None  # images at once; None fits the devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +78,17 @@ class Statistics:
             EvaluationError: The file is missing, damaged, holds other things, or is not finite.
         """
         arrays = read_npz(path)
-        absent = [name for name in ("mu", "sigma") if name not in arrays]
-        if absent:
+        if missing := {"mu", "sigma"} - arrays.keys():
             raise EvaluationError(
-                f"{path} holds no statistics: {' and '.join(absent)} are missing (it has: "
+                f"{path} holds no statistics: {' and '.join(sorted(missing))} missing (it has: "
                 f"{', '.join(arrays) or 'nothing'}); make it with eval_fid.py stats"
             )
         mu, sigma = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
-        if mu.ndim != 1 or sigma.shape != mu.shape * 2:
+        if mu.ndim != 1 or sigma.shape != mu.shape * 2 or not np.isfinite(mu.sum() + sigma.sum()):
             raise EvaluationError(
-                f"{path}: mu {mu.shape} and sigma {sigma.shape} do not fit together"
+                f"{path}: mu {mu.shape} and sigma {sigma.shape} do not fit together, or are not "
+                "finite"
             )
-        if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-            raise EvaluationError(f"{path}: mu or sigma is not finite")
         try:
             recipe = json.loads(str(arrays["recipe"])) if "recipe" in arrays else {}
             n = int(arrays["n"]) if "n" in arrays else None
@@ -108,13 +102,7 @@ class ImageFolder:
 
     Args:
         image_size: Side in pixels to which images are resized; None: as they are.
-        resize: "crop" (central square) or "squash" (both sides scaled).
-        names: Which images; None: all.
-        chosen: How these were chosen.
-
-    Raises:
-        EvaluationError: There are no images.
-        DataError: There is no such place, a name occurs twice, or the zip is damaged.
+        names: Which images, `chosen` how; None: all.
     """
 
     def __init__(
@@ -149,29 +137,17 @@ class ImageFolder:
     def batches(
         self, batch_size: int = _READ_BATCH, workers: int | None = None
     ) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
-        """Yield all images; files are read and decoded by threads, a batch ahead.
-
-        Raises:
-            DataError: An image cannot be read.
-            EvaluationError: An image has another size than the first.
-        """
-        pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, _MAX_WORKERS))
-        names = iter(self.names)
-        ahead: collections.deque[Future[np.ndarray]] = collections.deque()
-        shape, done = None, 0
-        try:
-            while True:
-                more = itertools.islice(names, 2 * batch_size - len(ahead))
-                ahead.extend(pool.submit(self._pixels, name) for name in more)
-                if not ahead:
-                    return
-                images = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
-                shape = shape or images[0].shape
-                self._check_shapes(images, shape, done)
-                done += len(images)
+        """Yield all images; files are read and decoded by threads, a batch ahead."""
+        starts = range(0, len(self), batch_size)
+        chunks = [self.names[start : start + batch_size] for start in starts]
+        shape = self._pixels(self.names[0]).shape
+        with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, _MAX_WORKERS)) as pool:
+            ahead = pool.map(self._pixels, chunks[0])
+            for names, following in zip(chunks, [*chunks[1:], []], strict=True):
+                images = list(ahead)
+                ahead = pool.map(self._pixels, following)
+                self._check_shapes(names, images, shape)
                 yield np.stack(images)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def recipe(self) -> dict[str, Any]:
         """Which images these are and how pixels are made of them, as JSON values."""
@@ -206,32 +182,29 @@ class ImageFolder:
             return resize_image(image, self._image_size, self._resize)
         return np.asarray(image)
 
-    def _check_shapes(self, images: list[np.ndarray], shape: tuple[int, ...], start: int) -> None:
-        for index, image in enumerate(images, start=start):
+    def _check_shapes(
+        self, names: Sequence[str], images: Sequence[np.ndarray], shape: tuple[int, ...]
+    ) -> None:
+        for name, image in zip(names, images, strict=True):
             if image.shape != shape:
                 raise EvaluationError(
                     f"{self.path} has images of several sizes: {self.names[0]} is "
-                    f"{shape[1]} x {shape[0]}, {self.names[index]} is "
-                    f"{image.shape[1]} x {image.shape[0]}; resize them with --image-size"
+                    f"{shape[1]} x {shape[0]}, {name} is {image.shape[1]} x {image.shape[0]}; "
+                    "resize them with --image-size"
                 )
 
 
 def compare(
     real: Path, fake: Path, options: Options, *, resamples: int, allow_foreign: bool = False
 ) -> tuple[dict[str, Score], dict[str, Any]]:
-    """Score one set of images against another.
+    """Score one set of images, a directory or zip or .npz statistics, against a reference.
 
     Args:
-        real: Directory or zip of images, or .npz statistics: the reference.
-        fake: The same of the images to score.
         allow_foreign: Accept statistics that do not say how they were made.
 
     Returns:
         The scores (of two sets of images all, of statistics the Frechet distance alone), and
         their recipe as JSON values; nothing in processes other than the first.
-
-    Raises:
-        UserError: The sets cannot be read or compared, or weights are missing; nothing is scored.
     """
     with raise_on_all():
         check_resamples(resamples)
@@ -242,7 +215,7 @@ def compare(
         recipe = dict(extractor.recipe) if extractor else {}
         for path, side in zip((real, fake), sides, strict=True):
             if isinstance(side, Statistics):
-                _check_statistics(side, path, options.protocol, recipe, allow_foreign)
+                check_statistics(side, path, options.protocol, recipe, allow_foreign)
                 known = (*_COMPARED, "weights_verified")
                 recipe = recipe or {key: side.recipe.get(key) for key in known}
     arrays = [
@@ -269,18 +242,13 @@ def compare(
 
 
 def write_features(images: Path, out: Path, options: Options) -> int:
-    """Write names, features and logits of images to a .npz, in the order of names.
-
-    Returns:
-        The number of images.
-    """
+    """Write names, features and logits of images to a .npz; return the number of images."""
     folder, extractor = _open_to_write(images, out, options)
     arrays = _extract(extractor, folder, options)
     with raise_on_all():
         if is_host0():
-            names = np.array(folder.names)
-            features, logits = arrays["values"], arrays["logits"]
-            save_npz(out, {"names": names, "features": features, "logits": logits})
+            named = {"names": np.array(folder.names), "features": arrays["values"]}
+            save_npz(out, named | {"logits": arrays["logits"]})
     return len(folder)
 
 
@@ -292,7 +260,7 @@ def write_statistics(images: Path, out: Path, options: Options) -> Statistics:
         recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
         statistics = Statistics(*mean_and_covariance(arrays["values"]), len(folder), recipe)
         if is_host0():
-            _warn_of_few(len(folder), options.protocol, str(images))
+            _warn([folder.recipe()], options.protocol)
             statistics.save(out)
     return statistics
 
@@ -319,14 +287,9 @@ def _open_to_write(
 
 
 def _context(options: Options, resamples: int = 0) -> Context:
-    return Context(
-        make_mesh(),
-        seed=options.seed,
-        resamples=resamples,
-        batch_size=options.batch_size,
-        allow_unverified=options.allow_unverified,
-        network_weights={options.protocol.name: options.weights} if options.weights else {},
-    )
+    weights = {options.protocol.name: options.weights} if options.weights else {}
+    networks = Networks(make_mesh(), options.batch_size, options.allow_unverified, weights)
+    return Context(networks, seed=options.seed, resamples=resamples)
 
 
 def _extract(
@@ -358,41 +321,29 @@ def _extract(
     return rows.joined(len(folder))
 
 
-def _check_statistics(
+def check_statistics(
     statistics: Statistics,
     path: Path,
     protocol: FeatureProtocol,
     recipe: Mapping[str, Any],
     allow_foreign: bool,
 ) -> None:
-    """Raise EvaluationError for another protocol than asked for, or another recipe."""
+    """Raise EvaluationError if features of statistics do not live in the space of a recipe."""
     if statistics.mu.size != protocol.num_features:
         raise EvaluationError(
             f"{path} has {statistics.mu.size} dimensions where {protocol.name} has "
             f"{protocol.num_features}: it is of another network"
         )
-    if not statistics.recipe:
-        if not allow_foreign:
-            raise EvaluationError(
-                f"{path} does not say how it was made: if you know that it was by {protocol.name} "
-                "and with the same weights, pass --allow-foreign-statistics"
-            )
-        return
-    if statistics.recipe.get("protocol") != protocol.name:
+    if not statistics.recipe and not allow_foreign:
         raise EvaluationError(
-            f"{path} was made by the protocol {statistics.recipe.get('protocol')}, not by "
-            f"{protocol.name}: scores of two protocols cannot be compared"
+            f"{path} does not say how it was made: if you know that it was by {protocol.name} "
+            "and with the same weights, pass --allow-foreign-statistics"
         )
-    if recipe:
-        check_comparable(statistics.recipe, recipe)
-
-
-def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """Raise EvaluationError if features of two recipes do not live in the same space."""
-    compared = [{name: recipe.get(name) for name in _COMPARED} for recipe in (a, b)]
-    if differing := fingerprint_differences(*compared):
+    wanted = {key: recipe[key] for key in _COMPARED if key in recipe} or {"protocol": protocol.name}
+    stored = {key: statistics.recipe.get(key) for key in wanted}
+    if statistics.recipe and (differing := fingerprint_differences(stored, wanted)):
         raise EvaluationError(
-            f"features that were made differently cannot be compared ({'; '.join(differing)})"
+            f"{path} was made differently and cannot be compared ({'; '.join(differing)})"
         )
 
 
@@ -404,18 +355,15 @@ def _describe(side: ImageFolder | Statistics, path: Path) -> dict[str, Any]:
 
 def _warn(described: Sequence[Mapping[str, Any]], protocol: FeatureProtocol) -> None:
     for each in described:
-        _warn_of_few(each["num_images"], protocol, each.get("statistics") or each["source"])
+        num, name = each["num_images"], each.get("statistics") or each["source"]
+        if num is not None and num <= protocol.num_features:
+            print(
+                f"warning: {name}: {num} images are no more than the {protocol.num_features} "
+                f"dimensions of a feature; the {protocol.label} is biased upwards and comparable "
+                "at this number only",
+                file=sys.stderr,
+            )
     sizes = [each["image_size"] for each in described if "image_size" in each]
     if len(sizes) == 2 and sizes[0] != sizes[1]:
         message = f"images of {sizes[0]} are compared with images of {sizes[1]} pixels"
         print(f"warning: {message}", file=sys.stderr)
-
-
-def _warn_of_few(num: int | None, protocol: FeatureProtocol, name: str) -> None:
-    if num is not None and num <= protocol.num_features:
-        print(
-            f"warning: {name}: {num} images are no more than the {protocol.num_features} "
-            f"dimensions of a feature; the {protocol.label} is biased upwards and comparable at "
-            "this number only",
-            file=sys.stderr,
-        )

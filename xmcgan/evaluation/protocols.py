@@ -193,15 +193,10 @@ _PUBLISHED: dict[str, str] = {
 def load_network(
     protocol: FeatureProtocol, weights: str | None = None, *, allow_unverified: bool = False
 ) -> FeatureNetwork:
-    """Load the network of a protocol, after checking which file of weights it is.
+    """Load the network of a protocol from the published file, or another if that is allowed.
 
     Args:
         weights: File, or the directory that holds it; None: the protocol's own.
-        allow_unverified: Accept another file than the published one.
-
-    Raises:
-        EvaluationError: The protocol has no weights of its own, and none were given.
-        WeightsError: The file is missing, not the published one, damaged or of another network.
     """
     weights = weights or protocol.default_weights
     if weights is None:

@@ -63,11 +63,7 @@ class ResultFile:
         self._directory, self._path = directory, directory / "results.jsonl"
 
     def read(self) -> list[Result]:
-        """All whole results, in the order in which they were finished.
-
-        Raises:
-            EvaluationError: A line that ends is no result.
-        """
+        """All whole results, in the order in which they were finished."""
         if not self._path.exists():
             return []
         results = []
@@ -155,9 +151,6 @@ def write_report(workdir: Path) -> str:
     """Write the report of a workdir's evaluations; return the table and where the files are.
 
     Only the results of the recipe that was used last are shown; others would not compare.
-
-    Raises:
-        EvaluationError: There are no results.
     """
     directory = workdir / "evaluation"
     file = ResultFile(directory)
@@ -247,14 +240,13 @@ def _plot(axis: Axes, results: Sequence[Result], name: str) -> None:
         ]
         if not points:
             continue
-        steps = [step for step, _ in points]
-        values = [score.value for _, score in points]
+        steps, scores = zip(*points, strict=True)
+        values = [score.value for score in scores]
         axis.plot(steps, values, "o-", color=color, markersize=3, label=_LABELS[weights])
-        known = [(step, s.low, s.high) for step, s in points if s.low is not None]
-        if known:
-            at, low, high = zip(*known, strict=True)
-            axis.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
-            axis.vlines(at, low, high, color=color, alpha=0.4, linewidth=1)
+        if all(score.low is not None for score in scores):
+            low, high = [s.low for s in scores], [s.high for s in scores]
+            axis.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
+            axis.vlines(steps, low, high, color=color, alpha=0.4, linewidth=1)
     for suffix, label in REFERENCES.items():
         reference = [r.scores[name + suffix].value for r in results if name + suffix in r.scores]
         if reference:
@@ -274,10 +266,7 @@ def number(value: float) -> str:
 
 def score_json(scores: Mapping[str, Score], recipe: Mapping[str, Any]) -> str:
     """Scores of a comparison of folders and their recipe, as one JSON object."""
-    fields = ("value", "low", "high", "better", "note")
-    named = {
-        name: {field: getattr(score, field) for field in fields} for name, score in scores.items()
-    }
+    named = {name: vars(score) for name, score in scores.items()}
     return json.dumps({"scores": named, "recipe": dict(recipe)}, indent=2, allow_nan=False)
 
 

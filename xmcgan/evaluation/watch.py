@@ -29,11 +29,7 @@ _PENDING, _BEST = "evaluation", "best"  # reasons of pins
 
 
 class EvaluationJob:
-    """Evaluation of the checkpoints of one workdir, whose training may still run.
-
-    Raises:
-        UserError: Anything that would keep it from giving a score, before it samples an image.
-    """
+    """Evaluation of the checkpoints of one workdir, whose training may still run."""
 
     def __init__(self, workdir: Path, options: Options) -> None:
         self._workdir, self._weights = workdir, options.weights
@@ -50,10 +46,6 @@ class EvaluationJob:
         Args:
             steps: Checkpoints; None takes all that are there.
             watch: Wait for more, until the run's last step has been evaluated.
-
-        Raises:
-            CheckpointError: A step that was asked for is not there, or is damaged; another process
-                evaluates this workdir.
         """
         with contextlib.ExitStack() as held:
             with raise_on_all():
@@ -162,14 +154,11 @@ class EvaluationJob:
     def _print(self, result: Result, primary: str) -> None:
         prefix = primary.partition("/")[0]
         shown = dict.fromkeys([primary, *(f"{prefix}/{name}" for name in RETRIEVALS)])
-        values = [
-            f"{name.partition('/')[2]} {result.scores[name].value:.4g}"
-            for name in shown
-            if name in result.scores
-        ]
+        found = {name: result.scores[name] for name in shown if name in result.scores}
+        values = [f"{name.partition('/')[2]} {score.value:.4g}" for name, score in found.items()]
+        flattered = "  (flattered)" if found[primary].flattered else ""
         tqdm.write(
-            f"step {result.step:>7,} ({result.weights})  {prefix}: {'  '.join(values)}"
-            f"{'  (flattered)' if result.scores[primary].flattered else ''}  "
+            f"step {result.step:>7,} ({result.weights})  {prefix}: {'  '.join(values)}{flattered}  "
             f"({result.seconds:.0f} s)"
         )
         ratio = result.scores.get(f"{prefix}/diversity_ratio")

@@ -9,6 +9,7 @@ import tiny_clip
 from PIL import Image
 
 from xmcgan.errors import EvaluationError, WeightsError
+from xmcgan.evaluation.features import Networks
 from xmcgan.evaluation.metrics.clip_alignment import (
     ClipExtractor,
     alignment_scores,
@@ -194,7 +195,7 @@ def extractor(directory) -> ClipExtractor:
 
 def make_extractor(directory: Path, devices: int, batch_size: int) -> ClipExtractor:
     mesh = make_mesh(jax.devices()[:devices])
-    return ClipExtractor(directory, mesh=mesh, batch_size=batch_size, allow_unverified=True)
+    return ClipExtractor(directory, Networks(mesh, batch_size, allow_unverified=True))
 
 
 def pillow(image: np.ndarray, size: int) -> np.ndarray:
@@ -251,4 +252,4 @@ def test_recipe_names_network_and_weights(directory, extractor):
 
 def test_unverified_weights_need_permission(directory):
     with pytest.raises(WeightsError, match="--allow-unverified-weights"):
-        ClipExtractor(directory, mesh=make_mesh(jax.devices()[:1]))
+        ClipExtractor(directory, Networks(make_mesh(jax.devices()[:1])))

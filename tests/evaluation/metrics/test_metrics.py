@@ -10,7 +10,7 @@ import tiny_network
 
 from xmcgan.errors import ConfigError, EvaluationError
 from xmcgan.evaluation import features as features_module
-from xmcgan.evaluation.features import FeatureExtractor
+from xmcgan.evaluation.features import FeatureExtractor, Networks
 from xmcgan.evaluation.metrics import METRICS, Context, build_metrics, quality_metrics
 from xmcgan.utils import registry
 from xmcgan.utils.mesh import make_mesh
@@ -127,7 +127,7 @@ def test_features_of_two_networks_or_too_few_give_no_score(name: str):
 
 
 def context() -> Context:
-    return Context(make_mesh(jax.devices()[:1]), batch_size=4)
+    return Context(Networks(make_mesh(jax.devices()[:1]), batch_size=4))
 
 
 def test_metrics_of_one_protocol_share_one_network_and_what_it_extracts(monkeypatch):

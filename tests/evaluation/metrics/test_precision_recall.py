@@ -19,7 +19,7 @@ def pair(n: int = 60, m: int = 50, d: int = 4, shift: float = 0.7) -> tuple[np.n
 def scores(real: np.ndarray, fake: np.ndarray, **neighbors: int) -> list[float]:
     """Return precision, recall, density and coverage of images that all count once."""
     ones = np.ones((1, len(real))), np.ones((1, len(fake)))
-    return [value.item() for value in neighbor_scores(real, fake, *ones, **neighbors)]
+    return [value.item() for value in neighbor_scores(real, fake, *ones, **neighbors).values()]
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, ...]:
@@ -144,16 +144,16 @@ def test_an_image_of_weight_zero_is_absent_and_so_is_its_ball():
     found = neighbor_scores(real, fake, weights, np.ones((2, len(fake))))
     radii = [radius(real, i, 3) for i in range(10)]
     hits = [any(between(f, real[i]) <= radii[i] for i in range(10)) for f in fake]
-    assert found.precision[1] == pytest.approx(np.mean(hits), abs=1e-12)
+    assert found["precision"][1] == pytest.approx(np.mean(hits), abs=1e-12)
     covered = [any(between(real[i], f) <= radius(real, i, 5) for f in fake) for i in range(10)]
-    assert found.coverage[1] == pytest.approx(np.mean(covered), abs=1e-12)
-    assert found.precision[0] == precision_recall(real, fake)[0]
+    assert found["coverage"][1] == pytest.approx(np.mean(covered), abs=1e-12)
+    assert found["precision"][0] == precision_recall(real, fake)[0]
 
 
 def test_only_the_proportions_of_weights_matter():
     real, fake = pair()
     twice = np.tile([[1.0], [2.0]], len(real)), np.tile([[1.0], [3.0]], len(fake))
-    for once, more in neighbor_scores(real, fake, *twice):
+    for once, more in neighbor_scores(real, fake, *twice).values():
         assert more == pytest.approx(once, rel=1e-6)
 
 

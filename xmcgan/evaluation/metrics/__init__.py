@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Int
 
 from xmcgan.errors import ConfigError, EvaluationError
-from xmcgan.evaluation.features import Arrays, FeatureExtractor, Images
+from xmcgan.evaluation.features import Arrays, FeatureExtractor, Images, Networks
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.utils import registry
 
@@ -46,40 +45,23 @@ NUM_DISTRACTORS = 99  # that retrieval and R-precision rank an image or a captio
 
 @dataclasses.dataclass
 class Context:
-    """What the metrics of one evaluation share; feature networks are loaded once.
+    """What the metrics of one evaluation share; feature networks are loaded once."""
 
-    Attributes:
-        network_weights: Path of a protocol's network, by the protocol's name.
-        captions: Of the generated images, in their order.
-        image_ids: Of the image that each caption describes.
-        targets: Its row among the real images.
-        find_twins: Rows of another real image with the same caption, -1 if there is none.
-    """
-
-    mesh: Mesh
+    networks: Networks
     seed: int = 0
     resamples: int = 0
-    batch_size: int | None = None
-    allow_unverified: bool = False
-    network_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image_size: int = 0
     cache_dir: Path = Path()
     num_real: int = 0
-    captions: Sequence[str] = ()
-    image_ids: Sequence[str] = ()
-    targets: Int[np.ndarray, "n"] | None = None
+    captions: Sequence[str] = ()  # of the generated images, in their order
+    image_ids: Sequence[str] = ()  # of the image that each caption describes
+    targets: Int[np.ndarray, "n"] | None = None  # its row among the real images
+    # Rows of another real image with the same caption, -1 if there is none.
     find_twins: Callable[[], Int[np.ndarray, "n"]] | None = None
 
     def __post_init__(self) -> None:
-        self.features = functools.cache(self._load_features)
-
-    def _load_features(self, protocol: str) -> FeatureExtractor:
-        return FeatureExtractor(
-            get_protocol(protocol),
-            weights=self.network_weights.get(protocol),
-            mesh=self.mesh,
-            batch_size=self.batch_size,
-            allow_unverified=self.allow_unverified,
+        self.features = functools.cache(
+            lambda protocol: FeatureExtractor(get_protocol(protocol), self.networks)
         )
 
 
@@ -103,42 +85,16 @@ class FeatureMetric:
 
 @dataclasses.dataclass(frozen=True)
 class BuiltMetric:
-    """A metric, with defaults for what its class leaves out.
-
-    Attributes:
-        prefix: Its scores are called PREFIX/SCORE.
-        recipe: JSON values that say how it extracts; metrics of equal recipes share what the first
-            of them extracts.
-        settings: Name, type and fields.
-    """
+    """A metric, with defaults for what its class leaves out."""
 
     metric: Any
-    prefix: str
-    recipe: Mapping[str, Any]
-    settings: Mapping[str, Any]
-
-    @property
-    def paired(self) -> bool:
-        """Whether real images are those of the captions, row for row."""
-        return getattr(self.metric, "paired", False)
-
-    @property
-    def samples_per_caption(self) -> int:
-        """Generated images of a caption, each with noise of its own."""
-        return getattr(self.metric, "samples_per_caption", 1)
-
-    @property
-    def extraction(self) -> str:
-        """Key of what `extract` gives."""
-        return json.dumps(self.recipe, sort_keys=True)
-
-    @property
-    def cache_name(self) -> str:
-        """Of the file of what it extracts from real images."""
-        if "source_sha256" not in self.recipe:
-            return self.prefix
-        # Edited code of a user extracts again, instead of being refused as another recipe.
-        return f"{self.prefix}_{hashlib.sha256(self.extraction.encode()).hexdigest()[:8]}"
+    settings: Mapping[str, Any]  # name, type and fields
+    recipe: Mapping[str, Any]  # how it extracts
+    prefix: str  # its scores are called PREFIX/SCORE
+    paired: bool
+    samples_per_caption: int
+    extraction: str  # metrics of which this is equal share what `extract` gives
+    cache_name: str
 
 
 def quality_metrics(protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -155,10 +111,6 @@ def build_metrics(
 
     A metric with a parameter `protocol` is built once for each of the protocols unless its fields
     name one.
-
-    Raises:
-        ConfigError: Unknown type, or fields that its class does not take.
-        UserError: What a metric needs, such as weights or enough images, is not there.
     """
     built = []
     for number, protocol in enumerate(protocols):
@@ -179,9 +131,9 @@ def build_metrics(
             except TypeError as error:
                 raise ConfigError(f"evaluation.{name}: {error}") from error
             metric = cls(**arguments)
-            settings = {"name": name, "type": spec.get("type", name), **fields}
-            prefix = getattr(metric, "prefix", name)
-            built.append(BuiltMetric(metric, prefix, _recipe(metric, settings), settings))
+            built.append(
+                _with_defaults(metric, {"name": name, "type": spec.get("type", name), **fields})
+            )
     missing = specs.keys() - {metric.settings["name"] for metric in built}
     if missing or not built:
         raise EvaluationError(
@@ -191,11 +143,24 @@ def build_metrics(
     return built
 
 
-def _recipe(metric: Any, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How a metric extracts: its own word for it if that is code of this package."""
+def _with_defaults(metric: Any, settings: Mapping[str, Any]) -> BuiltMetric:
     extract = type(metric).extract
-    if extract.__module__.startswith("xmcgan."):
-        return metric.recipe
-    # Code of a user may change between two runs, and the cache must not survive that.
-    source = Path(inspect.getfile(extract)).read_bytes()
-    return {**settings, "source_sha256": hashlib.sha256(source).hexdigest()}
+    is_ours = extract.__module__.startswith("xmcgan.")
+    if is_ours:
+        recipe = metric.recipe
+    else:  # code of a user may change between two runs, and the cache must not survive that
+        source = Path(inspect.getfile(extract)).read_bytes()
+        recipe = {**settings, "source_sha256": hashlib.sha256(source).hexdigest()}
+    prefix = getattr(metric, "prefix", settings["name"])
+    extraction = json.dumps(recipe, sort_keys=True)
+    digest = hashlib.sha256(extraction.encode()).hexdigest()[:8]
+    return BuiltMetric(
+        metric,
+        settings,
+        recipe,
+        prefix,
+        paired=getattr(metric, "paired", False),
+        samples_per_caption=getattr(metric, "samples_per_caption", 1),
+        extraction=extraction,
+        cache_name=prefix if is_ours else f"{prefix}_{digest}",
+    )

@@ -13,13 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 import xmcgan
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.captions import text_key
-from xmcgan.evaluation.features import Arrays, BatchRunner, Images, unit_rows
+from xmcgan.evaluation.features import Arrays, BatchRunner, Images, Networks, unit_rows
 from xmcgan.evaluation.metrics import NUM_DISTRACTORS, Context
 from xmcgan.evaluation.protocols import antialiased_matrix
 from xmcgan.pretrained.clip import load_clip
@@ -41,7 +40,7 @@ class ClipAlignment:
     paired = True
 
     def __init__(self, context: Context, weights: str) -> None:
-        self._clip = ClipExtractor.of(context, weights)
+        self._clip = ClipExtractor(weights, context.networks)
         self.recipe = {**self._clip.recipe, "prefix": PREFIX}
         self._context = context
         self._embed_texts = functools.cache(self._clip.texts)  # once for all checkpoints
@@ -169,22 +168,10 @@ def _unit_pair(
 
 
 class ClipExtractor:
-    """CLIP's embeddings, not normalized, in float32 at highest precision, the same on any devices.
+    """CLIP's embeddings, not normalized, in float32 at highest precision."""
 
-    Args:
-        path: Weights; see `load_clip`.
-        batch_size: Rows at once, rounded up to a multiple of the devices; None fits the devices.
-        allow_unverified: Accept weights that are not known to be a published file.
-    """
-
-    def __init__(
-        self,
-        path: Path | str,
-        *,
-        mesh: Mesh,
-        batch_size: int | None = None,
-        allow_unverified: bool = False,
-    ) -> None:
+    def __init__(self, path: Path | str, networks: Networks) -> None:
+        allow_unverified = networks.allow_unverified
         clip = load_clip(Path(path).expanduser(), allow_unverified=allow_unverified)
         self.recipe: dict[str, Any] = {
             "network": f"CLIP, {clip.architecture}",
@@ -198,19 +185,9 @@ class ClipExtractor:
             return clip.encode_images(params, preprocess(images, clip.image_size))
 
         self._tokenizer = clip.tokenizer
-        params = put(clip.params, replicated(mesh))
-        self._encode_images = BatchRunner(encode_images, params, mesh, batch_size)
-        self._encode_texts = BatchRunner(clip.encode_text, params, mesh, batch_size)
-
-    @classmethod
-    def of(cls, context: Context, weights: str) -> "ClipExtractor":
-        """Extractor on the devices of an evaluation."""
-        return cls(
-            weights,
-            mesh=context.mesh,
-            batch_size=context.batch_size,
-            allow_unverified=context.allow_unverified,
-        )
+        params = put(clip.params, replicated(networks.mesh))
+        self._encode_images = BatchRunner(encode_images, params, networks)
+        self._encode_texts = BatchRunner(clip.encode_text, params, networks)
 
     def images(self, images: Images) -> Float[np.ndarray, "n e"]:
         """Embeddings of images."""

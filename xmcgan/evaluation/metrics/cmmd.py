@@ -20,7 +20,7 @@ class CMMD:
     paired = False
 
     def __init__(self, context: Context, weights: str) -> None:
-        self._clip = ClipExtractor.of(context, weights)
+        self._clip = ClipExtractor(weights, context.networks)
         self.recipe = self._clip.recipe
         self._resamples, self._seed = context.resamples, context.seed
 

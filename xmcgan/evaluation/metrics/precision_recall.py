@@ -1,7 +1,5 @@
 """Precision and recall, density and coverage: scores from nearest neighbors."""
 
-from typing import NamedTuple
-
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -29,17 +27,8 @@ class PrecisionRecall(FeatureMetric):
             name: score(
                 values, "higher", note, least=0.0, most=np.inf if name == "density" else 1.0
             )
-            for name, values in neighbor_scores(x, y, *weights)._asdict().items()
+            for name, values in neighbor_scores(x, y, *weights).items()
         }
-
-
-class NeighborScores(NamedTuple):
-    """The four scores, each under r weightings of the images."""
-
-    precision: Float[np.ndarray, "r"]
-    recall: Float[np.ndarray, "r"]
-    density: Float[np.ndarray, "r"]
-    coverage: Float[np.ndarray, "r"]
 
 
 def neighbor_scores(
@@ -50,8 +39,8 @@ def neighbor_scores(
     *,
     precision_k: int = PRECISION_K,
     density_k: int = DENSITY_K,
-) -> NeighborScores:
-    """All four scores under several weightings, from one pass over the distances.
+) -> dict[str, Float[np.ndarray, "r"]]:
+    """Precision, recall, density, coverage under r weightings, from one pass over distances.
 
     Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models",
     2019, equations 1 and 2: a generated image counts as real if it lies in the ball of a real
@@ -85,12 +74,12 @@ def neighbor_scores(
         fake_inside[rows] += inside @ of_fake[columns]
     # A resample has more or fewer real images, hence balls, than the set whose radii these are.
     balls = balls_around * (len(real) / weights_real.sum(axis=1))
-    return NeighborScores(
-        precision=_mean(real_around > 0, weights_fake),
-        recall=_mean(fake_around > 0, weights_real),
-        density=_mean(balls / density_k, weights_fake),
-        coverage=_mean(fake_inside > 0, weights_real),
-    )
+    return {
+        "precision": _mean(real_around > 0, weights_fake),
+        "recall": _mean(fake_around > 0, weights_real),
+        "density": _mean(balls / density_k, weights_fake),
+        "coverage": _mean(fake_inside > 0, weights_real),
+    }
 
 
 def _mean(
