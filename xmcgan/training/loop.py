@@ -17,6 +17,7 @@ from xmcgan import build
 from xmcgan import config as configs
 from xmcgan.data import DataSet, Source, Split, pipeline
 from xmcgan.errors import CheckpointError, TrainingError
+from xmcgan.losses import build_losses
 from xmcgan.sampling.fixed_samples import FixedSamples
 from xmcgan.sampling.sampler import Sampler
 from xmcgan.training import logging
@@ -127,8 +128,9 @@ class Run:
         self.shapes = jax.eval_shape(self.create_state, jax.random.key(config.seed))
         self.state_sharding = state_sharding(mesh, self.shapes)
         self.frozen = FrozenNetworks(self.text.apply, image.apply if image else None)
+        self.losses = build_losses(config)
         self.step_fn = jax.jit(
-            make_train_step(self.networks, self.frozen, config),
+            make_train_step(self.networks, self.frozen, self.losses, config),
             in_shardings=(self.state_sharding, replicated(mesh), batch_sharding(mesh)),
             out_shardings=(self.state_sharding, replicated(mesh)),
             donate_argnums=0,
@@ -308,7 +310,7 @@ class Run:
             with atomic_file(path) as file:
                 np.savez(file, allow_pickle=False, **arrays)
         before = state.replace(step=state.step - 1)  # nothing else changed
-        step_fn = make_train_step(self.networks, self.frozen, self.config)
+        step_fn = make_train_step(self.networks, self.frozen, self.losses, self.config)
         first = find_first_nonfinite(step_fn, before, self.frozen_params, batch)
         raise TrainingError(
             f"{self.config.stop_after_skipped_steps} steps in a row were skipped because a "
@@ -337,13 +339,11 @@ class Run:
     def _batches(self, first_step: int) -> Generator[dict[str, jax.Array]]:
         """Yield batches on the devices, from that of step `first_step` on."""
         config, sharding = self.config, batch_sharding(self.mesh)
-        # The step takes (d_steps * m, b / m, ...): each part is a batch of the pipeline.
-        num_parts = config.num_microbatches
         batches = pipeline.train_batches(
             self.train_source,
             self.tokenizer,
-            batch_size=config.batch_size // num_parts,
-            d_steps=config.d_steps * num_parts,
+            batch_size=config.batch_size,
+            d_steps=config.d_steps,
             image_size=config.image_size,
             resize=config.data.resize,
             flip=config.data.flip,
