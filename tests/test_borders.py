@@ -147,6 +147,7 @@ def test_the_literal_formulation_shares_no_code_with_ours():
 
 def test_evaluation_and_sampling_never_use_the_training_step():
     assert using(("xmcgan/evaluation", "xmcgan/sampling"), {"xmcgan.training.step"}) == []
+    assert using(("xmcgan/evaluation",), {"xmcgan.shapes"}) == []  # its metric is found by name
 
 
 def test_who_looks_at_a_workdir_does_not_train():

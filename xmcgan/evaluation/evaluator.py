@@ -337,7 +337,7 @@ def _write_reference(
     path: Path, recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> None:
     stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
-    if "protocol" in recipe:  # so that `eval_fid.py compare` reads the file
+    if "protocol" in recipe:  # `eval_fid.py compare` reads the file as statistics
         mu, sigma = mean_and_covariance(arrays["values"])
         stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -352,4 +352,5 @@ def _read_reference(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarr
             f"{path} was made another way than is asked for now ({'; '.join(differing)}); remove "
             "it to make it again"
         )
-    return {name: array for name, array in arrays.items() if name not in ("mu", "sigma", "n")}
+    extra = ("mu", "sigma", "n") if "protocol" in wanted else ()
+    return {name: array for name, array in arrays.items() if name not in extra}

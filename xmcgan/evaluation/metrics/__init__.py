@@ -88,7 +88,7 @@ class BuiltMetric:
     """A metric, with defaults for what its class leaves out."""
 
     metric: Any
-    settings: Mapping[str, Any]  # name, type and fields
+    settings: Mapping[str, Any]  # name, type and fields, the protocol among them
     recipe: Mapping[str, Any]  # how it extracts
     prefix: str  # its scores are called PREFIX/SCORE
     paired: bool
@@ -150,8 +150,8 @@ def _with_defaults(metric: Any, settings: Mapping[str, Any]) -> BuiltMetric:
         recipe = metric.recipe
     else:  # code of a user may change between two runs, and the cache must not survive that
         source = Path(inspect.getfile(extract)).read_bytes()
-        recipe = {**settings, "source_sha256": hashlib.sha256(source).hexdigest()}
-    prefix = getattr(metric, "prefix", settings["name"])
+        recipe = {"metric": settings, "source_sha256": hashlib.sha256(source).hexdigest()}
+    prefix = getattr(metric, "prefix", settings.get("protocol", settings["name"]))
     extraction = json.dumps(recipe, sort_keys=True)
     digest = hashlib.sha256(extraction.encode()).hexdigest()[:8]
     return BuiltMetric(
