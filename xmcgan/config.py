@@ -1,5 +1,6 @@
 """Configurations: what can be set, how `--config NAME[:variant]` finds it, and what cannot work."""
 
+import ast
 import importlib.util
 import json
 import math
@@ -327,6 +328,8 @@ def apply_override(config: ConfigDict, override: str) -> None:
     """
     field, equals, text = override.partition("=")
     known = {".".join(path): value for path, value in _leaves(config)}
+    if field not in known and equals and _set_own(config, field, text):
+        return
     if field not in known:
         groups = sorted({name.rpartition(".")[0] for name in known} - {""})
         inside = [name for name in known if name.startswith(f"{field}.")]
@@ -338,6 +341,22 @@ def apply_override(config: ConfigDict, override: str) -> None:
     if not equals:
         raise ConfigError(f"--config.{field} needs a value: --config.{field}=...")
     config.update_from_flattened_dict({field: _convert(field, text, known[field])})
+
+
+def _set_own(config: ConfigDict, field: str, text: str) -> bool:
+    """Set a field of a loss or metric of the user's own, whose `type` comes first."""
+    section, name, key = [*field.split("."), "", ""][:3]
+    if section not in ("losses", "evaluation") or not key or field.count(".") > 2:
+        return False
+    if key != "type" and "type" not in config[section].get(name, {}):
+        return False
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    with config.unlocked():
+        config[section][name] = {**config[section].get(name, {}), key: value}
+    return True
 
 
 def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
