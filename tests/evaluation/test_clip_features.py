@@ -68,6 +68,7 @@ def test_captions_begin_with_the_prefix_of_clip_score(extractor):
     assert np.abs(found - extractor.texts(CAPTIONS, prefix="")).max() > 0.1
 
 
+@pytest.mark.mesh
 def test_batches_and_devices_do_not_change_embeddings(directory, extractor):
     other = make_extractor(directory, devices=8, batch_size=1)
     close = {"rtol": 1e-5, "atol": 1e-5}

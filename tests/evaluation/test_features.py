@@ -40,6 +40,7 @@ def lite0():
         pytest.skip(str(error))
 
 
+@pytest.mark.mesh
 @pytest.mark.usefixtures("tiny_network")
 @pytest.mark.parametrize("num_devices", [1, 4, 8])
 @pytest.mark.parametrize("batch_size", [1, 5, 8, 64])
@@ -56,10 +57,12 @@ def test_no_image_is_lost_or_doubled_in_any_batches_on_any_devices(num_devices, 
     np.testing.assert_allclose(found.logits[:, 1], found.values.sum(axis=1), rtol=1e-5)
 
 
+@pytest.mark.mesh
 def test_of_several_cpu_devices_each_takes_one_image():
     assert [inference_batch_size(mesh(devices)) for devices in (1, 2, 8)] == [2, 2, 8]
 
 
+@pytest.mark.mesh
 @pytest.mark.usefixtures("lite0")
 def test_devices_batches_and_order_change_a_score_by_less_than_1e_5():
     real, fake = pixels(8, seed=1), pixels(8, seed=2)

@@ -114,6 +114,7 @@ def test_only_the_newest_steps_and_pinned_ones_are_kept(tmp_path):
         assert_identical(restored, make_state(1))
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_state_saved_on_four_devices_restores_on_another_count(tmp_path, devices):
     def sharded(count):

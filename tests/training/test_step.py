@@ -132,6 +132,7 @@ def test_both_gradients_equal_those_of_each_loss_differentiated_alone(networks, 
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5 * scale), ours, expected)
 
 
+@pytest.mark.mesh
 def test_a_step_is_the_same_on_one_and_on_four_devices(networks, state):
     results = []
     for count in (1, 4):
