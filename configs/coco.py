@@ -20,8 +20,9 @@ Memory: the official code is held to 8 images of 128 pixels a GPU; this one was 
 Arithmetic: 258 GFLOP an image of the batch and step at 128 pixels, 913 at 256, before the frozen
 image network (the official code: 525 and 1,943).
 
-The image loss needs a ResNet-50 by path. Without one: EfficientNet-Lite0, which
-scripts/fetch_weights.py fetches, by --config.losses.image_pretrained.network=efficientnet_lite0
+The image loss needs a ResNet-50 by path, as scripts/convert_weights.py writes it. Without one:
+EfficientNet-Lite0, which scripts/fetch_weights.py fetches, by
+--config.losses.image_pretrained.network=efficientnet_lite0
 --config.losses.image_pretrained.feature=pooled. Words are MiniLM's by default; the paper's
 BERT-base is --config.text.weights=DIR. None of these has been trained to a score here.
 """

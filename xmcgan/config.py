@@ -43,7 +43,8 @@ def default_config() -> ConfigDict:
     config.ema_warmup = True
 
     config.data = ConfigDict()
-    config.data.name = "shapes"
+    config.data.name = "shapes"  # of xmcgan.data.DATA_SETS, or module:Class of your own
+    config.data.fields = ConfigDict()  # arguments of your own class
     config.data.data_dir = "data"
     config.data.train_split = "train"
     config.data.sample_split = ""  # of the sample grids; empty: held-out images, if there are any
@@ -53,6 +54,7 @@ def default_config() -> ConfigDict:
     config.data.max_damaged_records = 0  # of the training split that are left out; more stop a run
 
     config.text = ConfigDict()
+    config.text.encoder = "bert"  # or a dotted path to a loader of your own
     config.text.weights = "minilm"  # a name of scripts/fetch_weights.py, or a folder
     config.text.max_tokens = 17  # special tokens included
     config.text.sentence_pooling = "masked_mean"  # or padded_mean, the official code's
@@ -78,6 +80,9 @@ def default_config() -> ConfigDict:
 
     config.adam = ConfigDict({"b1": 0.5, "b2": 0.999, "eps": 1e-8})
     config.losses = _default_losses()
+    # Metrics by name, {"type": registered name or module:Class, field: value}; empty: the standard
+    # ones (xmcgan/evaluation/metrics).
+    config.evaluation = ConfigDict()
 
     config.log_every_steps = 50
     config.sample_every_steps = 1000
@@ -188,9 +193,9 @@ def validate(config: ConfigDict) -> None:
         "text.sentence_pooling", config.text.sentence_pooling, ("masked_mean", "padded_mean")
     )
     pretrained = config.losses.image_pretrained
-    _check_choice(
-        "losses.image_pretrained.network", pretrained.network, ("resnet50", "efficientnet_lite0")
-    )
+    if ":" not in pretrained.network:  # a network of the user's own by dotted path
+        networks = ("resnet50", "efficientnet_lite0")
+        _check_choice("losses.image_pretrained.network", pretrained.network, networks)
     _check_choice("losses.image_pretrained.feature", pretrained.feature, ("logits", "pooled"))
     # The generator needs a block after the attention, the discriminator one before its regions.
     sizes = tuple(s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2)
@@ -389,7 +394,7 @@ _FREE_FIELDS = (
     "data.max_damaged_records",
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
     "num_samples", "num_microbatches", "remat", "mesh.fsdp", "restore_step", "allow_mismatch",
-    "stop_after_skipped_steps",
+    "stop_after_skipped_steps", "text.encoder",
     "text.weights", "losses.image_pretrained.weights", "wandb.project", "wandb.entity",
 )  # fmt: skip
 
@@ -397,7 +402,11 @@ _FREE_FIELDS = (
 def fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Return the fields that a resumed run must share with its start, by dotted name."""
     leaves = {".".join(path): value for path, value in _leaves(config)}
-    return {name: value for name, value in leaves.items() if name not in _FREE_FIELDS}
+    return {
+        name: value
+        for name, value in leaves.items()
+        if name not in _FREE_FIELDS and not name.startswith("evaluation.")
+    }
 
 
 # Paths and workers of one machine; the fingerprint compares the data themselves.

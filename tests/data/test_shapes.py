@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from data_samples import NUM_TRAIN, NUM_VALIDATION
 
+from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image
-from xmcgan.data.sources import load_source
 from xmcgan.shapes.captions import CAPTIONS_PER_IMAGE
 from xmcgan.shapes.dataset import make_example
 from xmcgan.shapes.scene import BACKGROUNDS, COLORS, HIDDEN_ON, IMAGE_SIZE, SHAPES
@@ -187,9 +187,10 @@ def test_all_attributes_occur():
 
 
 def test_stored_example_equals_the_drawn_one(shapes_dir):
-    source = load_source("shapes/tiny", shapes_dir, "train")
+    data_set = DataSet("shapes/tiny", shapes_dir)
+    source = data_set.load("train")
     assert len(source) == NUM_TRAIN
-    assert len(load_source("shapes/tiny", shapes_dir, "validation")) == NUM_VALIDATION
+    assert len(data_set.load("validation")) == NUM_VALIDATION
     for example in (source[0], source[NUM_TRAIN - 1]):
         image, captions, scene = make_example(0, "train", int(example.name.split("-")[1]))
         assert example.image == image

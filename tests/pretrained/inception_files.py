@@ -5,17 +5,43 @@ whatever order, draws the same ones.
 """
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
+from convert_weights import inception_units
 from torch_writer import Tensor, save_archive
 
-from xmcgan.pretrained.inception import NUM_CLASSES
-from xmcgan.pretrained.inception_layout import Variant, layers
+from xmcgan.pretrained.inception import NUM_CLASSES, Unit, Variant, block_specs
 
 NORM_2015 = ("weight", "bias", "running_mean", "running_var")
 NORM_KERAS = ("beta:0", "moving_mean:0", "moving_variance:0")
+
+
+def layers(variant: Variant) -> Iterator[tuple[str, Unit, tuple[int, int, int, int]]]:
+    """Yield name, unit and kernel shape of all units in the order of their creation."""
+    stem = [unit for block, unit in inception_units(variant) if block is None]
+    inputs = 3
+    for unit in stem:
+        yield unit.name, unit, (*unit.kernel, inputs, unit.width)
+        inputs = unit.width
+    for spec in block_specs(variant):
+        outputs = 0
+        for branch in spec.branches:
+            width = inputs
+            for step in branch:
+                for unit in step:
+                    yield f"{spec.name}.{unit.name}", unit, (*unit.kernel, width, unit.width)
+                width = sum(unit.width for unit in step)
+            outputs += width
+        if spec.pool_unit is None:
+            outputs += inputs
+        else:
+            unit = spec.pool_unit
+            yield f"{spec.name}.{unit.name}", unit, (1, 1, inputs, unit.width)
+            outputs += unit.width
+        inputs = outputs
 
 
 def draw(name: str, shape: tuple[int, ...], fan_in: int | None = None) -> np.ndarray:
@@ -47,9 +73,7 @@ def images(size: int) -> np.ndarray:
 def tensors_2015() -> dict[str, np.ndarray]:
     """Return a state dictionary in the naming of the 2015 file."""
     tensors = {}
-    for layer in layers("2015"):
-        prefix = layer.unit.name if layer.block is None else f"{layer.block}.{layer.unit.name}"
-        height, width, inputs, outputs = layer.kernel_shape
+    for prefix, _, (height, width, inputs, outputs) in layers("2015"):
         name, shape = f"{prefix}.conv.weight", (outputs, inputs, height, width)
         tensors[name] = draw(name, shape, height * width * inputs)
         for part in NORM_2015:
@@ -68,10 +92,9 @@ def tensors_keras(first: int = 1) -> dict[str, np.ndarray]:
         first: where the file's numbering starts; the values do not depend on it.
     """
     tensors = {}
-    for number, layer in enumerate(layers("keras"), start=1):
+    for number, (_, _, shape) in enumerate(layers("keras"), start=1):
         conv, norm = (f"{kind}_{number}" for kind in ("conv2d", "batch_normalization"))
         stored = f"_{number + first - 1}" if number + first > 1 else ""
-        shape = layer.kernel_shape
         kernel = draw(f"{conv}/kernel:0", shape, int(np.prod(shape[:-1])))
         tensors[f"conv2d{stored}/conv2d{stored}/kernel:0"] = kernel
         for part in NORM_KERAS:

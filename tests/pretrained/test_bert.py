@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,7 @@ import pytest
 import safetensors.numpy
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.bert import encode
-from xmcgan.pretrained.bert_weights import load_bert
+from xmcgan.pretrained.bert import encode, load_bert
 from xmcgan.pretrained.encoders import load_text_encoder
 
 CONFIG = {
@@ -166,40 +166,43 @@ def test_bfloat16_products_stay_near_float32_and_return_float32(tmp_path):
     assert np.linalg.norm(half_sentence - sentence) / np.linalg.norm(sentence) < 0.05
 
 
-def test_missing_extra_and_misshapen_tensors_are_named(tmp_path):
-    tensors = random_tensors()
-    del tensors["encoder.layer.1.output.dense.bias"]
-    tensors["encoder.layer.2.output.dense.bias"] = np.zeros(8, np.float32)
-    tensors["encoder.layer.0.output.dense.bias"] = np.zeros(7, np.float32)
-    with pytest.raises(WeightsError) as error:
-        load_bert(save(tmp_path, tensors))
-    message = str(error.value)
-    assert "missing: encoder.layer.1.output.dense.bias." in message
-    assert "not known to this network: encoder.layer.2.output.dense.bias." in message
-    assert "encoder.layer.0.output.dense.bias (7,) where (8,) is expected" in message
+LAYER = "encoder.layer.0.output.dense.bias"
 
 
-def test_not_finite_weights_are_named(tmp_path):
-    tensors = random_tensors()
-    tensors["embeddings.LayerNorm.bias"][3] = np.nan
-    with pytest.raises(WeightsError, match=r"not finite numbers: embeddings\.LayerNorm\.bias"):
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({LAYER: None}, LAYER),
+        ({"encoder.layer.2.output.dense.bias": np.zeros(8, np.float32)}, "encoder.layer.2.output"),
+        ({LAYER: np.zeros(7, np.float32)}, "layer_0/output/bias (7,) where (8,)"),
+        ({LAYER: np.full(8, np.nan, np.float32)}, "layer_0/output/bias"),
+        ({"embeddings.token_type_embeddings.weight": np.zeros((2, 1), np.float32)}, "token_type"),
+        ({"encoder.layer.0.attention.self.key.weight": np.zeros(3, np.float32)}, "does not fit"),
+    ],
+    ids=["missing", "extra", "misshapen", "not finite", "token types", "parts of one product"],
+)
+def test_missing_extra_misshapen_and_not_finite_tensors_are_named(tmp_path, change, named):
+    tensors = {name: t for name, t in (random_tensors() | change).items() if t is not None}
+    with pytest.raises(WeightsError, match=re.escape(named)) as error:
         load_bert(save(tmp_path, tensors))
+    assert "model.safetensors" in str(error.value)
 
 
 def test_cut_file_is_named(tmp_path):
     file = save(tmp_path, random_tensors()) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match=r"model\.safetensors is not a readable"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
         load_bert(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ({"model_type": "roberta"}, "model_type is 'roberta'"),
-        ({"hidden_size": "8"}, "hidden_size must be a positive integer"),
-        ({"num_attention_heads": 3}, "not a multiple"),
+        ({"hidden_act": "relu"}, "hidden_act .*'relu'"),
+        ({"model_type": "roberta"}, "model_type .*'roberta'"),
+        ({"hidden_size": "8"}, "hidden_size .*'8'"),
+        ({"num_attention_heads": 3}, "num_attention_heads"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps"),
     ],
 )
 def test_config_of_another_network_is_refused(tmp_path, change, message):

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convert_weights import convert
+from jax import lax
 from torch_writer import Tensor, save_legacy
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained.efficientnet_lite import (
     LITE2,
+    depthwise_conv,
     load_efficientnet_lite,
     load_efficientnet_lite0,
 )
@@ -89,8 +92,8 @@ def test_lite2_has_the_values_of_the_published_network(efficientnet_lite2_dir):
     assert np.argmax(logits, axis=1).tolist() == [398, 753]
 
 
-def test_weights_of_the_other_size_are_refused_by_shape(efficientnet_dir):
-    with pytest.raises(WeightsError, match="_blocks"):
+def test_weights_of_the_other_size_are_refused(efficientnet_dir):
+    with pytest.raises(WeightsError, match="efficientnet_lite0"):
         load_efficientnet_lite(efficientnet_dir, LITE2)
 
 
@@ -123,12 +126,43 @@ def test_feature_and_precision_are_chosen(efficientnet_dir):
 
 def test_file_of_another_network_is_refused_with_names(tmp_path):
     state = {"conv1.weight": Tensor(np.zeros((2, 2), np.float32))}
-    with pytest.raises(WeightsError, match=r"missing: _fc\.weight.*conv1\.weight"):
-        load_efficientnet_lite0(save_legacy(tmp_path / "a.pth", state))
+    file = save_legacy(tmp_path / "a.pth", state)
+    with pytest.raises(WeightsError, match=r"a\.pth .*_conv_stem\.weight"):
+        convert("efficientnet_lite0", file)
 
 
-def test_unknown_options_are_refused(efficientnet_dir):
-    with pytest.raises(ValueError, match="kind"):
-        load_image_encoder("vgg", efficientnet_dir)
+def test_unknown_feature_is_refused(efficientnet_dir):
     with pytest.raises(ValueError, match="feature"):
         load_image_encoder("efficientnet_lite0", efficientnet_dir, feature="maps")
+
+
+def grouped_conv(x, kernel, stride):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "kernel_size", "stride"),
+    [(6, 8, 3, 1), (8, 7, 3, 2), (7, 8, 5, 2), (4, 9, 5, 1), (2, 1, 5, 2)],
+)
+def test_value_and_gradients_are_those_of_the_grouped_convolution(
+    height, width, kernel_size, stride
+):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, height, width, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 1, 3)), jnp.float32)
+
+    def value_and_gradients(convolve):
+        def total(x, kernel):
+            return jnp.sin(convolve(x, kernel, stride)).sum()
+
+        return jax.jit(jax.value_and_grad(total, (0, 1)))(x, kernel)
+
+    found, expected = value_and_gradients(depthwise_conv), value_and_gradients(grouped_conv)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)

@@ -3,9 +3,9 @@
 import h5py
 import numpy as np
 import pytest
+from weight_formats.h5_files import read_h5
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.h5_files import read_h5
 
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from convert_weights import convert
 from jax import lax
 from torch_writer import Tensor, save_archive
 
@@ -114,11 +115,14 @@ def tree():
 
 @pytest.fixture(scope="module")
 def files(tree, tmp_path_factory):
-    """Return the same weights in the official .npy and in torchvision's naming."""
+    """Return the same weights, converted from the official .npy and from torchvision's naming."""
     folder = tmp_path_factory.mktemp("resnet")
     np.save(folder / "official.npy", np.array(tree, dtype=object), allow_pickle=True)
     safetensors.numpy.save_file(torch_tensors(tree), folder / "torch.safetensors")
-    return {False: folder / "official.npy", True: folder / "torch.safetensors"}
+    return {
+        False: convert("resnet50", folder / "official.npy"),
+        True: convert("resnet50", folder / "torch.safetensors"),
+    }
 
 
 @pytest.mark.parametrize("like_torch", [False, True])
@@ -133,30 +137,23 @@ def test_features_and_logits_are_the_literal_formula(tree, files, like_torch):
 
 
 def test_kind_of_file_decides_padding_stem_and_normalization(files):
-    official, torch = (load_resnet50(files[like_torch])[0] for like_torch in (False, True))
-    assert (official.symmetric_padding, official.stem_relu) == (False, False)
-    assert (torch.symmetric_padding, torch.stem_relu) == (True, True)
-    assert (official.normalize, torch.normalize) == ("none", "imagenet")
-    assert load_resnet50(files[False], normalize="imagenet")[0].normalize == "imagenet"
+    assert [load_resnet50(file)[0].is_official for file in files.values()] == [True, False]
 
 
-def test_both_files_give_the_same_parameters(files):
-    trees = [load_resnet50(file)[1] for file in files.values()]
-    jax.tree.map(np.testing.assert_array_equal, *trees)
-
-
-def test_pth_gives_the_parameters_of_the_safetensors(tree, files, tmp_path):
+def test_both_files_and_a_pth_give_the_same_parameters(tree, files, tmp_path):
     state = {name: Tensor(tensor) for name, tensor in torch_tensors(tree).items()}
-    _, found = load_resnet50(save_archive(tmp_path / "a.pth", state))
-    jax.tree.map(np.testing.assert_array_equal, found, load_resnet50(files[True])[1])
+    pth = convert("resnet50", save_archive(tmp_path / "a.pth", state))
+    expected = load_resnet50(files[True])[1]
+    for file in (files[False], pth):
+        jax.tree.map(np.testing.assert_array_equal, load_resnet50(file)[1], expected)
 
 
 def test_missing_tensor_is_named(tree, tmp_path):
     tensors = torch_tensors(tree)
     del tensors["layer3.5.bn2.running_var"]
     safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(WeightsError, match=r"missing: layer3\.5\.bn2\.running_var\."):
-        load_resnet50(tmp_path)
+    with pytest.raises(WeightsError, match=r"a\.safetensors .*layer3\.5\.bn2\.running_var"):
+        convert("resnet50", tmp_path / "a.safetensors")
 
 
 def test_encoder_resizes_and_reports_its_width(files):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax.core import freeze
 from torch_writer import Tensor, save_archive, save_legacy
+from weight_formats.numpy_files import read_array_tree
+from weight_formats.torch_files import read_torch
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.numpy_files import read_array_tree
-from xmcgan.pretrained.torch_files import read_torch
 
 SAVERS = (save_legacy, save_archive)
 

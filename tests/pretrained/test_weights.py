@@ -1,11 +1,16 @@
 """Weights are found, checked, and missed with a helpful message."""
 
 import hashlib
+import re
+import shlex
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained import weights
+from xmcgan.pretrained.params import read_converted
 
 
 def make_source(content: bytes) -> weights.Source:
@@ -57,32 +62,50 @@ def test_directory_with_two_candidates_is_refused_with_their_names(tmp_path):
     for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / name).touch()
     with pytest.raises(WeightsError, match=r"a\.safetensors, b\.safetensors"):
-        weights.find_file(tmp_path, (".safetensors",))
+        weights.find_file(tmp_path, "resnet50")
 
 
-def test_published_file_is_verified_by_either_digest(tmp_path):
-    path = tmp_path / "a.pth"
-    path.write_bytes(b"right")
-    sha256, md5 = (hashlib.new(name, b"right").hexdigest() for name in ("sha256", "md5"))
-    identities = [
-        weights.identify_file(path, expected_sha256=sha256, allow_unverified=False),
-        weights.identify_file(path, expected_sha256=None, expected_md5=md5, allow_unverified=False),
-        weights.identify_file(path, expected_sha256=sha256, allow_unverified=True),
-    ]
-    assert identities == [weights.FileIdentity(sha256, verified=True)] * 3
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.bin", "a.npy", "a.h5", "a b.pth"])
+def test_file_of_another_format_is_answered_with_the_command_that_converts_it(tmp_path, name):
+    (tmp_path / name).touch()
+    command = f"python scripts/convert_weights.py resnet50 {shlex.quote(str(tmp_path / name))}\n"
+    for path in (tmp_path / name, tmp_path):
+        with pytest.raises(WeightsError, match=re.escape(command)):
+            weights.find_file(path, "resnet50")
 
 
-@pytest.mark.parametrize("expected", [("0" * 64, None), (None, "0" * 32), (None, None)])
-def test_other_file_needs_the_flag_and_stays_unverified(tmp_path, expected):
-    path = tmp_path / "a.pth"
-    path.write_bytes(b"wrong")
-    digests = dict(zip(("expected_sha256", "expected_md5"), expected, strict=True))
-    with pytest.raises(WeightsError, match=r"a\.pth.*--allow-unverified-weights"):
-        weights.identify_file(path, **digests, allow_unverified=False)
-    identity = weights.identify_file(path, **digests, allow_unverified=True)
-    assert identity == weights.FileIdentity(hashlib.sha256(b"wrong").hexdigest(), verified=False)
+def test_safetensors_of_another_program_is_answered_with_the_command_that_converts_it(tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file({"conv1.weight": np.zeros(3, np.float32)}, path)
+    with pytest.raises(WeightsError, match=rf"convert_weights\.py resnet50 {path}"):
+        read_converted(path, "resnet50")
 
 
-def test_missing_file_is_named_even_where_the_flag_is_given(tmp_path):
-    with pytest.raises(WeightsError, match=r"absent\.pth"):
-        weights.identify_file(tmp_path / "absent.pth", expected_sha256=None, allow_unverified=True)
+def test_published_file_is_verified_by_its_own_or_its_originals_digest(tmp_path):
+    own = tmp_path / "own.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, own)
+    sha256 = weights.sha256_of(own)
+    expected = weights.FileIdentity(sha256, verified=True)
+    for allowed in (False, True):
+        assert weights.identify_file(own, [sha256], allow_unverified=allowed) == expected
+    original = {"source_sha256": "a" * 64, "source_md5": "b" * 32}
+    converted = tmp_path / "converted.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, converted, original)
+    for digest in original.values():
+        identity = weights.identify_file(converted, [digest], allow_unverified=False)
+        assert identity == weights.FileIdentity("a" * 64, verified=True)
+
+
+@pytest.mark.parametrize("published", [["0" * 64], ["0" * 32], []])
+def test_other_file_needs_the_flag_and_stays_unverified(tmp_path, published):
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, path)
+    with pytest.raises(WeightsError, match=r"a\.safetensors[\s\S]*--allow-unverified-weights"):
+        weights.identify_file(path, published, allow_unverified=False)
+    identity = weights.identify_file(path, published, allow_unverified=True)
+    assert identity == weights.FileIdentity(weights.sha256_of(path), verified=False)
+
+
+def test_missing_file_is_named_even_with_the_flag(tmp_path):
+    with pytest.raises(WeightsError, match=r"absent\.safetensors"):
+        weights.identify_file(tmp_path / "absent.safetensors", [], allow_unverified=True)

@@ -1,13 +1,17 @@
-"""Checkpoints come back bit for bit, or say what is wrong with them."""
+"""Checkpoints restore bit for bit or name what is wrong; which ones are kept, pinned or missed."""
 
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,9 +23,15 @@ from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xmcgan.errors import CheckpointError
-from xmcgan.training import checkpoint
-from xmcgan.training.checkpoint import Checkpointer
-from xmcgan.training.retention import pin
+from xmcgan.training.checkpoint import (
+    Checkpointer,
+    committed_steps,
+    pin,
+    pinned_steps,
+    remove_old,
+    restore_subtree,
+    unpin,
+)
 from xmcgan.utils.files import lock_workdir
 
 FINGERPRINT = {"seed": 1, "data": {"name": "shapes", "size": [32, 32]}}
@@ -71,7 +81,7 @@ def save_steps(path: Path, *steps: int) -> None:
             checkpointer.save(step, make_state(step), {"examples_seen": 8 * step})
 
 
-def restore(path: Path, step: int | None = None) -> tuple[State, dict]:
+def restore(path: Path, step: int) -> tuple[State, dict]:
     with open_run(path) as checkpointer:
         return checkpointer.restore(step, abstract(make_state(0)))
 
@@ -82,7 +92,7 @@ def largest_file(folder: Path) -> Path:
 
 def test_state_and_extra_come_back_bit_for_bit(tmp_path):
     save_steps(tmp_path, 1, 2)
-    state, extra = restore(tmp_path)
+    state, extra = restore(tmp_path, 2)
     assert_identical(state, make_state(2))
     assert extra == {"examples_seen": 16}
     older, _ = restore(tmp_path, 1)
@@ -108,7 +118,7 @@ def test_only_the_newest_steps_and_pinned_ones_are_kept(tmp_path):
                 checkpointer.wait()
                 assert pin(tmp_path, 1, "evaluation")
         checkpointer.wait()
-        assert checkpointer.all_steps() == [1, 3, 4]
+        assert committed_steps(tmp_path) == [1, 3, 4]
         assert checkpointer.latest_step() == 4
         restored, _ = checkpointer.restore(1, abstract(make_state(1)))
         assert_identical(restored, make_state(1))
@@ -137,7 +147,7 @@ def test_state_saved_on_four_devices_restores_on_another_count(tmp_path, devices
         checkpointer.save(1, place(4), {})
     target = place(devices)
     with open_run(tmp_path) as checkpointer:
-        restored, _ = checkpointer.restore(None, target)
+        restored, _ = checkpointer.restore(1, target)
     for name, value in values.items():
         np.testing.assert_array_equal(restored[name], value)
         assert restored[name].sharding == target[name].sharding
@@ -150,11 +160,11 @@ def test_shapes_without_placement_are_refused(tmp_path):
         checkpointer.restore(1, shapes)
 
 
-def test_restoring_where_nothing_was_saved_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match="has no checkpoint"):
-        restore(tmp_path)
+def test_a_missing_step_is_named_with_those_that_exist(tmp_path):
+    with pytest.raises(CheckpointError, match="step 7; it has none"):
+        restore(tmp_path, 7)
     save_steps(tmp_path, 3)
-    with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; its steps are 3"):
+    with pytest.raises(CheckpointError, match="step 7; it has 3"):
         restore(tmp_path, 7)
 
 
@@ -172,7 +182,7 @@ def test_flipped_bytes_in_an_array_are_reported_with_its_name(tmp_path):
         flipped[position] ^= 0x10
         content.write_bytes(bytes(flipped))
         with open_run(tmp_path) as checkpointer, pytest.raises(CheckpointError) as caught:
-            checkpointer.restore(None, abstract(state))
+            checkpointer.restore(2, abstract(state))
         message = str(caught.value)
         assert "step 2" in message
         assert "--config.restore_step=1" in message
@@ -181,18 +191,30 @@ def test_flipped_bytes_in_an_array_are_reported_with_its_name(tmp_path):
 
 
 def test_digest_alone_finds_a_changed_value(tmp_path):
-    """The record is the judge: change it, and intact arrays are called damaged by name."""
+    """The record is the judge: change it consistently, and an intact array counts as damaged."""
     save_steps(tmp_path, 1)
-    record = checkpoint.read_record(tmp_path, 1)
-    record.leaves["g_params/dense/kernel"]["digest"] = "0" * 64
-    assert checkpoint.records.damaged_leaves(
-        record, checkpoint.records.named_leaves(make_state(1))
-    ) == ["g_params/dense/kernel"]
+    rewrite_record(tmp_path, lambda record: damage_digest(record, "g_params/dense/kernel"))
+    with pytest.raises(CheckpointError, match="g_params/dense/kernel"):
+        restore(tmp_path, 1)
+
+
+def damage_digest(record: dict, name: str) -> None:
+    record["leaves"][name]["digest"] = "0" * 64
+
+
+def rewrite_record(path: Path, change: Callable[[dict], None]) -> None:
+    """Change the record of step 1, its own digest included."""
+    file = path / "1" / "record" / "record.json"
+    record = json.loads(file.read_text())
+    del record["digest"]
+    change(record)
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps(record | {"digest": digest}))
 
 
 def restore_or_message(path: Path) -> tuple[State, dict] | str:
     try:
-        return restore(path)
+        return restore(path, 2)
     except CheckpointError as error:
         return str(error)
 
@@ -226,14 +248,14 @@ def test_damage_to_any_file_is_an_error_or_harmless_but_never_silent(tmp_path, d
             assert_identical(outcome[0], make_state(2))
             assert outcome[1] == {"examples_seen": 16}
         file.write_bytes(original)
-    assert_identical(restore(tmp_path)[0], make_state(2))
+    assert_identical(restore(tmp_path, 2)[0], make_state(2))
 
 
 def test_damage_without_an_older_step_says_so(tmp_path):
     save_steps(tmp_path, 5)
     (tmp_path / "5" / "record" / "record.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="There is no older step"):
-        restore(tmp_path)
+    with pytest.raises(CheckpointError, match="no older step"):
+        restore(tmp_path, 5)
 
 
 def test_a_changed_position_in_the_record_is_found(tmp_path):
@@ -242,8 +264,16 @@ def test_a_changed_position_in_the_record_is_found(tmp_path):
     stored = json.loads(file.read_text())
     stored["extra"]["examples_seen"] += 1
     file.write_text(json.dumps(stored))
-    with pytest.raises(CheckpointError, match="was changed after it was written"):
-        restore(tmp_path)
+    with pytest.raises(CheckpointError, match=r"record\.json"):
+        restore(tmp_path, 1)
+
+
+def test_a_checkpoint_of_version_0_1_is_read_and_named_where_it_does_not_fit(tmp_path):
+    save_steps(tmp_path, 1)
+    rewrite_record(tmp_path, lambda record: record.pop("version"))
+    assert_identical(restore(tmp_path, 1)[0], make_state(1))
+    with open_run(tmp_path) as checkpointer, pytest.raises(CheckpointError, match=r"0\.1\.0"):
+        checkpointer.restore(1, abstract(make_state(0, width=6)))
 
 
 def test_another_fingerprint_is_refused_with_the_differing_fields(tmp_path):
@@ -251,20 +281,23 @@ def test_another_fingerprint_is_refused_with_the_differing_fields(tmp_path):
     other = {"seed": 2, "data": {"name": "shapes", "size": [32, 32]}, "width": 8}
     with open_run(tmp_path, fingerprint=other) as checkpointer:
         with pytest.raises(CheckpointError) as caught:
-            checkpointer.restore(None, abstract(make_state(0)))
+            checkpointer.restore(1, abstract(make_state(0)))
         assert "\n  seed: 1 -> 2\n  width: absent -> 8\n" in str(caught.value)
         assert "size" not in str(caught.value)
-        state, _ = checkpointer.restore(None, abstract(make_state(0)), allow_mismatch=True)
+        state, _ = checkpointer.restore(1, abstract(make_state(0)), allow_mismatch=True)
     assert_identical(state, make_state(1))
 
 
-def test_another_architecture_is_refused_in_plain_words(tmp_path):
+def test_another_architecture_is_refused_with_the_differing_arrays(tmp_path):
     save_steps(tmp_path, 1)
     wanted = abstract(make_state(0, width=6))
-    with open_run(tmp_path) as checkpointer, pytest.raises(CheckpointError) as caught:
+    with (
+        open_run(tmp_path) as checkpointer,
+        pytest.raises(
+            CheckpointError, match=r"g_params/dense/bias: bfloat16\[4\] -> bfloat16\[6\]"
+        ),
+    ):
         checkpointer.restore(1, wanted)
-    assert "another architecture" in str(caught.value)
-    assert "g_params/dense/bias: bfloat16[4] -> bfloat16[6]" in str(caught.value)
 
 
 def test_another_type_is_refused_rather_than_cast(tmp_path):
@@ -280,20 +313,20 @@ def test_a_run_that_goes_back_sets_later_steps_aside(tmp_path):
         checkpointer.restore(1, abstract(make_state(0)))
         checkpointer.save(3, make_state(30), {})
         checkpointer.wait()
-        assert checkpointer.all_steps() == [1, 2, 3]
+        assert committed_steps(tmp_path) == [1, 2, 3]
     assert (tmp_path / "set-aside-4" / "state").is_dir()
-    assert_identical(restore(tmp_path)[0], make_state(30))
+    assert_identical(restore(tmp_path, 3)[0], make_state(30))
 
 
 def test_named_fields_are_read_as_numpy_without_the_rest(tmp_path):
     save_steps(tmp_path, 1)
-    subtree = checkpoint.restore_subtree(tmp_path, 1, ("g_params",))
+    subtree = restore_subtree(tmp_path, 1, ("g_params",))
     assert set(subtree) == {"g_params"}
     kernel = subtree["g_params"]["dense"]["kernel"]
     assert isinstance(kernel, np.ndarray)
     assert_identical(subtree["g_params"], make_state(1).g_params)
-    with pytest.raises(CheckpointError, match=r"has no ema_params; it has g_opt_state, g_params"):
-        checkpoint.restore_subtree(tmp_path, 1, ("ema_params",))
+    with pytest.raises(CheckpointError, match=r"no ema_params; it has g_opt_state, g_params"):
+        restore_subtree(tmp_path, 1, ("ema_params",))
 
 
 def test_a_full_disk_is_loud_and_leaves_the_older_step_newest(tmp_path):
@@ -302,7 +335,7 @@ def test_a_full_disk_is_loud_and_leaves_the_older_step_newest(tmp_path):
         from pathlib import Path
         import jax.numpy as jnp, numpy as np
         from xmcgan.errors import CheckpointError
-        from xmcgan.training.checkpoint import Checkpointer
+        from xmcgan.training.checkpoint import Checkpointer, committed_steps
 
         noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
         with Checkpointer(Path(sys.argv[1]), keep=2, fingerprint={}) as checkpointer:
@@ -318,7 +351,7 @@ def test_a_full_disk_is_loud_and_leaves_the_older_step_newest(tmp_path):
             print("latest", checkpointer.latest_step())
             resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
             checkpointer.save(3, {"w": jnp.asarray(noise + 2)}, {})
-        print("after", checkpointer.all_steps())
+        print("after", committed_steps(Path(sys.argv[1])))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(run), tmp_path],
@@ -329,7 +362,7 @@ def test_a_full_disk_is_loud_and_leaves_the_older_step_newest(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "step 2 could not be saved" in done.stdout
-    assert "Complete steps there: 1." in done.stdout
+    assert "Complete steps: 1." in done.stdout
     assert "latest 1" in done.stdout
     assert "after [1, 3]" in done.stdout
 
@@ -367,9 +400,9 @@ def test_sigkill_while_saving_leaves_a_whole_step_and_no_leftovers(tmp_path):
         (tmp_path / ".newest.1.tmp").touch()  # as where its note was under way
         shapes = {f"w{i}": jnp.zeros((128, 128)) for i in range(20)}
         with Checkpointer(tmp_path, keep=2, fingerprint={}) as checkpointer:
-            state, extra = checkpointer.restore(None, abstract(shapes))
             latest = checkpointer.latest_step()
-        assert latest is not None
+            assert latest is not None
+            state, extra = checkpointer.restore(latest, abstract(shapes))
         assert latest >= reached + 2
         assert extra == {"step": latest}
         for i in range(20):
@@ -377,6 +410,80 @@ def test_sigkill_while_saving_leaves_a_whole_step_and_no_leftovers(tmp_path):
         names = {path.name for path in tmp_path.iterdir()} - {"pins", "newest"}
         assert all(name.isdigit() for name in names)
         reached = latest
+
+
+def test_a_newest_step_that_is_gone_is_missed_and_never_taken_for_a_fresh_start(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    shutil.rmtree(tmp_path / "2")
+    with (
+        open_run(tmp_path) as checkpointer,
+        pytest.raises(CheckpointError, match=r"step 2 (.|\n)*restore_step=1"),
+    ):
+        checkpointer.latest_step()
+    shutil.rmtree(tmp_path / "1")
+    with (
+        open_run(tmp_path) as checkpointer,
+        pytest.raises(CheckpointError, match=r"step 2 (.|\n)*--workdir"),
+    ):
+        checkpointer.latest_step()
+
+
+def test_a_run_that_went_back_and_was_killed_is_not_missed_a_step(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    for step, latest in ((2, 1), (1, None)):
+        with open_run(tmp_path) as checkpointer:
+            checkpointer._set_aside_from(step)  # what a save of this step does first
+            assert checkpointer.latest_step() == latest
+
+
+def make_empty_steps(directory: Path, *steps: int) -> None:
+    for step in steps:
+        (directory / str(step) / "state").mkdir(parents=True)
+
+
+def test_the_newest_stay_and_older_ones_go(tmp_path):
+    make_empty_steps(tmp_path, 1, 20, 3, 100)
+    remove_old(tmp_path, keep=2)
+    assert committed_steps(tmp_path) == [20, 100]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "20", "pins"]
+
+
+def test_a_pinned_step_stays_until_its_last_pin_is_gone(tmp_path):
+    make_empty_steps(tmp_path, 1, 2, 3)
+    assert pin(tmp_path, 1, "evaluation")
+    assert pin(tmp_path, 1, "best")
+    remove_old(tmp_path, keep=1)
+    unpin(tmp_path, 1, "evaluation")
+    remove_old(tmp_path, keep=1)
+    assert committed_steps(tmp_path) == [1, 3]
+    assert pinned_steps(tmp_path) == pinned_steps(tmp_path, "best") == {1}
+    assert pinned_steps(tmp_path, "evaluation") == set()
+    unpin(tmp_path, 1, "best")
+    remove_old(tmp_path, keep=1)
+    assert committed_steps(tmp_path) == [3]
+
+
+def test_a_step_that_is_gone_cannot_be_pinned(tmp_path):
+    make_empty_steps(tmp_path, 1)
+    assert not pin(tmp_path, 2, "evaluation")
+    assert pinned_steps(tmp_path) == set()
+
+
+def test_pinning_while_another_removes_never_loses_a_pinned_step(tmp_path):
+    # Locks are of open files: two threads exclude each other as two processes do.
+    steps = list(range(1, 200))
+    make_empty_steps(tmp_path, *steps)
+    pinned: list[int] = []
+
+    def pin_all() -> None:
+        pinned.extend(s for s in steps[::-1] if pin(tmp_path, s, "evaluation"))
+
+    other = threading.Thread(target=pin_all)
+    other.start()
+    for keep in range(150, 0, -10):
+        remove_old(tmp_path, keep)
+    other.join()
+    assert set(pinned) <= set(committed_steps(tmp_path))
 
 
 def test_a_second_process_is_refused_with_the_holders_id(tmp_path):

@@ -16,10 +16,7 @@ import pytest
 
 from xmcgan.errors import CheckpointError, ConfigError, DataError, TrainingError, WeightsError
 from xmcgan.training import loop
-from xmcgan.training.checkpoint import restore_subtree
-from xmcgan.training.health import SkipCount
-from xmcgan.training.metrics import MetricAverages
-from xmcgan.training.retention import committed_steps
+from xmcgan.training.checkpoint import committed_steps, restore_subtree
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = (
@@ -125,58 +122,16 @@ def test_a_paper_network_without_its_weights_says_what_to_do(tiny_config, tmp_pa
         loop.train(tiny_config, tmp_path)
 
 
-def test_losses_that_are_not_finite_stop_the_run_and_are_named():
-    averages = MetricAverages()
-    averages.add(_metrics(0, g_loss=np.nan, d_loss=1.0))
-    with pytest.raises(TrainingError, match="g_loss"):
-        averages.take(7)
-
-
-def _metrics(skipped, **values):
-    return {name: jax.numpy.array(x) for name, x in (values | {"skipped_updates": skipped}).items()}
-
-
-def test_skipped_steps_are_counted_and_left_out_of_the_averages():
-    averages = MetricAverages()
-    for metrics in (_metrics(0, loss=1.0), _metrics(1, loss=np.nan), _metrics(0, loss=3.0)):
-        averages.add(metrics)
-    assert averages.take(3) == {"loss": 2.0, "skipped_updates": 1.0}
-
-
-def test_skipped_steps_are_counted_in_a_row_one_step_late():
-    skips = SkipCount(most=2)
-    found = []
-    for skipped in (0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0):
-        skips.add(jax.numpy.array(skipped))
-        found.append(skips.are_too_many())
-    # The fourth step was fine again when the second bad one was seen.
-    assert found == [False] * 6 + [True]
-    assert SkipCount(2, skips.in_row()).are_too_many()
-
-
 def test_steps_that_are_never_finite_stop_the_run_and_keep_state_and_batch(tiny_config, tmp_path):
     tiny_config.generator.learning_rate = 1e38  # the first step makes parameters as large
     tiny_config.stop_after_skipped_steps = 2
-    with pytest.raises(TrainingError, match=r"2 steps in a row.* layer generator") as error:
+    with pytest.raises(TrainingError, match="layer Generator") as error:
         loop.train(tiny_config, tmp_path)
     assert "checkpoint 4" in str(error.value)
     with np.load(tmp_path / "not_finite" / "step_4.npz") as batch:
         assert batch["image"].shape[:2] == (2, 8)
     state = restore_subtree(tmp_path / "checkpoints", 4, ("g_params", "ema_params"))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
-
-
-def test_averages_survive_being_stored_as_json():
-    whole, part = MetricAverages(), MetricAverages()
-    values = np.random.default_rng(0).normal(size=5).astype(np.float32)
-    for value in values:
-        whole.add(_metrics(0, x=value))
-    for value in values[:2]:
-        part.add(_metrics(0, x=value))
-    rest = MetricAverages(json.loads(json.dumps(part.state(2))))
-    for value in values[2:]:
-        rest.add(_metrics(0, x=value))
-    assert rest.take(0) == whole.take(0)
 
 
 @pytest.mark.parametrize(

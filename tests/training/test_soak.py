@@ -17,7 +17,7 @@ import processes
 import pytest
 
 from xmcgan.training import checkpoint
-from xmcgan.training.retention import committed_steps
+from xmcgan.training.checkpoint import committed_steps
 
 KILLS = int(os.environ.get("XMCGAN_SOAK_KILLS", "5"))
 NUM_STEPS = 20 * KILLS  # more than the lives before the kills will take

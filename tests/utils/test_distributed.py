@@ -17,7 +17,7 @@ import processes
 import pytest
 
 from xmcgan.errors import DataError, DistributedError
-from xmcgan.training.retention import committed_steps
+from xmcgan.training.checkpoint import committed_steps
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import all_gather_json, broadcast_from_host0, is_host0, raise_on_all
 

@@ -5,32 +5,45 @@ One module serves every size: bert-base-uncased as well as the small MiniLM.
 """
 
 import functools
+import re
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xmcgan.errors import WeightsError
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields, read_json
+from xmcgan.pretrained.weights import find_file, read_safetensors
 
 # Far below any logit, and finite: a caption without any real word must not give NaN.
 _MASKED = -1e9
 SENTENCE_POOLINGS = ("masked_mean", "padded_mean")
+# What config.json must say, and may leave out unless None; see `read_fields`.
+_CONFIG = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "layer_norm_eps": 1e-12,
+    "vocab_size": None,
+    "hidden_size": None,
+    "num_hidden_layers": None,
+    "num_attention_heads": None,
+    "intermediate_size": None,
+    "max_position_embeddings": None,
+}
+# Heads on top of the encoder, and a constant table: not part of what encodes words.
+_NOT_NEEDED = re.compile(r"(pooler|cls)\.|embeddings\.position_ids$")
 
 
 class Bert(nn.Module):
-    """Encode token ids to hidden states.
+    """Token ids to hidden states.
 
-    Attributes:
-        vocab_size: number of word pieces.
-        hidden_size: width of the hidden states.
-        num_layers: number of transformer layers.
-        num_heads: attention heads per layer.
-        intermediate_size: inner width of the feed-forward part.
-        max_positions: the longest sequence that has learned positions.
-        layer_norm_eps: added to the variance in layer norms.
-        dtype: of the matrix products; layer norms, softmax and the residual stream stay float32.
+    `dtype` is that of the matrix products; layer norms, softmax and the residual stream stay
+    float32.
     """
 
     vocab_size: int
@@ -46,14 +59,11 @@ class Bert(nn.Module):
     def __call__(
         self, token_ids: Int[Array, "b t"], word_mask: Bool[Array, "b t"]
     ) -> Float[Array, "b t d"]:
-        """Return the last layer's hidden states.
+        """Return the last layer's hidden states, float32, for padding too.
 
         Args:
-            token_ids: word pieces in [0, vocab_size).
-            word_mask: True where a real token stands; nothing attends to the others.
-
-        Returns:
-            Hidden states in float32, of padding too.
+            token_ids: Word pieces in [0, vocab_size).
+            word_mask: True at real tokens; nothing attends to the others.
         """
         length = token_ids.shape[1]
         words = self.param(
@@ -80,7 +90,7 @@ class Bert(nn.Module):
 
 
 class BertLayer(nn.Module):
-    """Apply self-attention and a feed-forward part, each with a residual and then a layer norm."""
+    """Self-attention and a feed-forward part, each with a residual and then a layer norm."""
 
     num_heads: int
     intermediate_size: int
@@ -91,7 +101,7 @@ class BertLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], word_mask: Bool[Array, "b t"]
     ) -> Float[Array, "b t d"]:
-        """Return the layer's output; see `Bert`."""
+        """Return the layer's output."""
         width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype)
         # One product instead of three: small matrices leave an accelerator idle.
@@ -130,25 +140,22 @@ def encode(
     *,
     sentence_pooling: str = "masked_mean",
 ) -> tuple[Float[Array, "b t d"], Float[Array, "b d"]]:
-    """Return the words and the sentence of captions.
+    """Return words and sentence of captions, float32.
 
     Words are BERT's last hidden states, the sentence is their mean (paper, implementation details).
 
     Args:
-        module: the text encoder.
-        params: its parameters, `{"word_embeddings": ..., ...}`.
-        token_ids: word pieces, [CLS] and [SEP] included.
-        word_mask: True where a real token stands, special tokens included.
+        module: The text encoder.
+        params: Its parameters.
+        token_ids: Word pieces, [CLS] and [SEP] included.
+        word_mask: True at real tokens, special ones included; words elsewhere are unspecified.
         sentence_pooling: "masked_mean" averages over real tokens, so that padding changes nothing;
-            "padded_mean" is the official code's: it adds up padded positions too, and divides by
+            "padded_mean" is the official code's: it sums padded positions too, and divides by
             the number of real tokens.
 
-    Returns:
-        Words and sentence in float32. Words include special tokens and, unspecified, padding.
-
     Raises:
-        WeightsError: there are more tokens than learned positions.
-        ValueError: the pooling has another name.
+        WeightsError: More tokens than learned positions.
+        ValueError: Unknown pooling.
     """
     if sentence_pooling not in SENTENCE_POOLINGS:
         raise ValueError(f"sentence_pooling is {sentence_pooling!r}, not in {SENTENCE_POOLINGS}")
@@ -161,3 +168,76 @@ def encode(
     weight = word_mask[..., None].astype(jnp.float32)
     added = words if sentence_pooling == "padded_mean" else words * weight
     return words, added.sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)
+
+
+def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Params]:
+    """Load a BERT as its publishers write it.
+
+    Args:
+        path: A .safetensors file, or the directory that holds it, with `config.json` beside it.
+        dtype: Of the matrix products.
+
+    Returns:
+        The module and its parameters, float32 NumPy arrays.
+
+    Raises:
+        WeightsError: A file is missing, damaged or of another kind of network.
+    """
+    file = find_file(path, "bert")
+    module = _read_config(file.with_name("config.json"), dtype)
+    tensors, _ = read_safetensors(file)
+    named = Tensors(file, {_rename(name): tensors[name] for name in tensors})
+    try:
+        params = _to_params(named, module.num_layers)
+    except (IndexError, ValueError) as error:
+        raise WeightsError(f"{file} does not fit the network: {error}") from error
+    left_over = [name for name in named if not _NOT_NEEDED.match(name)]
+    inputs = (jax.ShapeDtypeStruct((1, 1), np.int32), jax.ShapeDtypeStruct((1, 1), bool))
+    check_params(flatten(params), module, *inputs, path=file, left_over=left_over)
+    return module, params
+
+
+def _read_config(file: Path, dtype: DTypeLike) -> Bert:
+    config = read_fields(read_json(file), file, _CONFIG)
+    return Bert(
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        intermediate_size=config["intermediate_size"],
+        max_positions=config["max_position_embeddings"],
+        layer_norm_eps=float(config["layer_norm_eps"]),
+        dtype=dtype,
+    )
+
+
+def _rename(name: str) -> str:
+    """Return the name in a BERT without heads; bert-base-uncased has older names of norms."""
+    name = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
+    return name.replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _to_params(tensors: Tensors, num_layers: int) -> Params:
+    positions = tensors.take("embeddings.position_embeddings.weight")
+    token_types = tensors.take("embeddings.token_type_embeddings.weight")
+    if token_types.shape != (2, *positions.shape[1:]):
+        raise ValueError(f"embeddings.token_type_embeddings.weight {token_types.shape}")
+    params: Params = {
+        "word_embeddings": tensors.take("embeddings.word_embeddings.weight"),
+        "position_embeddings": positions + token_types[0],
+        "embeddings_norm": tensors.norm("embeddings.LayerNorm"),
+    }
+    for index in range(num_layers):
+        layer = f"encoder.layer.{index}"
+        attention = f"{layer}.attention"
+        params[f"layer_{index}"] = {
+            "query_key_value": tensors.dense(
+                *(f"{attention}.self.{part}" for part in ("query", "key", "value"))
+            ),
+            "attention_output": tensors.dense(f"{attention}.output.dense"),
+            "attention_norm": tensors.norm(f"{attention}.output.LayerNorm"),
+            "intermediate": tensors.dense(f"{layer}.intermediate.dense"),
+            "output": tensors.dense(f"{layer}.output.dense"),
+            "output_norm": tensors.norm(f"{layer}.output.LayerNorm"),
+        }
+    return params

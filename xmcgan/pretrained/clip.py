@@ -5,23 +5,67 @@ two pre-layer-norm transformers with quick GELU, one of image patches and one of
 """
 
 import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 from jaxtyping import Array, Float, Int
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from xmcgan.pretrained.clip_tokenizer import ClipTokenizer
+from xmcgan.errors import WeightsError
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields, read_json
+from xmcgan.pretrained.weights import find_file, identify_file, read_safetensors
 
-# Mean and deviation of the pixels that CLIP was trained on, in 0..1.
+# OpenAI's published files: pytorch_model.bin and model.safetensors of clip-vit-base-patch32, and
+# pytorch_model.bin of clip-vit-large-patch14-336.
+PUBLISHED_SHA256 = (
+    "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f",
+    "99d28a652e6ec46629ab7047a0ac82c69b1fe11e0ce672c43af65d3a9a3fc05d",
+    "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801",
+)
+# Mean and deviation of the pixels that CLIP was trained on, in [0, 1].
 _PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 _PIXEL_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+# Constant tables, and the temperature of training: not part of what encodes.
+_NOT_NEEDED = re.compile(r"logit_scale$|(text|vision)_model\.embeddings\.position_ids$")
+# Published configs leave out what equals these, the defaults of the library that wrote them.
+_SHARED_DEFAULTS = {
+    "model_type": "clip",
+    "projection_dim": 512,
+    "num_hidden_layers": 12,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "quick_gelu",
+}
+_TEXT_DEFAULTS = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_attention_heads": 8,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "eos_token_id": 49407,
+}
+_IMAGE_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}
+# Older configs carry this meaningless id; their captions end at the highest id.
+_UNSET_END_TOKEN = 2
+START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+# Contractions, words, single digits, and runs of anything else.
+_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class Sizes(NamedTuple):
-    """Describe one of the two transformers."""
+    """Sizes of one of the two transformers."""
 
     width: int
     num_layers: int
@@ -31,14 +75,7 @@ class Sizes(NamedTuple):
 
 
 class ImageTransformer(nn.Module):
-    """Encode images into the space that they share with captions.
-
-    Attributes:
-        sizes: of the transformer.
-        image_size: side of the images in pixels.
-        patch_size: side of a patch in pixels.
-        embed_dim: width of the shared space.
-    """
+    """Images, `image_size` pixels square, to the space that they share with captions."""
 
     sizes: Sizes
     image_size: int
@@ -47,11 +84,7 @@ class ImageTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b e"]:
-        """Return embeddings, not normalised.
-
-        Args:
-            images: of `image_size`, standardised by CLIP's mean and deviation.
-        """
+        """Return embeddings, not normalized, of images standardized by CLIP's pixel mean."""
         width = self.sizes.width
         patch = (self.patch_size, self.patch_size)
         x = nn.Conv(width, patch, patch, padding="VALID", use_bias=False, name="patches")(images)
@@ -68,15 +101,9 @@ class ImageTransformer(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Encode captions into the space that they share with images.
+    """Captions to the space that they share with images.
 
-    Attributes:
-        sizes: of the transformer.
-        vocab_size: number of tokens.
-        max_positions: the longest caption in tokens.
-        embed_dim: width of the shared space.
-        end_token: the token whose first occurrence stands for the caption; None takes the highest
-            id of the caption, as the original code does.
+    A caption is read at the first `end_token`; if None, at its highest id, as in the original code.
     """
 
     sizes: Sizes
@@ -87,11 +114,9 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
-        """Return embeddings, not normalised.
+        """Return embeddings, not normalized.
 
-        Args:
-            token_ids: in [0, vocab_size), at most `max_positions`. What stands after the end token
-                changes nothing, because no token sees the ones after it.
+        What follows the end token changes nothing: no token attends to later ones.
         """
         initializer = nn.initializers.normal(0.02)
         width = self.sizes.width
@@ -107,7 +132,7 @@ class TextTransformer(nn.Module):
 
 
 class Layer(nn.Module):
-    """Add self-attention and a feed-forward part, each of a layer norm of the residual stream."""
+    """Self-attention and a feed-forward part, each on a layer norm of the residual stream."""
 
     sizes: Sizes
     causal: bool
@@ -137,61 +162,232 @@ def _layer_norm(sizes: Sizes, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=sizes.layer_norm_eps, use_fast_variance=False, name=name)
 
 
+class ClipTokenizer:
+    """Captions to token ids, from the start token to the end token.
+
+    Byte-level BPE of lower-case text. Deviation: the original code also repairs broken Unicode
+    (ftfy) and HTML entities before, which clean captions do not need.
+
+    Args:
+        directory: Holds `tokenizer.json`, or else `vocab.json` and `merges.txt`.
+        max_tokens: Length of every row, special tokens included; 77 for the published networks.
+
+    Raises:
+        WeightsError: The files are missing or damaged, or are not a CLIP tokenizer's.
+    """
+
+    def __init__(self, directory: Path, max_tokens: int):
+        self._tokenizer = _read_tokenizer(directory)
+        end = self._tokenizer.token_to_id(END_TOKEN)
+        start = self._tokenizer.token_to_id(START_TOKEN)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if end is None or start is None or self._tokenizer.encode("").ids != [start, end]:
+            raise WeightsError(
+                f"the tokenizer in {directory} is not CLIP's: it does not put captions between "
+                f"{START_TOKEN} and {END_TOKEN}"
+            )
+        # A caption that spells out "<|endoftext|>" must not end there.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_padding(length=max_tokens, pad_id=end, pad_token=END_TOKEN)
+        self.max_tokens = max_tokens
+        self.vocab_size = self._tokenizer.get_vocab_size()
+
+    def __call__(self, captions: Sequence[str]) -> Int[np.ndarray, "b t"]:
+        """Return int32 token ids; a caption that is too long is cut and keeps its end token."""
+        encoded = self._tokenizer.encode_batch(list(captions))
+        ids = np.array([caption.ids for caption in encoded], dtype=np.int32)
+        return ids.reshape(len(encoded), self.max_tokens)
+
+
+def _read_tokenizer(directory: Path) -> Tokenizer:
+    whole = directory / "tokenizer.json"
+    parts = directory / "vocab.json", directory / "merges.txt"
+    try:
+        if whole.is_file():
+            return Tokenizer.from_file(str(whole))
+        if all(part.is_file() for part in parts):
+            return _build_tokenizer(*parts)
+    except Exception as error:  # the library raises bare Exception
+        raise WeightsError(f"{directory}: not a readable tokenizer: {error}") from error
+    raise WeightsError(
+        f"no tokenizer in {directory}: put tokenizer.json, or vocab.json and merges.txt, "
+        "beside CLIP's weights"
+    )
+
+
+def _build_tokenizer(vocabulary: Path, merges: Path) -> Tokenizer:
+    bpe = models.BPE.from_file(
+        str(vocabulary), str(merges), unk_token=END_TOKEN, end_of_word_suffix="</w>"
+    )
+    start, end = bpe.token_to_id(START_TOKEN), bpe.token_to_id(END_TOKEN)
+    if start is None or end is None:
+        raise ValueError(f"{vocabulary} lacks {START_TOKEN} or {END_TOKEN}")
+    tokenizer = Tokenizer(bpe)
+    tokenizer.add_special_tokens(
+        [tokenizers.AddedToken(token, special=True) for token in (START_TOKEN, END_TOKEN)]
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (END_TOKEN, end), (START_TOKEN, start), trim_offsets=False
+    )
+    return tokenizer
+
+
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Hold a frozen CLIP.
+    """A frozen CLIP with its tokenizer.
 
-    Attributes:
-        image_transformer: the network of images.
-        text_transformer: the network of captions.
-        params: NumPy arrays; put them on the devices once, and pass them to compiled functions as
-            an argument, or the compiler copies them into the program as constants.
-        tokenizer: captions to token ids.
-        sha256: of the file of weights.
-        verified: whether that is a published file.
+    `params` are NumPy arrays; put them on the devices once, and pass them to compiled functions as
+    an argument, or the compiler copies them into the program as constants.
     """
 
     image_transformer: ImageTransformer
     text_transformer: TextTransformer
-    params: dict[str, Any]
+    params: Params
     tokenizer: ClipTokenizer
     sha256: str
-    verified: bool
+    verified: bool  # whether the weights are a published file
 
     @property
     def image_size(self) -> int:
-        """Return the side of its images in pixels."""
+        """Side of its images in pixels."""
         return self.image_transformer.image_size
 
     @property
-    def embed_dim(self) -> int:
-        """Return the width of the embeddings."""
-        return self.image_transformer.embed_dim
-
-    @property
     def architecture(self) -> str:
-        """Return the image network's sizes in words, for records."""
+        """The image network's sizes in words, for records."""
         image = self.image_transformer
         return (
             f"ViT width {image.sizes.width}, {image.sizes.num_layers} layers, "
             f"patch {image.patch_size}, image {image.image_size}"
         )
 
-    def encode_images(self, params: Any, images: Float[Array, "b s s 3"]) -> Float[Array, "b e"]:
-        """Return the embeddings of images, not normalised.
+    def encode_images(self, params: Params, images: Float[Array, "b s s 3"]) -> Float[Array, "b e"]:
+        """Return the embeddings, not normalized, of images in [0, 1] of `image_size`."""
+        standardized = (images - _PIXEL_MEAN) / _PIXEL_DEVIATION
+        return jnp.asarray(self.image_transformer.apply({"params": params["image"]}, standardized))
 
-        Args:
-            params: `self.params`, wherever they lie.
-            images: in [0, 1], of `image_size`.
-        """
-        standardised = (images - _PIXEL_MEAN) / _PIXEL_DEVIATION
-        return jnp.asarray(self.image_transformer.apply({"params": params["image"]}, standardised))
-
-    def encode_text(self, params: Any, token_ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
-        """Return the embeddings of captions, not normalised.
-
-        Args:
-            params: `self.params`, wherever they lie.
-            token_ids: from `tokenizer`.
-        """
+    def encode_text(self, params: Params, token_ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
+        """Return the embeddings of captions, not normalized."""
         return jnp.asarray(self.text_transformer.apply({"params": params["text"]}, token_ids))
+
+
+def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
+    """Load a CLIP of any size as its publishers write it.
+
+    Args:
+        path: A .safetensors file, or the directory that holds it, with `config.json` beside it and
+            `tokenizer.json` or `vocab.json` with `merges.txt`.
+        allow_unverified: Accept weights that are not known to be a published file.
+
+    Raises:
+        WeightsError: A file is missing, damaged, not verified or of another kind of network.
+    """
+    file = find_file(path, "clip")
+    identity = identify_file(file, PUBLISHED_SHA256, allow_unverified=allow_unverified)
+    image, text = _read_config(file.with_name("config.json"))
+    tokenizer = ClipTokenizer(file.parent, text.max_positions)
+    if tokenizer.vocab_size > text.vocab_size:
+        raise WeightsError(
+            f"the tokenizer in {file.parent} has {tokenizer.vocab_size} tokens and the network "
+            f"{text.vocab_size}: they do not belong together"
+        )
+    tensors = Tensors(file, read_safetensors(file)[0])
+    try:
+        params = {"image": _image_params(image, tensors), "text": _text_params(text, tensors)}
+    except ValueError as error:
+        raise WeightsError(f"{file} does not fit the network: {error}") from error
+    left_over = [name for name in tensors if not _NOT_NEEDED.match(name)]
+    pixels = jax.ShapeDtypeStruct((1, image.image_size, image.image_size, 3), np.float32)
+    token_ids = jax.ShapeDtypeStruct((1, 1), np.int32)
+    for part, module, inputs in (("image", image, pixels), ("text", text, token_ids)):
+        found = flatten(params[part])
+        check_params(found, module, inputs, path=file, left_over=left_over)
+    return Clip(image, text, params, tokenizer, identity.sha256, identity.verified)
+
+
+def _read_config(file: Path) -> tuple[ImageTransformer, TextTransformer]:
+    config = read_json(file)
+    sizes, image = _read_section(config, file, "vision_config", _IMAGE_DEFAULTS)
+    embed_dim = image["projection_dim"]
+    image = ImageTransformer(sizes, image["image_size"], image["patch_size"], embed_dim)
+    sizes, text = _read_section(config, file, "text_config", _TEXT_DEFAULTS)
+    end_token = None if text["eos_token_id"] == _UNSET_END_TOKEN else text["eos_token_id"]
+    max_positions = text["max_position_embeddings"]
+    return image, TextTransformer(sizes, text["vocab_size"], max_positions, embed_dim, end_token)
+
+
+def _read_section(
+    config: dict[str, Any], file: Path, name: str, defaults: dict[str, Any]
+) -> tuple[Sizes, dict[str, Any]]:
+    """Return a part of the config; an older spelling of it, `*_dict`, wins."""
+    section: dict[str, Any] = {}
+    for spelling in (name, f"{name}_dict"):
+        part = config.get(spelling) or {}
+        if not isinstance(part, dict):
+            raise WeightsError(f"{file}: {spelling} must be a JSON object")
+        section |= part
+    # These two belong to the whole; parts may repeat them, with other values.
+    section["model_type"] = config.get("model_type", "clip")
+    section["projection_dim"] = config.get("projection_dim", 512)
+    section = read_fields(section, file, _SHARED_DEFAULTS | defaults, prefix=f"{name}.")
+    sizes = Sizes(
+        width=section["hidden_size"],
+        num_layers=section["num_hidden_layers"],
+        num_heads=section["num_attention_heads"],
+        mlp_width=section["intermediate_size"],
+        layer_norm_eps=float(section["layer_norm_eps"]),
+    )
+    return sizes, section
+
+
+def _image_params(image: ImageTransformer, tensors: Tensors) -> Params:
+    embeddings = "vision_model.embeddings"
+    patches = tensors.take(f"{embeddings}.patch_embedding.weight")
+    return {
+        "patches": {"kernel": np.ascontiguousarray(patches.transpose(2, 3, 1, 0))},
+        "class_embedding": tensors.take(f"{embeddings}.class_embedding"),
+        "position_embeddings": tensors.take(f"{embeddings}.position_embedding.weight"),
+        "pre_norm": tensors.norm("vision_model.pre_layrnorm"),  # the file's own spelling
+        "post_norm": tensors.norm("vision_model.post_layernorm"),
+        "projection": _projection(tensors, "visual_projection"),
+        **_layer_params("vision_model", image.sizes, tensors),
+    }
+
+
+def _text_params(text: TextTransformer, tensors: Tensors) -> Params:
+    embeddings = "text_model.embeddings"
+    return {
+        "word_embeddings": tensors.take(f"{embeddings}.token_embedding.weight"),
+        "position_embeddings": tensors.take(f"{embeddings}.position_embedding.weight"),
+        "final_norm": tensors.norm("text_model.final_layer_norm"),
+        "projection": _projection(tensors, "text_projection"),
+        **_layer_params("text_model", text.sizes, tensors),
+    }
+
+
+def _layer_params(tower: str, sizes: Sizes, tensors: Tensors) -> Params:
+    params = {}
+    for index in range(sizes.num_layers):
+        layer = f"{tower}.encoder.layers.{index}"
+        params[f"layer_{index}"] = {
+            "attention_norm": tensors.norm(f"{layer}.layer_norm1"),
+            "query_key_value": tensors.dense(*(f"{layer}.self_attn.{p}_proj" for p in "qkv")),
+            "attention_output": tensors.dense(f"{layer}.self_attn.out_proj"),
+            "mlp_norm": tensors.norm(f"{layer}.layer_norm2"),
+            "intermediate": tensors.dense(f"{layer}.mlp.fc1"),
+            "output": tensors.dense(f"{layer}.mlp.fc2"),
+        }
+    return params
+
+
+def _projection(tensors: Tensors, name: str) -> dict[str, np.ndarray]:
+    return {"kernel": np.ascontiguousarray(tensors.take(f"{name}.weight").T)}

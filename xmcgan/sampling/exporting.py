@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 import xmcgan
 from xmcgan.errors import UserError
 from xmcgan.sampling.sampler import TrainedModel, sample_images, write_manifest
-from xmcgan.training.record import named_leaves
+from xmcgan.training.checkpoint import named_leaves
 from xmcgan.utils.files import atomic_file
 from xmcgan.utils.mesh import fetch
 from xmcgan.utils.provenance import commit

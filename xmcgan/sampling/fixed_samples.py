@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from xmcgan.data import Source
 from xmcgan.data.pipeline import fixed_examples
-from xmcgan.data.sources import Source
 from xmcgan.sampling.grid import sample_grid
 from xmcgan.sampling.sampler import Sampler, draw_noise
-from xmcgan.training.health import diversity_warning, sample_diversity
+from xmcgan.training.logging import MetricWriter
+from xmcgan.training.monitoring import diversity_warning, sample_diversity
 from xmcgan.training.state import TrainState
-from xmcgan.training.writers import MetricWriter
 from xmcgan.utils.distributed import is_host0
 
 COLUMNS = 4

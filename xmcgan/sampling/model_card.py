@@ -11,9 +11,8 @@ from xmcgan.config import changed_fields
 from xmcgan.errors import DataError
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.sampling.sampler import TrainedModel
-from xmcgan.studies.run_report.document import starts_table
-from xmcgan.studies.run_report.log import read_curves
-from xmcgan.training.starts import read_starts
+from xmcgan.utils.provenance import read_starts
+from xmcgan.utils.run_log import read_curves, starts_table
 from xmcgan.utils.tables import markdown_table
 
 # In this order. The notes must have what only the author can say, and may add to the others.

@@ -20,8 +20,12 @@ from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import CheckpointError, UserError, listed
 from xmcgan.models.generator import Generator
 from xmcgan.pretrained.encoders import TextEncoder
-from xmcgan.training.checkpoint import checkpoint_digest, read_record, restore_subtree
-from xmcgan.training.retention import committed_steps
+from xmcgan.training.checkpoint import (
+    checkpoint_digest,
+    committed_steps,
+    read_record,
+    restore_subtree,
+)
 from xmcgan.utils.files import write_text
 from xmcgan.utils.mesh import fetch, make_mesh, put, replicated, sample_sharding
 from xmcgan.utils.provenance import fingerprint_differences

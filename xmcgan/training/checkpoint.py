@@ -1,20 +1,23 @@
-"""Checkpoints that are whole, verified on the way back, and owned by one run.
+"""Checkpoints: written by Orbax in the background, verified on restore, owned by one run.
 
-Several processes of one run write a step together, each the arrays that lie on its devices; process
-0 alone clears, renames and removes. The folder must be the same for all of them.
+    checkpoints/STEP/state         arrays; every process writes those on its devices
+    checkpoints/STEP/record        position in the data, fingerprint, and SHA-256 of every array
+    checkpoints/newest             the last step saved, so that its loss is noticed
+    checkpoints/pins/STEP.REASON   keeps a step from being removed
+    checkpoints/set-aside-STEP     a step of a branch that `restore_step` abandoned
 
-A step is a folder `DIRECTORY/STEP` that Orbax writes in the background and renames into place, so
-that it is either complete or absent. Beside the arrays lies the record of `record.py`.
+A step is complete or absent: Orbax renames it into place. Process 0 alone renames and removes.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -23,66 +26,58 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+import xmcgan
 from xmcgan.errors import CheckpointError, listed
-from xmcgan.training import record as records
-from xmcgan.training.record import Record
-from xmcgan.training.retention import (
-    committed_steps,
-    note_newest,
-    noted_newest,
-    remove_old,
-)
 from xmcgan.utils.distributed import all_gather_json, is_host0
-from xmcgan.utils.files import clear_leftovers
+from xmcgan.utils.files import clear_leftovers, lock_folder, write_text
 from xmcgan.utils.mesh import fetch
 from xmcgan.utils.provenance import fingerprint_differences
 
 PyTree = Any
 JSON = Any
 
-_STATE = "state"
+_TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax's suffix of an incomplete step
 
 
-class Checkpointer:
-    """Save and restore the whole state of a run; keep the last `keep` steps and the pinned ones.
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Description of a checkpoint, stored beside its arrays."""
 
-    Use it as a context manager: leaving the block waits for the save that is under way. The caller
-    holds `lock_workdir`, so that nobody else writes into `directory`.
+    step: int
+    extra: dict[str, JSON]  # whatever the caller of `save` needs to resume
+    fingerprint: dict[str, JSON]  # choices that a run must not change when it is resumed
+    leaves: dict[str, dict[str, JSON]]  # {"shape", "dtype", "digest"} by path of the array
+    version: str = "0.1.0"  # of xmcgan; 0.1.0 stored none
+
+
+class Checkpointer(contextlib.AbstractContextManager):
+    """Saves and restores the state of a run in `directory`; a context manager.
+
+    Keeps the newest `keep` steps and the pinned ones, plus one more until the next save begins.
+    `fingerprint` holds JSON values that must be equal when the run is resumed. The caller holds
+    `lock_workdir`: nobody else writes into the directory.
     """
 
     def __init__(self, directory: Path, *, keep: int, fingerprint: Mapping[str, JSON]) -> None:
-        """Open `directory`, create it if absent, and clear what a killed save left there.
-
-        Args:
-            directory: the folder of the step folders, usually `WORKDIR/checkpoints`.
-            keep: how many of the newest steps stay on disk, at least 1, besides those that are
-                pinned (`retention.py`). One more is there until the next save begins.
-            fingerprint: JSON values that must be equal when the run is resumed.
-        """
         self._directory = Path(directory).absolute()
         if is_host0():
             self._directory.mkdir(parents=True, exist_ok=True)
-            # Not Orbax's own cleaning, by marker files: only what is named temporary goes.
-            for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
+            for leftover in self._directory.glob(f"*{_TEMPORARY}*"):  # of a killed save
                 shutil.rmtree(leftover, ignore_errors=True)
             clear_leftovers(self._directory)
         all_gather_json("cleared")
-        self._fingerprint = records.plain_json(fingerprint)
-        self._keep = keep
+        self._fingerprint, self._keep = _plain_json(fingerprint), keep
         self._saving: int | None = None
-        self._manager = ocp.CheckpointManager(
-            self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=None)
+        # Not Orbax's CheckpointManager: its preservation policies decide before they delete, and
+        # an evaluation may pin a step in between. Removal here holds the lock of the pins.
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                state=ocp.StandardCheckpointHandler(),
+                record=ocp.JsonCheckpointHandler("record.json"),
+            )
         )
 
-    def __enter__(self) -> "Checkpointer":
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: Any, exc_value: BaseException | None, traceback: Any) -> None:
         try:
             self.wait()
         except CheckpointError as error:
@@ -90,264 +85,289 @@ class Checkpointer:
                 raise
             logging.error("%s", error)  # The error that ended the block is the one to raise.
         finally:
-            self._manager.close()
-
-    def all_steps(self) -> list[int]:
-        """Return the steps that are complete on disk, oldest first."""
-        return committed_steps(self._directory)
+            self._checkpointer.close()
 
     def latest_step(self) -> int | None:
-        """Return the newest complete step, or None where none was ever saved.
+        """Return the newest complete step, None if none was ever saved.
 
-        Raises:
-            CheckpointError: a newer step was saved and is gone.
+        Raises CheckpointError if a newer step was saved and is gone.
         """
-        # What process 0 sees: on a network's file system others may see it later.
-        steps, noted = all_gather_json([self.all_steps(), noted_newest(self._directory)])[0]
-        if noted is not None and noted > max(steps, default=-1):
-            way_out = (
-                f"To go back to an older step, pass --config.restore_step={steps[-1]}."
-                if steps
-                else "No older step is there: to start anew, give another --workdir."
-            )
+        # As process 0 sees it: on a network file system others may see it later.
+        steps, newest = all_gather_json([committed_steps(self._directory), self._read_newest()])[0]
+        if newest > max(steps, default=-1):
             raise CheckpointError(
-                f"step {noted} was saved in {self._directory} and is gone; put it back from a "
-                f"copy. {way_out}"
+                f"step {newest} was saved in {self._directory} and is gone. {_way_back(steps)}"
             )
         return max(steps, default=None)
 
     def save(self, step: int, state: PyTree, extra: Mapping[str, JSON]) -> None:
-        """Copy the state to the host now and write it in the background.
+        """Copy `state`, a tree of plain arrays, to the host and write it in the background.
 
-        The arrays may be donated or changed as soon as this returns. Complete steps at or after
-        `step`, which a run restored from an older step leaves behind, are renamed `set-aside-N`.
-
-        Args:
-            step: the number of training steps done.
-            state: a tree of plain arrays; random keys as raw key data.
-            extra: JSON values stored with it, at least what is needed to find the next batch.
-
-        Raises:
-            CheckpointError: this save could not start, or the one before it had failed.
+        The arrays may be donated as soon as this returns. Complete steps from `step` on, which a
+        run restored from an older one leaves behind, are renamed to `set-aside-STEP`. Raises
+        CheckpointError if this save cannot start or the previous one failed.
         """
         self.wait()
         self._set_aside_from(step)
-        # Own copies: on a CPU a plain conversion shares memory with a buffer that may be donated.
-        host_state = jax.tree.map(lambda leaf: np.array(fetch(leaf), copy=True), state)
-        several = jax.process_count() > 1
-        written = jax.tree.map(jnp.copy, state) if several else host_state
-        record = Record(step, records.plain_json(extra), self._fingerprint, {})
-        items = {
-            _STATE: ocp.args.StandardSave(written),
-            records.RECORD_ITEM: records.RecordSave(record, records.named_leaves(host_state)),
-        }
+        leaves, structure = jax.tree.flatten(jax.tree.map(fetch, state))
+        with ThreadPoolExecutor() as pool:  # NumPy and hashlib release the interpreter's lock
+            # Copies: on a CPU a fetched array shares memory with a buffer that may be donated.
+            copies = [*pool.map(lambda leaf: np.array(leaf, copy=True), leaves)]
+            descriptions = dict(zip(named_leaves(state), pool.map(_describe, copies), strict=True))
+        record = dataclasses.asdict(
+            Record(step, _plain_json(extra), self._fingerprint, descriptions, xmcgan.__version__)
+        )
+        if jax.process_count() == 1:
+            saved = jax.tree.unflatten(structure, copies)
+        else:
+            saved = jax.tree.map(jnp.copy, state)  # every process writes its own shards
         self._saving = step
-        with self._loud_failure(OSError):
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        with self._wrap_save_errors():
+            self._checkpointer.save(
+                self._directory / str(step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(saved),
+                    record=ocp.args.JsonSave(record | {"digest": _json_digest(record)}),
+                ),
+            )
 
     def wait(self) -> None:
-        """Wait until the save under way is complete on disk, then remove what is too old.
+        """Wait for the save in progress, then remove old steps.
 
-        Raises:
-            CheckpointError: it failed; steps saved before are intact.
+        Raises CheckpointError if it failed; older steps are intact.
         """
-        with self._loud_failure(Exception):
-            self._manager.wait_until_finished()
+        with self._wrap_save_errors():
+            self._checkpointer.wait_until_finished()
         if self._saving is not None and is_host0():
-            note_newest(self._directory, self._saving)
-            if remove_old(self._directory, self._keep):
-                self._manager.reload()
+            write_text(self._directory / "newest", str(self._saving))
+            remove_old(self._directory, self._keep)
         self._saving = None
 
-    def check_fingerprint(self, step: int) -> None:
-        """Refuse to go on where the stored run differs from this one.
-
-        Raises:
-            CheckpointError: naming every field that differs, stored and now.
-        """
-        stored = read_record(self._directory, step).fingerprint
-        differences = fingerprint_differences(stored, self._fingerprint)
-        if differences:
-            raise CheckpointError(
-                f"{self._directory} holds a run of another configuration (step {step}; field: "
-                f"stored -> now):{listed(differences)}\n"
-                "Give another --workdir for a new run, set these fields back to resume this one, "
-                "or pass --config.allow_mismatch=true to resume it all the same."
-            )
-
     def restore(
-        self, step: int | None, abstract_state: PyTree, *, allow_mismatch: bool = False
+        self, step: int, abstract_state: PyTree, *, allow_mismatch: bool = False
     ) -> tuple[PyTree, dict[str, JSON]]:
-        """Return the state and the extra values of a step, verified array by array.
+        """Return the state of a step and the `extra` it was saved with.
 
-        Args:
-            step: which step, or None for the newest.
-            abstract_state: the tree to fill: arrays, or `jax.ShapeDtypeStruct` with a sharding
-                each, which may place them on other devices than they were saved from.
-            allow_mismatch: accept a fingerprint that differs.
-
-        Returns:
-            The state, placed as asked, and the `extra` given to `save`.
-
-        Raises:
-            CheckpointError: there is no such step, it is damaged, it belongs to another
-                configuration, or its arrays have other names, shapes or types.
-            ValueError: a leaf of `abstract_state` says not where to place it.
+        Leaves of `abstract_state` are arrays or `jax.ShapeDtypeStruct`s with the sharding to
+        restore to, on any number of devices. Raises CheckpointError if the step is missing or
+        damaged, if its arrays have other names, shapes or dtypes, or if the fingerprint differs
+        and `allow_mismatch` is not set.
         """
         self.wait()
-        step = self._existing_step(step)
-        if not allow_mismatch:
-            self.check_fingerprint(step)
         record = read_record(self._directory, step)
-        wanted = records.named_leaves(abstract_state)
-        self._check_structure(record, wanted)
-        for name, leaf in wanted.items():
-            if getattr(leaf, "sharding", None) is None:
-                raise ValueError(f"abstract_state has no sharding for {name}")
-        with _named_damage(self._directory, step):
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract_state)})
+        if not allow_mismatch:
+            self._refuse(
+                record,
+                fingerprint_differences(record.fingerprint, self._fingerprint),
+                "is of another configuration (field: stored -> now)",
+                ", or pass --config.allow_mismatch=true to resume it anyway",
             )
-            _verify(record, restored[_STATE])
-        return restored[_STATE], record.extra
+        wanted = named_leaves(abstract_state)
+        # Compared here, because Orbax casts dtypes silently.
+        stored = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in record.leaves.items()}
+        now = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
+        changes = fingerprint_differences(stored, now)
+        self._refuse(record, changes, "is of another architecture (array: stored -> now)")
+        # Orbax would place such an array where it was saved from, without a word.
+        if unplaced := [n for n, leaf in wanted.items() if getattr(leaf, "sharding", None) is None]:
+            raise ValueError(f"abstract_state has no sharding for {unplaced[0]}")
+        request = ocp.args.PyTreeRestore(
+            abstract_state,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+        )
+        return _restore_arrays(self._directory, record, lambda stored: request), record.extra
 
-    def _existing_step(self, step: int | None) -> int:
-        steps = self.all_steps()
-        if step is None and steps:
-            return steps[-1]
-        if step is None or step not in steps:
-            asked = "" if step is None else f" of step {step}"
-            there = f"; its steps are {', '.join(map(str, steps))}" if steps else ""
-            raise CheckpointError(f"{self._directory} has no checkpoint{asked}{there}")
-        return step
-
-    def _check_structure(self, record: Record, wanted: Mapping[str, Any]) -> None:
-        differences = records.structure_differences(record, wanted)
-        if differences:
+    def _refuse(self, record: Record, changes: list[str], what: str, way_out: str = "") -> None:
+        if changes:
             raise CheckpointError(
-                f"step {record.step} in {self._directory} is of another architecture (array: "
-                f"stored -> now):{listed(differences)}\n"
-                "Set the configuration back, or give another --workdir."
+                f"step {record.step} in {self._directory}, written by xmcgan {record.version}, "
+                f"{what}:{listed(changes)}\n"
+                "Set the configuration (or the version of xmcgan) back to resume it, or give "
+                f"another --workdir for a new run{way_out}."
             )
 
     def _set_aside_from(self, step: int) -> None:
-        newer = all_gather_json([other for other in self.all_steps() if other >= step])[0]
-        if newer and is_host0():
-            kept = [other for other in self.all_steps() if other < step]
-            note_newest(self._directory, max(kept, default=None))
-        for other in newer if is_host0() else ():
+        steps = all_gather_json(committed_steps(self._directory))[0]
+        abandoned = [other for other in steps if other >= step]
+        if not abandoned or not is_host0():
+            return
+        # Before they move: a run killed in between must not take them for lost.
+        remaining = max(set(steps) - set(abandoned), default=-1)
+        write_text(self._directory / "newest", str(remaining))
+        for other in abandoned:
             target = self._directory / f"set-aside-{other}"
             shutil.rmtree(target, ignore_errors=True)
             (self._directory / str(other)).rename(target)
-            logging.warning("step %d is of a course this run has left: now %s", other, target)
-        if newer:
-            self._manager.reload()
+            logging.warning("step %d belongs to an abandoned branch; moved to %s", other, target)
+
+    def _read_newest(self) -> int:
+        try:
+            return int((self._directory / "newest").read_bytes())
+        except (OSError, ValueError):  # nothing saved yet, or the note itself is damaged
+            return -1
 
     @contextlib.contextmanager
-    def _loud_failure(self, expected: type[Exception]) -> Iterator[None]:
+    def _wrap_save_errors(self) -> Iterator[None]:
         try:
             yield
-        except expected as error:
+        except Exception as error:
             step, self._saving = self._saving, None
-            self._manager.reload()  # Else Orbax goes on listing the failed step.
-            kept = ", ".join(map(str, self.all_steps())) or "none"
+            complete = ", ".join(map(str, committed_steps(self._directory))) or "none"
             raise CheckpointError(
                 f"step {step} could not be saved in {self._directory}: {_brief(error)}\n"
-                f"Is the disk full or read-only? Complete steps there: {kept}."
+                f"Is the disk full or read-only? Complete steps: {complete}."
             ) from error
 
 
-def read_record(directory: Path, step: int) -> Record:
-    """Read what a step says about itself, without its arrays.
+def committed_steps(directory: Path) -> list[int]:
+    """Return the complete steps of a checkpoint directory, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
 
-    Raises:
-        CheckpointError: the record is missing or damaged.
+
+def read_record(directory: Path, step: int) -> Record:
+    """Read the description of a step without its arrays.
+
+    Raises CheckpointError if the step is missing or its record is damaged.
     """
-    with _named_damage(directory, step):
-        return records.read_record(directory / str(step))
+    steps = committed_steps(directory)
+    if step not in steps:
+        there = ", ".join(map(str, steps)) or "none"
+        raise CheckpointError(f"{directory} has no checkpoint of step {step}; it has {there}")
+    with _wrap_restore_errors(directory, step):
+        path = directory / str(step) / "record" / "record.json"
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.pop("digest") != _json_digest(stored):
+            raise ValueError(f"{path} was changed after it was written")
+        return Record(**stored)
 
 
 def checkpoint_digest(directory: Path, step: int) -> str:
-    """Return what tells a step from another of its number: a digest of its arrays' digests.
-
-    Raises:
-        CheckpointError: the record is missing or damaged.
-    """
-    leaves = read_record(directory, step).leaves
-    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]
+    """Return a digest of all arrays, which tells apart checkpoints of the same step."""
+    return _json_digest(read_record(directory, step).leaves)[:16]
 
 
 def restore_subtree(directory: Path, step: int, keys: Sequence[str]) -> dict[str, PyTree]:
-    """Read some top-level fields of the state as NumPy arrays in nested dictionaries.
+    """Read top-level fields of a saved state as NumPy arrays in nested dictionaries.
 
-    No network or optimizer has to be built, and nothing is written, so sampling can read the
-    averaged generator this way while training goes on.
-
-    Args:
-        directory: the folder of the step folders.
-        step: which step.
-        keys: names of top-level fields of the saved state.
-
-    Raises:
-        CheckpointError: there is no such step or field, or the step is damaged.
+    Needs neither networks nor optimizers and writes nothing, so it may run beside training. Raises
+    CheckpointError if the step or a field is missing, or if the step is damaged.
     """
-    directory = directory.absolute()
-    if step not in committed_steps(directory):
-        raise CheckpointError(f"{directory} has no checkpoint of step {step}")
     record = read_record(directory, step)
-    present = {name.split("/")[0] for name in record.leaves}
-    missing = sorted(set(keys) - present)
-    if missing:
+    fields = {name.split("/")[0] for name in record.leaves}
+    if missing := sorted(set(keys) - fields):
         raise CheckpointError(
             f"step {step} in {directory} has no {', '.join(missing)}; "
-            f"it has {', '.join(sorted(present))}"
+            f"it has {', '.join(sorted(fields))}"
         )
-    with (
-        _named_damage(directory, step),
-        contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader,
-    ):
-        path = epath.Path(directory / str(step) / _STATE)
-        stored = reader.metadata(path).tree
+
+    def request(stored: Any) -> ocp.args.PyTreeRestore:
         wanted = {key: stored[key] for key in keys}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        request = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-        subtree = reader.restore(path, args=request)
-        _verify(record, subtree)
-    return subtree
+        return ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+
+    return _restore_arrays(directory, record, request)
 
 
-def _verify(record: Record, tree: PyTree) -> None:
-    damaged = records.damaged_leaves(record, records.named_leaves(tree))
-    if damaged:
-        raise ValueError(f"bytes differ from those saved in:{listed(damaged)}")
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves of a tree by their paths, such as `g_params/dense/kernel`."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def pin(directory: Path, step: int, reason: str) -> bool:
+    """Keep a step, for a reason such as "evaluation", until it is unpinned.
+
+    A pin is a file: it outlives a killed evaluation. Returns False if the step does not exist.
+    """
+    with lock_folder(directory / "pins", CheckpointError):
+        if step not in committed_steps(directory):
+            return False
+        (directory / "pins" / f"{step}.{reason}").touch()
+        return True
+
+
+def unpin(directory: Path, step: int, reason: str) -> None:
+    """Remove the pin `reason` from a step."""
+    (directory / "pins" / f"{step}.{reason}").unlink(missing_ok=True)
+
+
+def pinned_steps(directory: Path, reason: str = "*") -> set[int]:
+    """Return the steps that are pinned, by default for any reason."""
+    paths = (directory / "pins").glob(f"[0-9]*.{reason}")
+    return {int(path.name.partition(".")[0]) for path in paths}
+
+
+def remove_old(directory: Path, keep: int) -> None:
+    """Remove all steps but the newest `keep` and the pinned ones."""
+    with lock_folder(directory / "pins", CheckpointError):
+        old = {*committed_steps(directory)[:-keep]} - pinned_steps(directory)
+        # Renamed before deletion: nobody sees half a step.
+        doomed = [(directory / str(s)).rename(directory / f"{s}{_TEMPORARY}-removed") for s in old]
+    for path in doomed:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _restore_arrays(
+    directory: Path, record: Record, request: Callable[[Any], ocp.args.PyTreeRestore]
+) -> PyTree:
+    """Read what `request` makes of the stored tree, and compare digests."""
+    path = epath.Path(directory.absolute() / str(record.step) / "state")
+    with (
+        _wrap_restore_errors(directory, record.step),
+        contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader,
+    ):
+        tree = reader.restore(path, args=request(reader.metadata(path).tree))
+        leaves = {name: fetch(leaf) for name, leaf in named_leaves(tree).items()}
+        with ThreadPoolExecutor() as pool:
+            found = dict(zip(leaves, pool.map(_describe, leaves.values()), strict=True))
+        if damaged := [name for name in found if found[name] != record.leaves[name]]:
+            raise ValueError(f"bytes differ from those saved in:{listed(damaged)}")
+    return tree
 
 
 @contextlib.contextmanager
-def _named_damage(directory: Path, step: int) -> Iterator[None]:
-    """Turn whatever a library raises on damaged files into one message with a way out."""
+def _wrap_restore_errors(directory: Path, step: int) -> Iterator[None]:
+    """Turn whatever a library raises on damaged files into one error with a way out."""
     try:
         yield
     except Exception as error:
-        logging.getLogger("asyncio").addFilter(_is_no_abandoned_read)
         older = [other for other in committed_steps(directory) if other < step]
-        way_out = (
-            f"Older steps: {', '.join(map(str, older))}. To go back to one of them, pass "
-            f"--config.restore_step={older[-1]}."
-            if older
-            else "There is no older step: restore the folder from a copy, or start anew in "
-            "another --workdir."
-        )
         raise CheckpointError(
-            f"the checkpoint of step {step} in {directory} is damaged: {_brief(error)}\n{way_out}"
+            f"the checkpoint of step {step} in {directory} is damaged: {_brief(error)}\n"
+            f"{_way_back(older)}"
         ) from error
 
 
-def _is_no_abandoned_read(log: logging.LogRecord) -> bool:
-    """Drop what Orbax's other reads of a failed restore would print, a page for each array."""
-    return "exception was never retrieved" not in log.getMessage()
+def _way_back(steps: Sequence[int]) -> str:
+    if not steps:
+        return (
+            "There is no older step: restore the folder from a copy, or start anew in another "
+            "--workdir."
+        )
+    return (
+        f"Older steps: {', '.join(map(str, steps))}. Restore the folder from a copy, or go back to "
+        f"one of them with --config.restore_step={steps[-1]}."
+    )
+
+
+def _describe(leaf: np.ndarray) -> dict[str, JSON]:
+    data: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+    digest = hashlib.sha256(data).hexdigest()
+    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "digest": digest}
+
+
+def _json_digest(values: Mapping[str, JSON]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _plain_json(values: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return values as JSON restores them: tuples become lists, keys strings."""
+    return json.loads(json.dumps(dict(values)))
 
 
 def _brief(error: BaseException) -> str:
-    """Return an error's message without the pages that some libraries append to it."""
+    """Return an error's message without the pages that some libraries append."""
     text = str(error).split(" [tensorstore_spec")[0].strip() or type(error).__name__
     return text if len(text) <= 500 else f"{text[:500]} ..."

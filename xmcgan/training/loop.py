@@ -15,24 +15,32 @@ from rich.console import Console
 
 from xmcgan import build
 from xmcgan import config as configs
-from xmcgan.data import pipeline, prepare, sources
-from xmcgan.data.damaged import SkippingSource
+from xmcgan.data import DataSet, Source, Split, pipeline
 from xmcgan.errors import CheckpointError, TrainingError
+from xmcgan.losses import build_losses
 from xmcgan.sampling.fixed_samples import FixedSamples
 from xmcgan.sampling.sampler import Sampler
-from xmcgan.training import starts, terminal
+from xmcgan.training import logging
 from xmcgan.training.checkpoint import Checkpointer
-from xmcgan.training.clock import StepClock
-from xmcgan.training.diagnosis import first_not_finite
-from xmcgan.training.health import HealthWatch, SkipCount
-from xmcgan.training.memory import name_ways_to_save
-from xmcgan.training.metrics import SKIPPED, MetricAverages
+from xmcgan.training.logging import (
+    SKIPPED,
+    MetricAverages,
+    MetricWriter,
+    StepClock,
+    import_wandb,
+    open_writers,
+)
+from xmcgan.training.monitoring import (
+    HealthWatch,
+    SkipCount,
+    StopSignal,
+    StopVote,
+    explain_out_of_memory,
+    find_first_nonfinite,
+)
 from xmcgan.training.sentence_statistics import sentence_statistics
-from xmcgan.training.signals import StopSignal, StopVote
 from xmcgan.training.state import TrainState, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
-from xmcgan.training.wandb_writer import WandbWriter, import_wandb
-from xmcgan.training.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter
 from xmcgan.utils.distributed import all_gather_json, is_host0, raise_on_all, require_same
 from xmcgan.utils.files import atomic_file, lock_workdir
 from xmcgan.utils.mesh import (
@@ -44,6 +52,7 @@ from xmcgan.utils.mesh import (
     replicated,
     state_sharding,
 )
+from xmcgan.utils.provenance import record_end, record_start
 
 
 def train(config: ConfigDict, workdir: Path) -> int:
@@ -70,7 +79,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 if config.wandb.project:
                     import_wandb()
                 held.enter_context(lock_workdir(workdir))
-                prepare.ensure_prepared(config.data.name, config.data.data_dir, progress=True)
+                open_data_set(config).prepare()
         with raise_on_all():
             run = Run(config, workdir, mesh)
         require_same(
@@ -97,7 +106,11 @@ class Run:
             )
         self.console = Console(highlight=False, soft_wrap=True, quiet=not is_host0())
         # Data.
-        self.train_source, self.sample_source, self.sample_split = open_data(config)
+        train_split, self.sample_source, self.sample_split = open_data(config)
+        self.data_fingerprint = train_split.fingerprint()
+        self.train_source: Source = train_split
+        if most := config.data.max_damaged_records:
+            self.train_source = pipeline.SkippingSource(train_split, most)
         self.num_steps = config.num_train_steps or pipeline.num_steps(
             config.num_epochs, len(self.train_source), config.batch_size, config.d_steps
         )
@@ -115,8 +128,9 @@ class Run:
         self.shapes = jax.eval_shape(self.create_state, jax.random.key(config.seed))
         self.state_sharding = state_sharding(mesh, self.shapes)
         self.frozen = FrozenNetworks(self.text.apply, image.apply if image else None)
+        self.losses = build_losses(config)
         self.step_fn = jax.jit(
-            make_train_step(self.networks, self.frozen, config),
+            make_train_step(self.networks, self.frozen, self.losses, config),
             in_shardings=(self.state_sharding, replicated(mesh), batch_sharding(mesh)),
             out_shardings=(self.state_sharding, replicated(mesh)),
             donate_argnums=0,
@@ -134,8 +148,7 @@ class Run:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a resumed run must share with its start."""
-        data = sources.fingerprint(self.config.data.name, self.config.data.data_dir)
-        return configs.fingerprint(self.config) | {"data": data}
+        return configs.fingerprint(self.config) | {"data": self.data_fingerprint}
 
     def create_state(self, rng: PRNGKeyArray) -> TrainState:
         """Draw the state before step 0."""
@@ -158,7 +171,7 @@ class Run:
             first_step = int(state.step)
             if is_host0():
                 configs.save_config(self.config, self.workdir / "config.json")
-            terminal.print_summary(self, state, first_step)
+            self._print_summary(state, first_step)
             if first_step >= self.num_steps:
                 self.console.print(
                     f"This run is finished: {first_step} of {self.num_steps} steps. Train it "
@@ -166,24 +179,45 @@ class Run:
                 )
                 return 0
             if is_host0():
-                starts.record_start(self.workdir, first_step, self.num_steps)
+                record_start(self.workdir, first_step, self.num_steps)
             with (
-                name_ways_to_save(self.config),
-                open_writers(self.config, self.workdir, first_step) as writer,
+                explain_out_of_memory(self.config),
+                open_writers(self.workdir, first_step, **self.config.wandb) as writer,
             ):
                 writer.write_hparams(fingerprint)
                 last_step = self._loop(state, first_step, extra, checkpointer, writer, stop)
         if is_host0():
-            starts.record_end(self.workdir, last_step, stop.outcome)
+            record_end(self.workdir, last_step, stop.outcome)
             if last_step:
                 self.write_report()
-        terminal.print_end(self, last_step, stop)
+        logging.print_end(self.console, self.workdir, last_step, self.num_steps, stop.outcome)
         return stop.exit_status
+
+    def _print_summary(self, state: TrainState, first_step: int) -> None:
+        config, num_images = self.config, len(self.train_source)
+        logging.print_summary(
+            self.console,
+            config,
+            {
+                "generator": state.g_params,
+                "discriminator": state.d_params,
+                "text": self.frozen_params["text"],
+            },
+            losses=[name for name in configs.LOSSES if config.losses[name].enabled],
+            num_images=num_images,
+            sample_split=self.sample_split,
+            steps=(
+                first_step,
+                self.num_steps,
+                pipeline.steps_per_epoch(num_images, config.batch_size, config.d_steps),
+            ),
+            workdir=self.workdir,
+        )
 
     def write_report(self) -> None:
         """Write the page of the run; a failure is a warning: all that it shows is saved."""
         try:
-            from xmcgan.studies.run_report.document import (
+            from xmcgan.studies.run_report import (
                 write_report,  # its plots take a second to import
             )
 
@@ -226,7 +260,7 @@ class Run:
         first_step: int,
         extra: dict[str, Any],
         checkpointer: Checkpointer,
-        writer: MultiWriter,
+        writer: MetricWriter,
         stop: StopSignal,
     ) -> int:
         """Run steps from `first_step`; return how many are done."""
@@ -235,25 +269,27 @@ class Run:
         skips = SkipCount(config.stop_after_skipped_steps, extra.get("skipped_in_row", 0))
         with (
             contextlib.closing(self._batches(first_step)) as batches,
-            terminal.progress_bar(self.console) as progress,
+            logging.progress_bar(self.console) as progress,
         ):
             step_fn = self._compile(state, next_batch := next(batches))
             clock = StepClock(first_step, config.batch_size)
             task = progress.add_task("training", total=self.num_steps, completed=first_step)
-            while step < self.num_steps and not vote.is_over():
+            while step < self.num_steps and not vote.should_stop():
                 state, metrics = step_fn(state, self.frozen_params, next_batch)
                 step += 1
                 averages.add(metrics)
                 next_batch = next(batches)
                 # One step in flight: enough to keep the devices busy, and Ctrl-C is quick.
                 skips.add(metrics[SKIPPED])
-                if skips.are_too_many():
+                if skips.limit_reached():
                     self._save(step, state, averages, skips, checkpointer)
                     self._explain_skips(step, state)
                 progress.update(task, completed=step)
                 if step % config.log_every_steps == 0:
-                    self._log(step, averages.take(step) | clock.lap(step), writer)
-                with clock.paused():
+                    self._log(
+                        step, averages.compute_and_reset(step) | clock.read_and_reset(step), writer
+                    )
+                with clock.exclude():
                     if step % config.sample_every_steps == 0 or step == self.num_steps:
                         self._sample(step, state, writer)
                     if step % config.checkpoint_every_steps == 0:
@@ -274,9 +310,8 @@ class Run:
             with atomic_file(path) as file:
                 np.savez(file, allow_pickle=False, **arrays)
         before = state.replace(step=state.step - 1)  # nothing else changed
-        first = first_not_finite(
-            before, self.frozen_params, batch, self.networks, self.frozen, self.config
-        )
+        step_fn = make_train_step(self.networks, self.frozen, self.losses, self.config)
+        first = find_first_nonfinite(step_fn, before, self.frozen_params, batch)
         raise TrainingError(
             f"{self.config.stop_after_skipped_steps} steps in a row were skipped because a "
             f"gradient was not finite; first of all: {first}. The state is checkpoint {step}, the "
@@ -297,7 +332,7 @@ class Run:
             "examples_seen": examples_seen,
             "num_train_steps": self.num_steps,
             "metrics": averages.state(step),
-            "skipped_in_row": skips.in_row(),
+            "skipped_in_row": skips.consecutive(),
         }
         checkpointer.save(step, state, extra)
 
@@ -313,7 +348,6 @@ class Run:
             resize=config.data.resize,
             flip=config.data.flip,
             seed=config.seed,
-            num_microbatches=config.num_microbatches,
             start_step=first_step,
             num_workers=config.data.num_workers,
             share=(jax.process_index(), jax.process_count()),
@@ -330,18 +364,23 @@ class Run:
         self.console.print(f"compiled in {time.monotonic() - start:.0f} s")
         return compiled
 
-    def _log(self, step: int, scalars: dict[str, float], writer: MultiWriter) -> None:
+    def _log(self, step: int, scalars: dict[str, float], writer: MetricWriter) -> None:
         writer.write_scalars(step, scalars)
-        terminal.print_step(self.console, step, scalars)
+        logging.print_step(self.console, step, scalars)
         for warning in self.health.warnings(scalars):
             self.console.print(f"warning: {warning}", markup=False)
 
-    def _sample(self, step: int, state: TrainState, writer: MultiWriter) -> None:
+    def _sample(self, step: int, state: TrainState, writer: MetricWriter) -> None:
         if warning := self.fixed.draw(state, step, writer):
             self.console.print(f"warning: {warning}", markup=False)
 
 
-def open_data(config: ConfigDict) -> tuple[sources.Source, sources.TfdsSource, str]:
+def open_data_set(config: ConfigDict) -> DataSet:
+    """Return the data set that a config names."""
+    return DataSet(config.data.name, config.data.data_dir, **config.data.fields)
+
+
+def open_data(config: ConfigDict) -> tuple[Split, Split, str]:
     """Open the training split, and the split that sample grids take their captions from.
 
     Returns:
@@ -350,39 +389,6 @@ def open_data(config: ConfigDict) -> tuple[sources.Source, sources.TfdsSource, s
     Raises:
         DataError: the data are not prepared, damaged, or lack a split that was asked for.
     """
-    data = config.data
-    sample_split = data.sample_split or sources.held_out_split(data.name, data.data_dir)
-    sample_split = sample_split or data.train_split
-    train_source: sources.Source = sources.load_source(data.name, data.data_dir, data.train_split)
-    if data.max_damaged_records:
-        train_source = SkippingSource(train_source, data.max_damaged_records)
-    return (
-        train_source,
-        sources.load_source(data.name, data.data_dir, sample_split),
-        sample_split,
-    )
-
-
-def open_writers(config: ConfigDict, workdir: Path, first_step: int) -> MultiWriter:
-    """Open the logs of a workdir, without what was logged after `first_step`; only process 0's.
-
-    Args:
-        config: `wandb` is read.
-        workdir: of the run.
-        first_step: the step it goes on from, 0 for a new one.
-    """
-    if not is_host0():
-        return MultiWriter([])
-    json_lines = JsonLinesWriter(workdir / "metrics.jsonl")
-    json_lines.truncate_after(first_step)
-    writers = [json_lines, TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)]
-    if config.wandb.project:
-        wandb = WandbWriter(
-            workdir,
-            project=config.wandb.project,
-            entity=config.wandb.entity,
-            name=workdir.resolve().name,
-            first_step=first_step,
-        )
-        writers.append(wandb)
-    return MultiWriter(writers)
+    data, data_set = config.data, open_data_set(config)
+    sample_split = data.sample_split or data_set.held_out() or data.train_split
+    return data_set.load(data.train_split), data_set.load(sample_split), sample_split

@@ -1,15 +1,27 @@
 """How a number was made: code, libraries, device, command line, and how two recipes differ."""
 
+import json
+import os
+import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
 import xmcgan
+from xmcgan.utils.files import write_text
+
+RUN_FILE = "run.json"
+# What readers of the run log rely on.
+_START_FIELDS = {"time", "command", "device", "jax_version", "python", "first_step",
+                 "num_train_steps"}  # fmt: skip
 
 
 def provenance() -> dict[str, Any]:
@@ -34,6 +46,55 @@ def commit(checkout: Path = Path(xmcgan.__file__).parents[1]) -> str | None:
         return head + "+" * bool(_git(checkout, "status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def record_start(workdir: Path, first_step: int, num_steps: int) -> None:
+    """Add an entry for this launch to WORKDIR/run.json."""
+    # The packages and variables, beside xmcgan itself, that decide the numbers of a run.
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "grain", "orbax-checkpoint", "pillow",
+                "tokenizers")  # fmt: skip
+    variables = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_", "NCCL_"))}
+    start = {
+        "time": _now(),
+        "first_step": first_step,
+        "num_train_steps": num_steps,
+        **provenance(),
+        "processes": jax.process_count(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "variables": dict(sorted(variables.items())),
+    }
+    path, starts = workdir / RUN_FILE, read_starts(workdir)
+    if not starts and path.exists():
+        print(f"warning: {path} is damaged and was set aside", file=sys.stderr)
+        path.rename(path.with_name(f"{RUN_FILE}.damaged-{int(time.time())}"))
+    _write_starts(workdir, [*starts, start])
+
+
+def record_end(workdir: Path, step: int, how: str) -> None:
+    """Record how this launch ended, "finished" or the name of a signal; a killed one has no end."""
+    if starts := read_starts(workdir):
+        starts[-1]["end"] = {"time": _now(), "step": step, "how": how}
+        _write_starts(workdir, starts)
+
+
+def read_starts(workdir: Path) -> list[dict[str, Any]]:
+    """Return the entries of WORKDIR/run.json, oldest first; none if it is missing or damaged."""
+    try:
+        starts = json.loads((workdir / RUN_FILE).read_text(encoding="utf-8"))["starts"]
+        is_complete = all(start.keys() >= _START_FIELDS for start in starts)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return []
+    return starts if is_complete else []
+
+
+def _write_starts(workdir: Path, starts: list[dict[str, Any]]) -> None:
+    write_text(workdir / RUN_FILE, json.dumps({"starts": starts}, indent=2) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def fingerprint_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

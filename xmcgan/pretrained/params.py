@@ -1,0 +1,172 @@
+"""Parameter trees from named tensors, and whether they fit a network."""
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from xmcgan.errors import WeightsError, listed
+from xmcgan.pretrained.weights import convert_command, find_file, read_safetensors
+
+Params = dict[str, Any]
+
+
+class Converted(NamedTuple):
+    """A file that scripts/convert_weights.py wrote: parameters by path ("block_0/kernel")."""
+
+    file: Path
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+    def params_for(self, module: nn.Module, image_size: int) -> Params:
+        """Return the parameters as a tree, after a check that they are those of the module."""
+        images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
+        check_params(self.tensors, module, images, path=self.file)
+        return unflatten_dict(self.tensors, sep="/")
+
+
+def read_converted(path: Path, network: str) -> Converted:
+    """Read the converted weights of a network.
+
+    Args:
+        path: The file, or the directory that holds it.
+        network: The name that the file was converted by.
+
+    Raises:
+        WeightsError: The file is missing, damaged, not converted, or of another network.
+    """
+    file = find_file(path, network)
+    tensors, metadata = read_safetensors(file)
+    found = metadata.get("network")
+    if found is None:
+        raise WeightsError(
+            f"{file} has names of another program; convert it once with\n"
+            f"  {convert_command(network, file)}"
+        )
+    if found != network:
+        raise WeightsError(f"{file} holds the network {found!r} where {network!r} is expected")
+    return Converted(file, tensors, metadata)
+
+
+def check_params(
+    found: Mapping[str, np.ndarray],
+    module: nn.Module,
+    *inputs: jax.ShapeDtypeStruct,
+    path: Path,
+    left_over: Iterable[str] = (),
+) -> None:
+    """Check that parameters are those that `module.init(key, *inputs)` makes, and finite.
+
+    Args:
+        found: Arrays by their path in the tree, "layer_0/output/kernel".
+        module: The network.
+        inputs: What its `__call__` takes.
+        path: The file, for messages.
+        left_over: Names of the file's tensors that have no place in the tree.
+
+    Raises:
+        WeightsError: Names the arrays that are missing, not known, misshapen or not finite.
+    """
+    try:
+        expected = _expected_shapes(module, *inputs)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: a network of these sizes cannot work: {error}") from error
+    faults = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
+    extra = [*left_over, *sorted(found.keys() - expected.keys())]
+    faults += [f"not known to this network: {name}" for name in extra]
+    for name in sorted(expected.keys() & found.keys()):
+        array = found[name]
+        if array.shape != expected[name]:
+            faults.append(f"{name} {array.shape} where {expected[name]} is expected")
+        elif array.dtype != np.float32 or not np.isfinite(array).all():
+            faults.append(f"not finite numbers: {name}")
+    if faults:
+        raise WeightsError(f"{path} does not fit the network:{listed(faults)}")
+
+
+@functools.cache
+def _expected_shapes(
+    module: nn.Module, *inputs: jax.ShapeDtypeStruct
+) -> dict[str, tuple[int, ...]]:
+    variables = jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
+    return {name: leaf.shape for name, leaf in flatten(variables["params"]).items()}
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Return the leaves of a parameter tree by path, "layer_0/output/kernel"."""
+    flat: Any = flatten_dict(params, sep="/")
+    return flat
+
+
+class Tensors(dict[str, np.ndarray]):
+    """Named arrays of a file, taken out one by one: what is left at the end is not known."""
+
+    def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
+        super().__init__(arrays)
+        self.path = path
+
+    def take(self, name: str) -> np.ndarray:
+        """Remove and return a tensor; raises WeightsError if it is missing."""
+        if name not in self:
+            raise WeightsError(f"{self.path} does not fit the network; missing: {name}")
+        return self.pop(name)
+
+    def dense(self, *names: str) -> dict[str, np.ndarray]:
+        """Take dense layers, `NAME.weight` (outputs, inputs) and `NAME.bias`, as one."""
+        weights = np.concatenate([self.take(f"{name}.weight") for name in names])
+        biases = np.concatenate([self.take(f"{name}.bias") for name in names])
+        return {"kernel": np.ascontiguousarray(weights.T), "bias": biases}
+
+    def norm(self, name: str) -> dict[str, np.ndarray]:
+        """Take one layer norm from `NAME.weight` and `NAME.bias`."""
+        return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return a JSON object; raises WeightsError if it is missing or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{file} is missing: it says the sizes of the network") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} must be a JSON object")
+    return content
+
+
+def read_fields(
+    config: Mapping[str, Any], file: Path, fields: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """Return checked fields of a transformer's config.
+
+    Args:
+        config: What the file says.
+        file: For messages.
+        fields: Default by name. A string is the only value that can be read, a float stands for
+            any number above 0, and anything else for a whole number from 1 to a million.
+        prefix: Goes before the names in messages.
+    """
+    found = {field: config.get(field, default) for field, default in fields.items()}
+    for field, value in found.items():
+        if isinstance(fields[field], str):
+            valid, wanted = value == fields[field], f"be {fields[field]!r}"
+        elif isinstance(fields[field], float):
+            valid = isinstance(value, int | float) and 0 < value < math.inf
+            wanted = "be a number above 0"
+        else:
+            # Far above any network: a damaged size must not take minutes to find out.
+            valid = type(value) is int and 1 <= value <= 1_000_000
+            wanted = "be a positive integer"
+        if not valid:
+            raise WeightsError(f"{file}: {prefix}{field} must {wanted}, not {value!r}")
+    if found["hidden_size"] % found["num_attention_heads"]:
+        raise WeightsError(f"{file}: {prefix}hidden_size is no multiple of num_attention_heads")
+    return found

@@ -1,0 +1,389 @@
+"""What a run reports: metrics to files, TensorBoard and Weights & Biases, lines to the terminal.
+
+The writers have the interface of `clu.metric_writers`, which cannot be used: it needs TensorFlow.
+"""
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, SupportsFloat
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from xmcgan.errors import ConfigError, TrainingError
+from xmcgan.utils.distributed import is_host0
+from xmcgan.utils.files import atomic_file, write_text
+
+SKIPPED = "skipped_updates"  # the one metric that is summed, not averaged
+WANDB_ID_FILE = "wandb_run_id"
+
+Scalars = Mapping[str, SupportsFloat]
+Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
+
+
+class MetricWriter(contextlib.AbstractContextManager):
+    """Writer that forwards to `writers`; subclasses write what they can show, ignoring the rest."""
+
+    def __init__(self, *writers: "MetricWriter") -> None:
+        self._writers = writers
+
+    def write_scalars(self, step: int, scalars: Scalars) -> None:
+        """Write numbers by name; a slash in a name groups them."""
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def write_images(self, step: int, images: Images) -> None:
+        """Write batches of images by name."""
+        for writer in self._writers:
+            writer.write_images(step, images)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Write the choices a run was started with."""
+        for writer in self._writers:
+            writer.write_hparams(hparams)
+
+    def close(self) -> None:
+        """Flush and close; nothing may be written afterwards."""
+        for writer in self._writers:
+            writer.close()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class JsonLinesWriter(MetricWriter):
+    """Writer of one JSON object per line: `{"step": 100, "time": 1700000000.0, "g_loss": 1.5}`.
+
+    `time` is in seconds since 1970. Nonfinite numbers become the strings "NaN", "Infinity" and
+    "-Infinity", which Python's `float` reads back.
+    """
+
+    def __init__(self, path: Path, last_step: float = math.inf) -> None:
+        """Append to `path`, after removing half-written lines and those beyond `last_step`."""
+        super().__init__()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = [
+            line for line in lines if (step := _step_of(line)) is not None and step <= last_step
+        ]
+        if len(kept) < len(lines):
+            with atomic_file(path) as file:
+                file.writelines(kept)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write_scalars(self, step: int, scalars: Scalars) -> None:
+        line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
+        for name, value in scalars.items():
+            number = float(value)
+            # json.dumps writes a bare NaN, which is not valid JSON.
+            line[name] = number if math.isfinite(number) else json.dumps(number)
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()  # so that whoever follows the file sees whole lines
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardWriter(MetricWriter):
+    """Writer of TensorBoard event files.
+
+    TensorBoard hides what earlier files in the folder contain from `purge_step` on.
+    """
+
+    def __init__(self, directory: Path, *, purge_step: int | None = None) -> None:
+        super().__init__()
+        # The default file name is unique only within a second.
+        suffix = f".{os.getpid()}.{purge_step or 0}"
+        self._writer = SummaryWriter(str(directory), purge_step=purge_step, filename_suffix=suffix)
+
+    def write_scalars(self, step: int, scalars: Scalars) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, float(value), step)
+
+    def write_images(self, step: int, images: Images) -> None:
+        for name, batch in images.items():
+            if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
+                raise ValueError(
+                    f"{name} must be uint8 (n, h, w, 3), not {batch.dtype} {batch.shape}"
+                )
+            for index, image in enumerate(batch):
+                tag = name if len(batch) == 1 else f"{name}_{index:02d}"
+                self._writer.add_image(tag, image, step, dataformats="HWC")
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        rows = [f"| {name} | {value} |" for name, value in sorted(hparams.items())]
+        self._writer.add_text("hparams", "\n".join(["| name | value |", "|---|---|", *rows]))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbWriter(MetricWriter):
+    """Writer to a run of Weights & Biases; its failures never stop the training.
+
+    After the first one it prints a warning and sends nothing more: the other writers have it all.
+    A resumed run continues the run whose id the workdir keeps. WANDB_MODE=offline stores everything
+    in WORKDIR/wandb, for `wandb sync`. Raises ConfigError if the package is missing or not logged
+    in.
+    """
+
+    def __init__(self, workdir: Path, project: str, entity: str, first_step: int) -> None:
+        super().__init__()
+        wandb = self._wandb = import_wandb()
+        self._run: Any = None
+        id_path = workdir / WANDB_ID_FILE
+        if not first_step or not id_path.exists():
+            write_text(id_path, secrets.token_hex(4))
+        try:
+            self._run = wandb.init(
+                project=project,
+                entity=entity or None,
+                name=workdir.resolve().name,
+                id=id_path.read_text(encoding="utf-8").strip(),
+                resume="allow",
+                dir=str(workdir),
+                # The terminal and the source code are not uploaded; a dead network ends no run.
+                settings=wandb.Settings(console="off", save_code=False, finish_timeout=120),
+            )
+        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+            raise ConfigError(
+                f"Weights & Biases does not start: {error} Or set WANDB_MODE=offline, or leave out "
+                "--config.wandb.project."
+            ) from None
+        except Exception as error:
+            self._give_up(error)
+
+    def write_scalars(self, step: int, scalars: Scalars) -> None:
+        values = {name: float(value) for name, value in scalars.items()}
+        self._try(lambda run: run.log(values, step=step))
+
+    def write_images(self, step: int, images: Images) -> None:
+        def log(run: Any) -> None:
+            lists = {name: [self._wandb.Image(i) for i in batch] for name, batch in images.items()}
+            run.log(lists, step=step)
+
+        self._try(log)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        self._try(lambda run: run.config.update(dict(hparams), allow_val_change=True))
+
+    def close(self) -> None:
+        self._try(lambda run: run.finish())  # waits for the upload
+
+    def _try(self, call: Callable[[Any], Any]) -> None:
+        if self._run is not None:
+            try:
+                call(self._run)
+            except Exception as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        print(
+            f"warning: Weights & Biases failed; no more of this run is sent: {error}",
+            file=sys.stderr,
+        )
+
+
+def import_wandb() -> ModuleType:
+    """Import the optional package; raises ConfigError if it is not installed."""
+    try:
+        import wandb  # type: ignore[import-not-found]
+    except ImportError:
+        wandb = None
+    # A folder called wandb, which the package creates where it runs, can be imported, too.
+    if wandb is None or not hasattr(wandb, "init"):
+        raise ConfigError("--config.wandb.project needs a missing package: pip install wandb")
+    return wandb
+
+
+def open_writers(
+    workdir: Path, first_step: int, *, project: str = "", entity: str = ""
+) -> MetricWriter:
+    """Open the logs of a workdir without what was logged after `first_step`; of process 0 only.
+
+    `project` and `entity` are those of Weights & Biases, which is off without a project.
+    """
+    if not is_host0():
+        return MetricWriter()
+    json_lines = JsonLinesWriter(workdir / "metrics.jsonl", first_step)
+    tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)
+    if not project:
+        return MetricWriter(json_lines, tensorboard)
+    wandb = WandbWriter(workdir, project, entity, first_step)
+    return MetricWriter(json_lines, tensorboard, wandb)
+
+
+def _step_of(line: bytes) -> int | None:
+    """Step of a line, None if the line is incomplete."""
+    try:
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None
+
+
+class MetricAverages:
+    """Averages of the metrics of steps, fetched from the devices only when they are read.
+
+    A step with a skipped update counts only in the sum of these: its losses are not finite.
+    `stored` is what `state` returned before the run was interrupted.
+    """
+
+    def __init__(self, stored: dict[str, Any] | None = None) -> None:
+        stored = stored or {"sums": {}, "count": 0, "skipped": 0.0}
+        self._sums: dict[str, float] = dict(stored["sums"])
+        self._count, self._skipped = stored["count"], stored["skipped"]
+        self._waiting: list[dict[str, jax.Array]] = []
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Accumulate the metrics of one step without blocking."""
+        self._waiting.append(metrics)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return sums and counts as JSON values, exact to the bit.
+
+        Raises TrainingError if a sum is not finite although no update was skipped.
+        """
+        for metrics in jax.device_get(self._waiting):
+            skipped = float(metrics.pop(SKIPPED))
+            self._skipped += skipped
+            if not skipped:
+                self._count += 1
+                for name, value in metrics.items():
+                    self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._waiting = []
+        if bad := sorted(name for name, total in self._sums.items() if not math.isfinite(total)):
+            raise TrainingError(
+                f"not finite in the steps up to {step}: {', '.join(bad)}. The last checkpoint is "
+                "intact. Lower the learning rates, or try --config.dtype=float32."
+            )
+        return {"sums": dict(self._sums), "count": self._count, "skipped": self._skipped}
+
+    def compute_and_reset(self, step: int) -> dict[str, float]:
+        """Return the averages and the number of skipped updates; raises like `state`."""
+        stored = self.state(step)
+        self._sums, self._count, self._skipped = {}, 0, 0.0
+        averages = {name: total / stored["count"] for name, total in stored["sums"].items()}
+        return averages | {SKIPPED: stored["skipped"]}
+
+
+class StepClock:
+    """Training throughput, without sampling and checkpointing; `batch_size` is images per step."""
+
+    def __init__(self, step: int, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._start, self._start_step = time.monotonic(), step
+
+    def read_and_reset(self, step: int) -> dict[str, float]:
+        """Return `images_per_second` since the last call."""
+        now = time.monotonic()
+        rate = (step - self._start_step) * self._batch_size / (now - self._start)
+        self._start, self._start_step = now, step
+        return {"images_per_second": rate}
+
+    @contextlib.contextmanager
+    def exclude(self) -> Iterator[None]:
+        """Exclude the time that the block takes."""
+        start = time.monotonic()
+        yield
+        self._start += time.monotonic() - start
+
+
+def print_summary(
+    console: Console,
+    config: ConfigDict,
+    params: Mapping[str, Any],
+    *,
+    losses: Sequence[str],
+    num_images: int,
+    sample_split: str,
+    steps: tuple[int, int, float],
+    workdir: Path,
+) -> None:
+    """Print what is about to be trained.
+
+    `params` are those of the `generator`, `discriminator` and `text` encoder; `steps` the first,
+    the last, and those per epoch.
+    """
+    millions = {k: parameter_overview.count_parameters(v) / 1e6 for k, v in params.items()}
+    first_step, num_steps, steps_per_epoch = steps
+    parts = f" in {config.num_microbatches} microbatches" * (config.num_microbatches > 1)
+    lines = {
+        "generator": f"{millions['generator']:.2f} M parameters, {config.image_size} px",
+        "discriminator": f"{millions['discriminator']:.2f} M parameters",
+        "text encoder": f"{config.text.weights}, {millions['text']:.1f} M",
+        "losses": ", ".join(losses),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.dtype}",
+        "data": f"{config.data.name}, {num_images:,} training images; samples from "
+        f"{sample_split!r}; {config.data.resize} to a square",
+        "batch": f"{config.batch_size} images{parts}, {config.d_steps} discriminator updates per "
+        "step",
+        "steps": f"{num_steps:,} ({num_steps / steps_per_epoch:.1f} epochs)"
+        + f", resumed at {first_step:,}" * (first_step > 0),
+        "workdir": str(workdir),
+    }
+    for name, text in lines.items():
+        console.print(f"{name:>14}  {text}", markup=False)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar of steps, shown only on a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("steps, left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def print_step(console: Console, step: int, scalars: Mapping[str, float]) -> None:
+    """Print one line with the most telling metrics."""
+    shown = {"d_loss": "d_loss", "g_loss": "g_loss", "d_margin": "margin",
+             "real_sentence_accuracy": "sentence", "real_word_accuracy": "word"}  # fmt: skip
+    values = [f"{label} {scalars[name]:.3f}" for name, label in shown.items() if name in scalars]
+    rate = f"{scalars['images_per_second']:.1f} images/s"
+    console.print(f"step {step:>6}  {'  '.join(values)}  {rate}")
+    if scalars[SKIPPED]:
+        console.print(
+            f"warning: {scalars[SKIPPED]:.0f} updates were skipped: a gradient was not finite"
+        )
+
+
+def print_end(console: Console, workdir: Path, step: int, num_steps: int, how: str) -> None:
+    """Print how a run ended, "finished" or the name of a signal, and where its results are."""
+    if how == "finished":
+        console.print(f"finished: {step:,} steps")
+    elif step == 0:
+        console.print(f"stopped by {how} before the first step")
+        return
+    else:
+        console.print(
+            f"stopped by {how} and saved at step {step:,} of {num_steps:,}; the same command "
+            "resumes the run"
+        )
+    results = {
+        "samples": workdir / "samples",
+        "checkpoint": workdir / "checkpoints" / str(step),
+        "report": workdir / "report.md",
+        "logs": f"tensorboard --logdir {workdir / 'tensorboard'}",
+    }
+    for name, text in results.items():
+        console.print(f"{name:>10}  {text}", markup=False)
