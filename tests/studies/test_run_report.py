@@ -14,7 +14,7 @@ from xmcgan.errors import ConfigError
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.run_report import CURVES_FILE, write_report
 from xmcgan.studies.training_curves import draw_curves, thinned
-from xmcgan.training import loop
+from xmcgan.train import train
 from xmcgan.utils.files import lock_workdir
 from xmcgan.utils.provenance import RUN_FILE, commit, read_starts, record_end, record_start
 from xmcgan.utils.run_log import read_curves
@@ -145,7 +145,7 @@ def test_every_logged_curve_is_in_one_panel_and_a_new_name_gets_its_own(tiny_wor
 
 def test_every_start_is_recorded_with_what_it_ran_on(workdir):
     (start,) = read_starts(workdir)
-    root = Path(loop.__file__).parents[2]
+    root = Path(__file__).parents[2]
     assert start["commit"] == commit(root)
     if start["commit"]:
         head = subprocess.run(
@@ -175,7 +175,7 @@ def test_the_page_of_a_resumed_run_shows_its_starts(tiny_workdir, tiny_config, t
     workdir = tmp_path / "run"
     shutil.copytree(tiny_workdir, workdir)
     tiny_config.num_train_steps = 7
-    assert loop.train(tiny_config, workdir) == 0
+    assert train(tiny_config, workdir) == 0
     page = write_report(workdir).read_text()
     assert "Finished at step 7." in page
     assert [start["first_step"] for start in read_starts(workdir)] == [0, 6]

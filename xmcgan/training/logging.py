@@ -382,7 +382,7 @@ def print_end(console: Console, workdir: Path, step: int, num_steps: int, how: s
     results = {
         "samples": workdir / "samples",
         "checkpoint": workdir / "checkpoints" / str(step),
-        "report": workdir / "report.md",
+        "report": f"python scripts/report.py --workdir {workdir}",
         "logs": f"tensorboard --logdir {workdir / 'tensorboard'}",
     }
     for name, text in results.items():
