@@ -149,6 +149,7 @@ def ours(config: ConfigDict, word_dim: int, name: str = "ours") -> Formulation:
         )
         official = Golden(meta, arrays).state(state)
         return state.replace(
+            rng=jax.random.key_data(jax.random.key(0)),
             ema_params=jax.tree.map(jnp.copy, official["g_params"]),
             ema_batch_stats=jax.tree.map(jnp.copy, official["g_batch_stats"]),
             **official,

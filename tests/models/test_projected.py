@@ -126,6 +126,7 @@ def test_parts_and_recomputed_blocks_change_no_loss(state, trunk, stepped):
     _assert_same_losses(_step(state, trunk, 4, remat=True)[1], stepped[1])
 
 
+@pytest.mark.mesh
 def test_devices_change_no_loss(state, trunk, stepped):
     _assert_same_losses(_step(state, trunk, 1, make_mesh(jax.devices()[:4]))[1], stepped[1])
 

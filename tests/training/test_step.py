@@ -201,6 +201,7 @@ def test_a_loss_that_cannot_be_built_is_named(fields):
         build_losses(config)
 
 
+@pytest.mark.mesh
 def test_a_step_is_the_same_on_one_and_on_four_devices(networks, state):
     results = []
     for count in (1, 4):

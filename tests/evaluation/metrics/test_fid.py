@@ -147,11 +147,6 @@ def test_a_matrix_that_is_not_symmetric_is_refused():
         frechet_distance(mu, np.eye(2), mu, skewed)
 
 
-def test_statistics_of_two_networks_are_refused():
-    with pytest.raises(EvaluationError, match="3 and 4 dimensions"):
-        frechet_distance(np.zeros(3), np.eye(3), np.zeros(4), np.eye(4))
-
-
 @pytest.mark.slow
 def test_2048_dimensions_take_at_most_three_seconds_of_two_cores():
     values = np.random.default_rng(0).standard_normal((6000, 2048))

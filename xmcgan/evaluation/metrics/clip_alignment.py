@@ -97,7 +97,8 @@ def clip_score(
     Hessel et al., "CLIPScore", EMNLP 2021, equation 1: with ViT-B/32, and captions that begin with
     `PREFIX`.
     """
-    images, texts = _unit_pair(image_emb, text_emb)
+    images = unit_rows(image_emb, "embeddings")
+    texts = unit_rows(text_emb, "embeddings of the captions")
     return _BEST_CLIP_SCORE * np.maximum(np.einsum("ne,ne->n", images, texts), 0.0)
 
 
@@ -114,7 +115,8 @@ def r_precision(
     Xu et al., "AttnGAN", CVPR 2018, with CLIP's cosines (Park et al., "Benchmark for Compositional
     Text-to-Image Synthesis", 2021). A tie counts against the model.
     """
-    images, texts = _unit_pair(image_emb, text_emb)
+    images = unit_rows(image_emb, "embeddings")
+    texts = unit_rows(text_emb, "embeddings of the captions")
     distractors = draw_distractors(captions, image_ids, NUM_DISTRACTORS, seed)
     is_nearest = np.empty(len(images))
     for start in range(0, len(images), _BLOCK):
@@ -153,18 +155,6 @@ def draw_distractors(
         drawn = rng.choice(len(texts), num + len(own), replace=False).tolist()
         rows[row] = first_row[[other for other in drawn if other not in own][:num]]
     return rows
-
-
-def _unit_pair(
-    image_emb: Float[np.ndarray, "n e"], text_emb: Float[np.ndarray, "n e"]
-) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]:
-    """Embeddings of images and of their captions at length 1, in float64."""
-    if image_emb.shape != text_emb.shape:
-        raise EvaluationError(
-            f"embeddings of images have the shape {image_emb.shape} and those of their captions "
-            f"{text_emb.shape}; embed both with the same CLIP, a caption for each image"
-        )
-    return unit_rows(image_emb, "embeddings"), unit_rows(text_emb, "embeddings of the captions")
 
 
 class ClipExtractor:

@@ -68,12 +68,8 @@ def rbf_distances(
 
 
 def _rbf_form(
-    x: Float[np.ndarray, "n d"],
-    y: Float[np.ndarray, "m d"],
-    weights_x: Float[np.ndarray, "r n"],
-    weights_y: Float[np.ndarray, "r m"],
-    gamma: float,
-) -> Float[np.ndarray, "r"]:
+    x: np.ndarray, y: np.ndarray, weights_x: np.ndarray, weights_y: np.ndarray, gamma: float
+) -> np.ndarray:
     """weights_x (K - 1) weights_y, block by block.
 
     The minus 1 cancels in the distance, because weights sum to 1; it saves digits.

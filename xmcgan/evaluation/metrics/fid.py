@@ -119,11 +119,6 @@ def frechet_distance(
     """
     mu_a, mu_b = np.asarray(mu_a, np.float64), np.asarray(mu_b, np.float64)
     sigma_a, sigma_b = np.asarray(sigma_a, np.float64), np.asarray(sigma_b, np.float64)
-    if not mu_a.shape == mu_b.shape == sigma_a.shape[:1] == sigma_b.shape[:1]:
-        raise EvaluationError(
-            f"statistics have {len(sigma_a)} and {len(sigma_b)} dimensions; compare statistics of "
-            "one protocol only"
-        )
     if not np.isfinite(np.concatenate([mu_a, mu_b])).all():
         raise EvaluationError("a mean holds NaN or infinity; compute the statistics again")
     _require_symmetric(sigma_b)
@@ -148,15 +143,16 @@ def covariance_factor(sigma: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r
     return vectors[:, kept] * np.sqrt(eigenvalues[kept])
 
 
-def _require_symmetric(sigma: Float[np.ndarray, "d d"]) -> None:
+def _require_symmetric(sigma: np.ndarray) -> None:
     # LAPACK reads one triangle, and hangs or returns nonsense on NaN.
-    if not np.isfinite(sigma).all():
-        raise EvaluationError("a covariance holds NaN or infinity; compute the statistics again")
-    if np.abs(sigma - sigma.T).max(initial=0) > MAX_NEGATIVE * np.abs(sigma).max(initial=0):
-        raise EvaluationError("a covariance is not symmetric; compute the statistics again")
+    tolerance = MAX_NEGATIVE * np.abs(sigma).max(initial=0)
+    if not np.isfinite(sigma).all() or np.abs(sigma - sigma.T).max(initial=0) > tolerance:
+        raise EvaluationError(
+            "a covariance is not symmetric, or holds NaN; compute the statistics again"
+        )
 
 
-def _require_positive(eigenvalues: Float[np.ndarray, "d"]) -> None:
+def _require_positive(eigenvalues: np.ndarray) -> None:
     if eigenvalues[0] < -MAX_NEGATIVE * np.abs(eigenvalues).max():
         raise EvaluationError(
             f"a covariance has the eigenvalue {eigenvalues[0]:.3g} beside one of "

@@ -54,16 +54,14 @@ def subset_distances(
     return distances
 
 
-def _cubic_kernel(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
-) -> Float[np.ndarray, "n m"]:
+def _cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     kernel = x @ y.T
     kernel /= x.shape[1]
     kernel += 1
     return kernel * kernel * kernel  # several times faster than ** 3
 
 
-def _pairs(x: Float[np.ndarray, "n d"], weights: Float[np.ndarray, "n r"]) -> np.ndarray:
+def _pairs(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean of the kernel over pairs of two different rows."""
     kernel = _cubic_kernel(x, x)
     total = np.einsum("ir,ir->r", weights, kernel @ weights)

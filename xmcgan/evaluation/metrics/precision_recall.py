@@ -1,7 +1,7 @@
 """Precision and recall, density and coverage: scores from nearest neighbors."""
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from xmcgan.evaluation.features import Arrays, require_comparable
 from xmcgan.evaluation.metrics import FeatureMetric
@@ -82,15 +82,11 @@ def neighbor_scores(
     }
 
 
-def _mean(
-    per_image: Bool[np.ndarray, "n r"] | Float[np.ndarray, "n r"], weights: Float[np.ndarray, "r n"]
-) -> Float[np.ndarray, "r"]:
+def _mean(per_image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.einsum("nr,rn->r", per_image.astype(np.float64), weights) / weights.sum(axis=1)
 
 
-def _squared_radii(
-    values: Float[np.ndarray, "n d"], origin: Float[np.ndarray, "d"], *neighbors: int
-) -> list[Float[np.ndarray, "n"]]:
+def _squared_radii(values: np.ndarray, origin: np.ndarray, *neighbors: int) -> list[np.ndarray]:
     """For each k the squared distance to the (k + 1)-th neighbor, the image itself the first."""
     most = max(neighbors)
     nearest = np.full((len(values), most + 1), np.inf)
@@ -102,7 +98,7 @@ def _squared_radii(
     return [nearest[:, k] for k in neighbors]
 
 
-def _tiles(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], origin: np.ndarray):
+def _tiles(a: np.ndarray, b: np.ndarray, origin: np.ndarray):
     """Yield (rows, columns, squared distances): the whole matrix is never in memory."""
     for j in range(0, len(b), COLUMNS):
         columns = slice(j, j + COLUMNS)

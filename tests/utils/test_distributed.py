@@ -1,4 +1,7 @@
-"""Several processes train as one: the same losses, one end, and errors that all of them raise."""
+"""Several processes train as one: the same losses, one end, and errors that all of them raise.
+
+And how a CPU is divided into devices.
+"""
 
 import argparse
 import json
@@ -8,6 +11,7 @@ import socket
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import processes
 import pytest
@@ -76,15 +80,15 @@ def test_process_0_alone_is_asked_what_it_decides(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "named"),
     [
-        (["--coordinator", "a:1"], "--num-processes, --process-id must be given too"),
-        (["--coordinator", "a", "--num-processes", "2", "--process-id", "1"], "must be HOST:PORT"),
-        (["--coordinator", "a:1", "--num-processes", "2", "--process-id", "2"], "not from 0"),
+        (["--coordinator", "a:1"], "--num-processes, --process-id"),
+        (["--coordinator", "a", "--num-processes", "2", "--process-id", "1"], "HOST:PORT"),
+        (["--coordinator", "a:1", "--num-processes", "2", "--process-id", "2"], "--process-id 2"),
     ],
 )
-def test_flags_that_do_not_fit_together_are_named(flags, message):
-    with pytest.raises(DistributedError, match=message):
+def test_flags_that_do_not_fit_together_are_named(flags, named):
+    with pytest.raises(DistributedError, match=named):
         _session(*flags)
 
 
@@ -197,3 +201,26 @@ def test_a_mistake_that_one_process_meets_is_told_once_and_ends_all(tiny_root, t
     assert "error: process 1: " in told
     assert "nothing" in told
     assert "error" not in silent
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices"), [(0, 4), (32, 4), (6, 3), (2, 2), (7, 1), (-1, 1)]
+)
+def test_the_cores_that_share_a_batch_evenly_are_devices(monkeypatch, batch_size, devices):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    set_to = {}
+    monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+    distributed.use_cpu_cores_as_devices(batch_size)
+    assert set_to == {"jax_num_cpu_devices": devices}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("XLA_FLAGS", "--xla_force_host_platform_device_count=8"), ("JAX_NUM_CPU_DEVICES", "1")],
+)
+def test_what_the_user_said_stays(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("changed"))
+    distributed.use_cpu_cores_as_devices(32)
