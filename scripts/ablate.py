@@ -3,7 +3,7 @@
 python scripts/ablate.py --config shapes:quickstart --grid sentence,word
 python scripts/ablate.py --config shapes:quickstart --seeds 3 --dry-run
 
-The same command goes on where it was stopped.
+The same command resumes where it was stopped.
 """
 
 import argparse
@@ -11,13 +11,14 @@ import re
 import sys
 from pathlib import Path
 
+import rich
+from rich.markdown import Markdown
+
 from xmcgan.errors import TrainingError, listed, run_cli
 from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
-from xmcgan.studies.ablation.outline import outline
 from xmcgan.studies.ablation.plan import plan_cells
 from xmcgan.studies.ablation.report import write_report
-from xmcgan.studies.ablation.runner import Runner
-from xmcgan.studies.ablation.scoring import Scoring, find_results
+from xmcgan.studies.ablation.runs import Scoring, dry_run, run_cells
 from xmcgan.train import read_overrides
 from xmcgan.training.monitoring import StopSignal
 from xmcgan.utils.files import lock_workdir
@@ -80,20 +81,20 @@ def main() -> int:
     )
     scoring.check(cells)
     if args.dry_run:
-        print(outline(cells, scoring))
+        print(dry_run(cells, scoring))
         return 0
     with lock_workdir(args.out), StopSignal() as stop:
-        runner = Runner(cells, scoring, EVALUATE, stop)
-        runner.run()
-        if found := find_results(cells, scoring):
+        failures = run_cells(cells, scoring, EVALUATE, stop)
+        if found := scoring.find_results(cells):
             protocol = get_protocol(args.protocol)
-            print(write_report(cells, found, protocol, runner.failures, args.out))
+            rich.print(Markdown(write_report(cells, found, protocol, failures, args.out)))
+            print(f"\nablation.md, ablation.json and ablation.png in {args.out}")
     if stop.received:
-        print("stopped; the same command goes on")
-    elif runner.failures:
+        print("stopped; the same command resumes")
+    elif failures:
         raise TrainingError(
-            f"{len(runner.failures)} of {len(cells)} runs failed; the same command tries them "
-            f"again:{listed(runner.failures)}"
+            f"{len(failures)} of {len(cells)} runs failed; the same command tries them "
+            f"again:{listed(failures)}"
         )
     return stop.exit_status
 

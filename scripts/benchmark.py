@@ -236,11 +236,11 @@ def run_frechet(args: argparse.Namespace) -> dict[str, Any]:
 def run_input(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import input as benchmark
 
-    from xmcgan.data.sources import load_source
+    from xmcgan.data import DataSet
     from xmcgan.data.tokenizer import Tokenizer
     from xmcgan.pretrained.weights import resolve
 
-    source = load_source(args.data, args.data_dir, args.split)
+    source = DataSet(args.data, args.data_dir).load(args.split)
     tokenizer = Tokenizer(resolve(args.text_weights) / "vocab.txt", max_tokens=17)
     results: dict[str, Any] = {"one core": [], "workers": [], "cores for one GPU": []}
     print(f"{'pixels':>7}{'pipeline':>10}{'bare loop':>11}{'ratio':>7}   images/s, one core")

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from xmcgan import build
 from xmcgan.config import apply_override, check_devices, load_config, validate
 from xmcgan.errors import run_cli
+from xmcgan.losses import build_losses
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated, state_sharding
@@ -191,7 +192,7 @@ def compile_step(config: ConfigDict, fsdp: int) -> tuple[str, Any]:
         ),
         jax.random.key(0),
     )
-    parts = (config.d_steps * config.num_microbatches, config.batch_size // config.num_microbatches)
+    parts = (config.d_steps, config.batch_size)
     batch = {
         "image": jax.ShapeDtypeStruct((*parts, *[config.image_size] * 2, 3), jnp.uint8),
         "token_ids": jax.ShapeDtypeStruct((*parts, tokens), jnp.int32),
@@ -204,7 +205,7 @@ def compile_step(config: ConfigDict, fsdp: int) -> tuple[str, Any]:
 
     placed = state_sharding(mesh, state)
     step_fn = jax.jit(
-        make_train_step(networks, FrozenNetworks(encode_text), config),
+        make_train_step(networks, FrozenNetworks(encode_text), build_losses(config), config),
         in_shardings=(placed, replicated(mesh), batch_sharding(mesh)),
         out_shardings=(placed, replicated(mesh)),
     )

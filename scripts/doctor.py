@@ -10,20 +10,16 @@ mistake in the command.
 """
 
 import argparse
-from collections.abc import Iterator
+import itertools
 from pathlib import Path
 
 from xmcgan.errors import UserError, run_cli
-from xmcgan.studies.doctor.data_sets import examine_data
-from xmcgan.studies.doctor.findings import Finding, format_finding
-from xmcgan.studies.doctor.installation import examine_installation
-from xmcgan.studies.doctor.workdir import examine_workdir, pinned_weights
+from xmcgan.studies import doctor
 
 _DEFAULT_WEIGHTS = ("minilm",)  # of every config that names no others
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Return the command line's arguments."""
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,27 +33,20 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Print all findings as they come."""
-    arguments = parse_arguments()
-    for folder in (arguments.workdir, arguments.data_dir):
+    args = parse_args()
+    for folder in (args.workdir, args.data_dir):
         if folder is not None and not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
-    needed = _DEFAULT_WEIGHTS if arguments.workdir is None else pinned_weights(arguments.workdir)
-    problems = _show(examine_installation(arguments.weights_dir, needed))
-    if arguments.data_dir is not None:
-        problems += _show(examine_data(arguments.data_dir))
-    if arguments.workdir is not None:
-        problems += _show(examine_workdir(arguments.workdir))
+    needed = doctor.pinned_weights(args.workdir) if args.workdir else _DEFAULT_WEIGHTS
+    checks = [doctor.check_installation(args.weights_dir, needed)]
+    checks += [doctor.check_data(args.data_dir)] if args.data_dir else []
+    checks += [doctor.check_workdir(args.workdir)] if args.workdir else []
+    problems = 0
+    for finding in itertools.chain(*checks):  # printed as they come
+        problems += finding.is_problem
+        print(finding, flush=True)
     print(f"\n{problems} problems found" if problems else "\nno problems found")
     return 1 if problems else 0
-
-
-def _show(findings: Iterator[Finding]) -> int:
-    problems = 0
-    for finding in findings:
-        problems += finding.is_problem
-        print(format_finding(finding), flush=True)
-    return problems
 
 
 if __name__ == "__main__":

@@ -14,23 +14,19 @@ results stay.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
+from typing import Any
 
-from xmcgan.data import prepare
+from xmcgan.data import DataSet
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
-from xmcgan.evaluation.folder_commands import (
-    Options,
-    compare,
-    write_features,
-    write_statistics,
-)
-from xmcgan.evaluation.job import EvaluationJob
-from xmcgan.evaluation.measures import METRICS
-from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
-from xmcgan.evaluation.report import write_report
-from xmcgan.evaluation.tables import score_json, score_lines, score_table
+from xmcgan.evaluation.folders import Options, compare, write_features, write_statistics
+from xmcgan.evaluation.metrics import METRICS
+from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
+from xmcgan.evaluation.results import score_json, score_lines, score_table, write_report
+from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.sampling.model_folder import find_model, load_model
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import (
@@ -55,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     )
     images = argparse.ArgumentParser(add_help=False)
     _add_image_flags(images)
-    # Suppressed, or the defaults of a command would undo what stands before it.
+    # Suppressed, or the defaults of a command would undo flags before it.
     processes = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     distributed.add_flags(processes)
 
@@ -63,12 +59,13 @@ def parse_args() -> argparse.Namespace:
         "compare", parents=[images, processes], help="score a set of images against a reference"
     )
     scoring.add_argument("real", type=Path, help="the reference: a directory, zip, or .npz")
-    scoring.add_argument("fake", type=Path, help="what is judged: a directory, zip, or .npz")
+    scoring.add_argument("fake", type=Path, help="what is scored: a directory, zip, or .npz")
     scoring.add_argument(
         "--bootstrap",
         type=int,
         metavar="N",
         default=20,
+        dest="resamples",
         help="resamples for the 95%% intervals, 0 for none (default: 20)",
     )
     scoring.add_argument("--json", action="store_true", help="print one JSON object")
@@ -93,41 +90,35 @@ def parse_args() -> argparse.Namespace:
 
 def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     job = parser.add_argument_group("the checkpoints of a run")
-    job.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="of a training run, finished or going on"
-    )
-    job.add_argument(
-        "--model", metavar="NAME", help="a model folder instead: its scores are printed"
-    )
-    job.add_argument(
+    add = job.add_argument
+    add("--workdir", type=Path, metavar="DIR", help="of a training run, finished or going on")
+    add("--model", metavar="NAME", help="a model folder instead: its scores are printed")
+    add(
         "--step",
         type=int,
         metavar="N",
         action="append",
         help="a checkpoint; repeatable (default: all)",
     )
-    job.add_argument("--watch", action="store_true", help="wait for more, until the run's end")
-    job.add_argument(
+    add("--watch", action="store_true", help="wait for more, until the run's end")
+    add(
         "--protocols",
         "--protocol",
         nargs="+",
-        default=["fd-effnet-lite2"],
+        default=[DEFAULT_PROTOCOL],
         metavar="P",
-        help=f"{', '.join(PROTOCOLS)} (default: fd-effnet-lite2); the first tells the best",
+        help=f"{', '.join(PROTOCOLS)} (default: {DEFAULT_PROTOCOL}); the first tells the best",
     )
-    job.add_argument(
+    add(
         "--metrics",
         nargs="+",
         metavar="M",
-        help=f"of a protocol: {', '.join(METRICS)} (default: all, retrieval from 100 images)",
+        help=f"quality, {', '.join(METRICS)}, a name of config.evaluation, or module:Class of your "
+        "own (default: config.evaluation, or else quality, retrieval from 100 images, diversity)",
     )
-    job.add_argument(
-        "--num-samples", type=int, metavar="N", help="captions (default: 30,000, or all of fewer)"
-    )
-    job.add_argument(
-        "--use", choices=("ema", "raw", "both"), default="both", help="weights (default: both)"
-    )
-    job.add_argument(
+    add("--num-samples", type=int, metavar="N", help="captions (default: 30,000, or all of fewer)")
+    add("--use", choices=("ema", "raw", "both"), default="both", help="weights (default: both)")
+    add(
         "--weights",
         action="append",
         default=[],
@@ -135,49 +126,46 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         dest="job_weights",
         help="of a protocol's network; repeatable",
     )
-    job.add_argument("--clip", metavar="DIR", help="CLIP ViT-B/32: CLIPScore and R-precision")
-    job.add_argument("--cmmd", metavar="DIR", help="CLIP ViT-L/14 at 336 pixels: CMMD")
-    job.add_argument(
-        "--allow-unverified-weights",
-        action="store_true",
-        help="accept another file than the published one",
+    add(
+        "--clip",
+        metavar="DIR",
+        dest="clip_weights",
+        help="CLIP ViT-B/32: CLIPScore and R-precision",
     )
-    job.add_argument("--split", default="", help="of captions, images (default: held out)")
-    job.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of captions and noise (default: 0)"
+    add("--cmmd", metavar="DIR", dest="cmmd_weights", help="CLIP ViT-L/14 at 336 pixels: CMMD")
+    _add_common_flags(job, "of captions and noise (default: 0)")
+    add("--split", default="", help="of captions, images (default: held out)")
+    add(
+        "--bootstrap",
+        type=int,
+        default=50,
+        metavar="N",
+        dest="resamples",
+        help="resamples for intervals (50)",
     )
-    job.add_argument(
-        "--bootstrap", type=int, default=50, metavar="N", help="resamples for intervals (50)"
-    )
-    job.add_argument(
-        "--batch-size", type=int, metavar="N", help="images at once (default: fits the devices)"
-    )
-    job.add_argument("--cache-dir", type=Path, metavar="DIR", help="(default: DATA_DIR/evaluation)")
+    add("--cache-dir", type=Path, metavar="DIR", help="(default: DATA_DIR/evaluation)")
 
 
 def _add_image_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--protocol", required=True, metavar="P", help=", ".join(PROTOCOLS))
-    parser.add_argument("--weights", metavar="FILE", help="the network's weights")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--protocol", required=True, metavar="P", help=", ".join(PROTOCOLS))
+    add("--weights", metavar="FILE", help="the network's weights")
+    add("--image-size", type=int, metavar="N", help="side in pixels to bring images to first")
+    add("--resize", choices=RESIZE_MODES, default="crop", help="to squares (default: crop)")
+    add("--num-samples", type=int, metavar="N", help="images of each set, at random")
+    _add_common_flags(parser, "of all that is random (default: 0)")
+
+
+def _add_common_flags(parser: Any, seed: str) -> None:
+    add = parser.add_argument
+    add(
         "--allow-unverified-weights",
         action="store_true",
+        dest="allow_unverified",
         help="accept another file than the published one",
     )
-    parser.add_argument(
-        "--image-size", type=int, metavar="N", help="side in pixels to bring images to first"
-    )
-    parser.add_argument(
-        "--resize", choices=RESIZE_MODES, default="crop", help="to squares (default: crop)"
-    )
-    parser.add_argument(
-        "--num-samples", type=int, metavar="N", help="images of each set, drawn at random"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="images at once (default: fits the devices)"
-    )
+    add("--seed", type=int, default=0, metavar="N", help=seed)
+    add("--batch-size", type=int, metavar="N", help="images at once (default: fits the devices)")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -187,17 +175,10 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise EvaluationError(f"--{flag.replace('_', '-')} is {value}: at least {lowest}")
 
 
-def _options(args: argparse.Namespace) -> Options:
-    return Options(
-        get_protocol(args.protocol),
-        weights=args.weights,
-        allow_unverified=args.allow_unverified_weights,
-        image_size=args.image_size,
-        resize=args.resize,
-        num_samples=args.num_samples,
-        seed=args.seed,
-        batch_size=args.batch_size,
-    )
+def _options(kind: type, args: argparse.Namespace, **others: Any) -> Any:
+    """Options of a class from the flags of the same names, and others."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: vars(args)[name] for name in names & vars(args).keys()} | others)
 
 
 def _job_options(args: argparse.Namespace) -> evaluator.Options:
@@ -207,25 +188,18 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
         if not equals or not path:
             raise EvaluationError(f"--weights {item}: must be PROTOCOL=FILE, as fid-2015=w.pth")
         weights[get_protocol(name).name] = path
-    return evaluator.Options(
+    return _options(
+        evaluator.Options,
+        args,
         protocols=[get_protocol(name).name for name in args.protocols],
-        metrics=args.metrics,
+        metrics=args.metrics and [name for names in args.metrics for name in names.split(",")],
         network_weights=weights,
-        clip_weights=args.clip,
-        cmmd_weights=args.cmmd,
-        num_samples=args.num_samples,
-        split=args.split,
         weights=("ema", "raw") if args.use == "both" else (args.use,),
-        seed=args.seed,
-        resamples=args.bootstrap,
-        batch_size=args.batch_size,
-        cache_dir=args.cache_dir,
-        allow_unverified=args.allow_unverified_weights,
     )
 
 
 def run_job(args: argparse.Namespace) -> str:
-    """Evaluate checkpoints; return what is to be said of it."""
+    """Evaluate checkpoints; return the message."""
     with raise_on_all():
         options = _job_options(args)
         if args.workdir is None:
@@ -247,19 +221,20 @@ def run_model(args: argparse.Namespace) -> str:
             raise EvaluationError("--model is scored alone: leave out --workdir, --step, --watch")
         model = load_model(args.model)
         if is_host0():
-            prepare.ensure_prepared(model.config.data.name, model.config.data.data_dir)
-    judge = evaluator.Evaluator(find_model(args.model), options)
-    judge.observe_references()
-    scores = judge.score(model.variables, args.model)
+            data = model.config.data
+            DataSet(data.name, data.data_dir, **data.fields).prepare()
+    evaluation = evaluator.Evaluator(find_model(args.model), options)
+    scores = evaluation.score(model.variables, args.model)
     lines = score_lines(scores) if scores else []  # process 0 has them
-    of = f"{len(judge.manifest.choices)} captions of {judge.manifest.header['split']}"
+    manifest = evaluation.manifest
+    of = f"{len(manifest.choices)} captions of {manifest.header['split']}"
     return "\n".join([*lines, "", f"{of}, {model.config.data.name}"])
 
 
 def run_images(args: argparse.Namespace) -> str:
-    """Score or describe sets of images; return what is to be said of it."""
+    """Score or describe sets of images; return the message."""
     with raise_on_all():
-        options = _options(args)
+        options = _options(Options, args, protocol=get_protocol(args.protocol))
     if args.command == "features":
         num = write_features(args.images, args.out, options)
         return f"features of {num} images in {args.out}"
@@ -270,7 +245,7 @@ def run_images(args: argparse.Namespace) -> str:
         args.real,
         args.fake,
         options,
-        resamples=args.bootstrap,
+        resamples=args.resamples,
         allow_foreign=args.allow_foreign_statistics,
     )
     if not scores:
@@ -290,9 +265,9 @@ def main() -> None:
             _check_numbers(args)
         require_same({"command": args.command})
         run = run_model if args.model else run_job
-        said = run(args) if args.command is None else run_images(args)
+        message = run(args) if args.command is None else run_images(args)
         if is_host0():
-            print(said)
+            print(message)
 
 
 if __name__ == "__main__":

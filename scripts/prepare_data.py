@@ -15,27 +15,21 @@ prepared data set with their captions. Exit status: 0 done, 2 a mistake (named).
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from xmcgan.data.prepare import (
-    OFFICIAL,
-    default_name,
-    download_official,
-    ensure_prepared,
-    official_summary,
-    prepare_emoji,
-    prepare_folder,
-    prepare_official,
-    prepare_shapes,
-    read_official,
-)
-from xmcgan.data.sources import find_version, list_splits, load_source
+from xmcgan.data import DATA_SETS, DataSet
+from xmcgan.data.folder import default_name
+from xmcgan.data.records import MAX_WORKERS, describe
 from xmcgan.errors import ConfigError, run_cli
 from xmcgan.sampling.grid import contact_sheet
-from xmcgan.shapes.dataset import ShapesConfig
+from xmcgan.shapes.dataset import NUM_TRAIN, NUM_VALIDATION
+from xmcgan.shapes.scene import MAX_OBJECTS
 from xmcgan.utils.files import atomic_file
+from xmcgan.utils.registry import find
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,14 +44,13 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("emoji", parents=[common], help="emoji with their names as captions")
 
-    defaults = ShapesConfig(name="default")
     shapes = commands.add_parser("shapes", parents=[common], help="drawn scenes with captions")
-    shapes.add_argument("--name", default="default", help="to keep several sizes side by side")
+    shapes.add_argument("--name", default="", help="to keep several sizes side by side")
     for flag, default, text in (
-        ("--num-train", defaults.num_train, "images to train on"),
-        ("--num-validation", defaults.num_validation, "images held out"),
-        ("--max-objects", defaults.max_objects, "of a scene"),
-        ("--seed", defaults.seed, "of all scenes"),
+        ("--num-train", NUM_TRAIN, "images to train on"),
+        ("--num-validation", NUM_VALIDATION, "images held out"),
+        ("--max-objects", MAX_OBJECTS, "of a scene"),
+        ("--seed", 0, "of all scenes"),
     ):
         text = f"{text} (default: {default:,})"
         shapes.add_argument(flag, type=int, default=default, metavar="N", help=text)
@@ -73,7 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_official(commands, common)
 
     show = commands.add_parser("show", parents=[common], help="a contact sheet of a data set")
-    show.add_argument("name", metavar="NAME", help="such as emoji, shapes/single, folder/mine")
+    show.add_argument(
+        "name", metavar="NAME", help="such as emoji, folder/mine, or my_module:MyDataSet"
+    )
+    show.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of your own data set, as in data.fields; repeatable",
+    )
     show.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png")
     show.add_argument("--split", default="train", help="(default: train)")
     show.add_argument("--num", type=int, metavar="N", help="images (default: up to 24)")
@@ -94,13 +96,13 @@ def _add_official(commands: argparse._SubParsersAction, common: argparse.Argumen
     official.add_argument(
         "--download", action="store_true", help="fetch the official files to DATA_DIR/downloads"
     )
-    official.add_argument("--name", help="to keep several side by side (default: default)")
+    official.add_argument("--name", default="", help="to keep several side by side")
     official.add_argument(
         "--num-workers",
         type=int,
         default=0,
         metavar="N",
-        help="processes that write (default: cores, up to 3)",
+        help=f"processes that write (default: cores, up to {MAX_WORKERS})",
     )
     official.add_argument(
         "--skip-damaged",
@@ -122,30 +124,45 @@ def _add_official(commands: argparse._SubParsersAction, common: argparse.Argumen
     )
 
 
-def _prepare_official(args: argparse.Namespace) -> None:
-    """Prepare one of the paper's data sets and print what it holds."""
+def _prepare(args: argparse.Namespace) -> None:
+    """Prepare a data set and print what it holds."""
+    data_set = find(args.dataset, DATA_SETS, "data set")
+    variant, options = getattr(args, "name", "") or "", {}
+    if args.dataset == "emoji":
+        contents = data_set.embedded(variant)
+    elif args.dataset == "shapes":
+        contents = data_set.read(
+            num_train=args.num_train,
+            num_validation=args.num_validation,
+            max_objects=args.max_objects,
+            seed=args.seed,
+        )
+    elif args.dataset == "folder":
+        variant = variant or default_name(args.source)
+        contents = data_set.read(args.source, args.captions)
+    else:
+        variant, contents = _read_official(data_set, args)
+        options = {"num_workers": args.num_workers, "skip_damaged": args.skip_damaged}
+    built = data_set.write(contents, args.data_dir, variant, **options)
+    name = f"{args.dataset}/{variant}" if variant else args.dataset
+    print(f"{name} {'is ready' if built else 'was prepared before'}:")
+    print(describe(data_set, contents, args.data_dir, variant))
+
+
+def _read_official(data_set: Any, args: argparse.Namespace) -> tuple[str, Any]:
+    """Return the variant's name and the contents of one of the paper's data sets."""
     if not args.source and not args.download:
         raise ConfigError("give --source DIR, or --download to fetch the official files")
     if args.num_workers < 0:
         raise ConfigError(f"--num-workers is {args.num_workers}; it must be 0 or more")
-    karpathy = getattr(args, "karpathy", None)
     sources = list(args.source)
     if args.download:
-        folder = download_official(args.dataset, args.data_dir / "downloads", progress=True)
-        sources.append(folder)
-    data = read_official(args.dataset, sources, year=getattr(args, "year", ""), karpathy=karpathy)
-    name = args.name or ("karpathy" if karpathy else "default")
-    built = prepare_official(
-        args.dataset,
-        data,
-        args.data_dir,
-        name=name,
-        num_workers=args.num_workers,
-        skip_damaged=args.skip_damaged,
-        progress=True,
-    )
-    print(f"{args.dataset}/{name} {'is ready' if built else 'was prepared before'}:")
-    print(official_summary(args.dataset, data, name, args.data_dir))
+        sources.append(args.data_dir / "downloads" / args.dataset)
+        data_set.download(sources[-1])
+    if args.dataset != "coco":
+        return args.name, data_set.read(sources)
+    variant = args.name or ("karpathy" if args.karpathy else "")
+    return variant, data_set.read(sources, year=args.year, karpathy=args.karpathy)
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -154,8 +171,13 @@ def _show(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out {args.out} must end in .png")
     if args.seed < 0:
         raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
-    ensure_prepared(args.name, args.data_dir, progress=True)
-    source = load_source(args.name, args.data_dir, args.split)
+    if wrong := [field for field in args.field if "=" not in field]:
+        raise ConfigError(f"--field {wrong[0]} must be NAME=VALUE")
+    fields = dict(field.split("=", 1) for field in args.field)
+    fields = {name: _value(text) for name, text in fields.items()}
+    data_set = DataSet(args.name, args.data_dir, **fields)
+    data_set.prepare()
+    source = data_set.load(args.split)
     images = source.one_per_image()
     num = min(24, len(images)) if args.num is None else args.num
     if not 1 <= num <= len(images):
@@ -174,37 +196,21 @@ def _show(args: argparse.Namespace) -> None:
     print(f"{what}: {args.out}")
 
 
+def _value(text: str) -> Any:
+    """Return a number or another value of JSON, else the text as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def main() -> None:
     """Parse flags, prepare the data set and print what it holds."""
     args = _parser().parse_args()
     if args.dataset == "show":
         _show(args)
-        return
-    if args.dataset in OFFICIAL:
-        _prepare_official(args)
-        return
-    if args.dataset == "emoji":
-        built, name = prepare_emoji(args.data_dir, progress=True), "emoji"
-    elif args.dataset == "shapes":
-        config = ShapesConfig(
-            name=args.name,
-            num_train=args.num_train,
-            num_validation=args.num_validation,
-            max_objects=args.max_objects,
-            seed=args.seed,
-        )
-        built, name = prepare_shapes(args.data_dir, config, progress=True), f"shapes/{args.name}"
     else:
-        folder_name = args.name or default_name(args.source)
-        built, summary = prepare_folder(
-            args.source, args.data_dir, name=folder_name, captions=args.captions, progress=True
-        )
-        name = f"folder/{folder_name}"
-        print(summary)
-    print(f"{name} {'is ready' if built else 'was prepared before'}:")
-    for split, num_examples in list_splits(name, args.data_dir).items():
-        print(f"  {split:<12}{num_examples:>9,} examples")
-    print(f"  in {find_version(name, args.data_dir)}")
+        _prepare(args)
 
 
 if __name__ == "__main__":

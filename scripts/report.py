@@ -3,15 +3,14 @@
 python scripts/report.py --workdir runs/quickstart
 python scripts/report.py --workdir runs/coco --out report/
 
-The run may be going on; training writes the same when it ends. Exit status: 0
-written, 2 a mistake.
+The run may be training. Exit status: 0 written, 2 a mistake.
 """
 
 import argparse
 from pathlib import Path
 
 from xmcgan.errors import run_cli
-from xmcgan.studies.run_report.document import write_report
+from xmcgan.studies.run_report import write_report
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,7 +3,7 @@
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 # Before the first import of JAX, which fixes them: platform and number of simulated devices.
@@ -28,7 +28,7 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
-from xmcgan.training import loop
+from xmcgan.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("XMCGAN_SHARED_DIR", ROOT.parent / "shared"))
@@ -44,14 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("mesh"):
                 item.add_marker(pytest.mark.skip(reason="needs XMCGAN_TEST_DEVICES=8"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def tiny_runs_draw_no_report() -> Iterator[None]:
-    """Save the second that each report takes; tests/run_report draws them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Run, "write_report", lambda run: None)
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +73,7 @@ def tiny_config(tiny_root: Path) -> ConfigDict:
 def tiny_workdir(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the workdir of a finished tiny run; tests only read it."""
     workdir = tmp_path_factory.mktemp("run") / "workdir"
-    assert loop.train(tiny.tiny_config(tiny_root), workdir) == 0
+    assert train(tiny.tiny_config(tiny_root), workdir) == 0
     return workdir
 
 

@@ -27,7 +27,7 @@ def main():
     for override in args.overrides:
         apply_override(config, override)
     with distributed.session(args):
-        from xmcgan.training.loop import train
+        from xmcgan.train import train
         return train(config, args.workdir)
 
 run_cli(main)

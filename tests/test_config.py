@@ -196,3 +196,14 @@ def test_the_fingerprint_covers_what_changes_training_and_nothing_else():
     assert configs.fingerprint(config) == before
     apply_override(config, "losses.word.weight=2")
     assert configs.fingerprint(config) != before
+
+
+def test_a_loss_of_ones_own_is_added_on_the_command_line_and_its_fields_follow_its_type():
+    config = configs.default_config().lock()
+    with pytest.raises(ConfigError, match=r"losses\.r1\.gamma"):
+        apply_override(config, "losses.r1.gamma=5")
+    for override in ("losses.r1.type=my_losses:R1", "losses.r1.gamma=5.0", "losses.r1.weight=2"):
+        apply_override(config, override)
+    assert config.losses.r1.to_dict() == {"type": "my_losses:R1", "gamma": 5.0, "weight": 2}
+    with pytest.raises(ConfigError, match=r"losses\.word\.gama"):
+        apply_override(config, "losses.word.gama=5")

@@ -265,12 +265,11 @@ def folder(tiny_root, tiny_workdir, tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.slow
 def test_the_commands_work_one_after_another(run, folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(TESTS / "evaluation"))
-    monkeypatch.syspath_prepend(str(TESTS / "human_eval"))
+    monkeypatch.syspath_prepend(str(TESTS / "studies"))
     import raters
     import tiny_network
 
-    from xmcgan.studies.human_eval.key import read_key
+    from xmcgan.studies.human_eval.page import read_key
 
     tiny_network.install(monkeypatch)
     tiny_network.install_detector(monkeypatch)

@@ -24,11 +24,11 @@ from weight_formats.numpy_files import read_array_tree
 from weight_formats.torch_files import read_torch
 
 from xmcgan import config as configs
-from xmcgan.data import coco
-from xmcgan.data import localized_narratives as narratives
-from xmcgan.data.caption_files import parse_jsonl, read_text_files
-from xmcgan.data.image_store import ImageStore
+from xmcgan.data.annotations import parse_jsonl, read_text_files
+from xmcgan.data.archives import ImageStore
+from xmcgan.data.coco import Coco
 from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_image
+from xmcgan.data.localized_narratives import LnCoco
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.evaluation.captions import open_manifest
 from xmcgan.evaluation.results import ResultFile, best_result
@@ -83,7 +83,7 @@ def json_lines(folder: Path) -> Reader:
     def manifest(data: bytes) -> None:
         written(folder / "captions_shapes_validation_1_0.jsonl", data)
         identity = {key: MANIFEST[0][key] for key in ("data", "fingerprint", "split", "seed")}
-        found = open_manifest(folder, [], 1, **identity)
+        found = open_manifest(folder, [], 1, identity)
         assert " ".join(found.captions)
         assert found.digest
 
@@ -102,7 +102,7 @@ def json_lines(folder: Path) -> Reader:
 
 def _narratives(folder: Path, data: bytes) -> None:
     path = written(folder / "coco_val_localized_narratives.jsonl", data)
-    narratives.read_texts([path], narratives.COCO, collections.Counter())
+    LnCoco.read_texts([path], collections.Counter())
 
 
 def captions(folder: Path) -> Reader:
@@ -129,7 +129,7 @@ def captions(folder: Path) -> Reader:
 
     def coco_file(data: bytes) -> None:
         written(source / "coco" / "captions_train2014.json", data)
-        coco.read_coco([source / "coco"])
+        Coco.read([source / "coco"])
 
     texts = [b"a red circle\n\n two \xe2\x98\x95\n", "\ufeffcr\r\nlf".encode()]
     whole = json.dumps(COCO).encode()

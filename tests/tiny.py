@@ -8,8 +8,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from xmcgan.config import load_config
-from xmcgan.data.prepare import prepare_shapes
-from xmcgan.shapes.dataset import ShapesConfig
+from xmcgan.shapes.dataset import Shapes
 
 WIDTH, TOKENS = 8, 8
 WORDS = ("a", "the", "red", "green", "blue", "circle", "square", "star", "on", "left", "right")
@@ -56,7 +55,7 @@ def write_bert(directory: Path, layers: int = 1) -> Path:
 
 def write_shapes(data_dir: Path) -> Path:
     """Draw the data set `shapes/tiny`: 40 images to train on, 10 held out."""
-    prepare_shapes(data_dir, ShapesConfig(name="tiny", num_train=40, num_validation=10))
+    Shapes.write(Shapes.read(num_train=40, num_validation=10), data_dir, "tiny")
     return data_dir
 
 

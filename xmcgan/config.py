@@ -1,5 +1,6 @@
 """Configurations: what can be set, how `--config NAME[:variant]` finds it, and what cannot work."""
 
+import ast
 import importlib.util
 import json
 import math
@@ -43,7 +44,8 @@ def default_config() -> ConfigDict:
     config.ema_warmup = True
 
     config.data = ConfigDict()
-    config.data.name = "shapes"
+    config.data.name = "shapes"  # of xmcgan.data.DATA_SETS, or module:Class of your own
+    config.data.fields = ConfigDict()  # arguments of your own class
     config.data.data_dir = "data"
     config.data.train_split = "train"
     config.data.sample_split = ""  # of the sample grids; empty: held-out images, if there are any
@@ -79,6 +81,9 @@ def default_config() -> ConfigDict:
 
     config.adam = ConfigDict({"b1": 0.5, "b2": 0.999, "eps": 1e-8})
     config.losses = _default_losses()
+    # Metrics by name, {"type": registered name or module:Class, field: value}; empty: the standard
+    # ones (xmcgan/evaluation/metrics).
+    config.evaluation = ConfigDict()
 
     config.log_every_steps = 50
     config.sample_every_steps = 1000
@@ -323,6 +328,8 @@ def apply_override(config: ConfigDict, override: str) -> None:
     """
     field, equals, text = override.partition("=")
     known = {".".join(path): value for path, value in _leaves(config)}
+    if field not in known and equals and _set_own(config, field, text):
+        return
     if field not in known:
         groups = sorted({name.rpartition(".")[0] for name in known} - {""})
         inside = [name for name in known if name.startswith(f"{field}.")]
@@ -334,6 +341,22 @@ def apply_override(config: ConfigDict, override: str) -> None:
     if not equals:
         raise ConfigError(f"--config.{field} needs a value: --config.{field}=...")
     config.update_from_flattened_dict({field: _convert(field, text, known[field])})
+
+
+def _set_own(config: ConfigDict, field: str, text: str) -> bool:
+    """Set a field of a loss or metric of the user's own, whose `type` comes first."""
+    section, name, key = [*field.split("."), "", ""][:3]
+    if section not in ("losses", "evaluation") or not key or field.count(".") > 2:
+        return False
+    if key != "type" and "type" not in config[section].get(name, {}):
+        return False
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    with config.unlocked():
+        config[section][name] = {**config[section].get(name, {}), key: value}
+    return True
 
 
 def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
@@ -398,7 +421,11 @@ _FREE_FIELDS = (
 def fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Return the fields that a resumed run must share with its start, by dotted name."""
     leaves = {".".join(path): value for path, value in _leaves(config)}
-    return {name: value for name, value in leaves.items() if name not in _FREE_FIELDS}
+    return {
+        name: value
+        for name, value in leaves.items()
+        if name not in _FREE_FIELDS and not name.startswith("evaluation.")
+    }
 
 
 # Paths and workers of one machine; the fingerprint compares the data themselves.

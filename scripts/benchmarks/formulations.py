@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from xmcgan.build import build_networks
 from xmcgan.config import apply_override, default_config, load_config, validate
 from xmcgan.errors import ConfigError
+from xmcgan.losses import build_losses
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 
@@ -133,7 +134,9 @@ def literal(config: ConfigDict) -> Formulation:
 def ours(config: ConfigDict, word_dim: int, name: str = "ours") -> Formulation:
     """Return the step of `xmcgan.training.step`, given words instead of a text encoder."""
     networks = build_networks(config, word_dim)
-    train_step = make_train_step(networks, FrozenNetworks(_given_words), config)
+    train_step = make_train_step(
+        networks, FrozenNetworks(_given_words), build_losses(config), config
+    )
     meta = _sizes(config, word_dim)._asdict() | {"gamma_for_g": config.generator.attention_gamma}
 
     def init(arrays: Arrays) -> Any:
@@ -146,6 +149,7 @@ def ours(config: ConfigDict, word_dim: int, name: str = "ours") -> Formulation:
         )
         official = Golden(meta, arrays).state(state)
         return state.replace(
+            rng=jax.random.key_data(jax.random.key(0)),
             ema_params=jax.tree.map(jnp.copy, official["g_params"]),
             ema_batch_stats=jax.tree.map(jnp.copy, official["g_batch_stats"]),
             **official,
@@ -208,8 +212,7 @@ def _our_batch(inputs: Arrays, config: ConfigDict) -> Arrays:
     """Pass words where token ids would be; z is sampled inside the step."""
     mask = jnp.arange(inputs["words"].shape[2]) < inputs["length"]
     batch = {"image": inputs["image"], "token_ids": inputs["words"], "word_mask": mask}
-    parts = (config.d_steps * config.num_microbatches, -1)
-    return {name: x[: config.d_steps].reshape(*parts, *x.shape[2:]) for name, x in batch.items()}
+    return {name: x[: config.d_steps] for name, x in batch.items()}
 
 
 def _literal_batch(inputs: Arrays) -> Arrays:

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.timing import median_ratio, medians, one_core, take_turns
+from xmcgan.data import Source
 from xmcgan.data.images import KEPT_BLOCKS
 from xmcgan.data.pipeline import train_batches
-from xmcgan.data.sources import Source
 from xmcgan.data.tokenizer import Tokenizer
 
 Clock = Callable[[], float]
@@ -78,7 +78,8 @@ def compare(
     source: Source, tokenizer: Tokenizer, size: int, *, num: int, rounds: int
 ) -> dict[str, Any]:
     """Measure both on one core, in turns, by processor time: others may use the core too."""
-    files = [source[i].image for i in range(min(len(source), num))]
+    images = (source[i].image for i in range(min(len(source), num)))
+    files = [image for image in images if isinstance(image, bytes)]
     with one_core():
         rates = take_turns(
             {

@@ -15,7 +15,7 @@ from oracle import literal
 
 from benchmarks.formulations import Formulation, draw_inputs, draw_parameters
 from benchmarks.timing import Rates, median_ratio, medians, seconds, take_turns
-from xmcgan.evaluation.frechet import frechet_distance
+from xmcgan.evaluation.metrics.fid import frechet_distance
 from xmcgan.losses.contrastive import word_region_contrast
 
 REGIONS = 256

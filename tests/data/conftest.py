@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from data_samples import NUM_TRAIN, NUM_VALIDATION
 
-from xmcgan.data.prepare import prepare_shapes
 from xmcgan.data.tokenizer import Tokenizer
-from xmcgan.shapes.dataset import ShapesConfig
+from xmcgan.shapes.dataset import Shapes
 from xmcgan.shapes.scene import BACKGROUNDS, COLORS, SHAPES
 
 
@@ -15,8 +14,8 @@ from xmcgan.shapes.scene import BACKGROUNDS, COLORS, SHAPES
 def shapes_dir(tmp_path_factory) -> Path:
     """Return a data directory with `shapes/tiny`; read only."""
     data_dir = tmp_path_factory.mktemp("data")
-    config = ShapesConfig(name="tiny", num_train=NUM_TRAIN, num_validation=NUM_VALIDATION)
-    assert prepare_shapes(data_dir, config)
+    contents = Shapes.read(num_train=NUM_TRAIN, num_validation=NUM_VALIDATION)
+    assert Shapes.write(contents, data_dir, "tiny")
     return data_dir
 
 

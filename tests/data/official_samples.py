@@ -1,10 +1,13 @@
 """Small copies of the official data sets: their layouts, their file names, their schemas."""
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
 
 from data_samples import photo
+
+from xmcgan.utils.download import Archive
 
 NARRATIVE_FIELDS = {"timed_caption": [], "traces": [[{"x": 0.5, "y": 0.5, "t": 0.1}]]}
 
@@ -76,3 +79,21 @@ def write_open_images(root: Path) -> Path:
         name = f"open_images_{split}{version}_localized_narratives{part}.jsonl"
         write_narratives(root, name, *lines)
     return root
+
+
+def hash_all(archives, url, folder):
+    """Return archives as they would be if their files were served at `url`."""
+    return tuple(
+        Archive(
+            f"{url}/{a.file_name}",
+            a.size and (folder / a.file_name).stat().st_size,
+            a.sha256 and hashlib.sha256((folder / a.file_name).read_bytes()).hexdigest(),
+        )
+        for a in archives
+    )
+
+
+def served(folder):
+    """Return the bytes of all files by path, for `file_server.serve`."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

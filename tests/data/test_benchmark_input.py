@@ -7,7 +7,7 @@ from benchmarks import timing
 from benchmarks.input import STEP_GFLOP, cores_for_gpu
 from official_samples import write_coco
 
-from xmcgan.data.prepare import prepare_official, read_official
+from xmcgan.data.coco import Coco
 
 
 def test_measures_take_turns_and_the_first_round_is_not_kept():
@@ -32,7 +32,7 @@ def test_cores_are_what_the_gpu_takes_over_what_a_core_gives():
 
 def test_the_command_writes_a_table_and_json(run, tmp_path, vocab_file):
     source = write_coco(tmp_path / "coco", train=8)
-    assert prepare_official("coco", read_official("coco", [source]), tmp_path / "data")
+    assert Coco.write(Coco.read([source]), tmp_path / "data")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "vocab.txt").write_bytes(vocab_file.read_bytes())
     (tmp_path / "text" / "config.json").write_text("{}")

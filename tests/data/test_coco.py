@@ -1,17 +1,24 @@
 """COCO from folders and zips: the same data set, every fault counted or named."""
 
 import json
+import os
+import re
 import shutil
+import socket
 import zipfile
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from data_samples import encode, photo
-from official_samples import coco_name, write_coco, zip_coco
+from file_server import serve
+from official_samples import coco_name, hash_all, served, write_coco, zip_coco
 from PIL import Image
 
-from xmcgan.data import coco
-from xmcgan.data.prepare import official_summary, prepare_official, read_official
-from xmcgan.data.sources import find_version, held_out_split, list_splits, load_source
+from xmcgan.data import DataSet, coco
+from xmcgan.data.coco import Coco
+from xmcgan.data.localized_narratives import LnCoco
+from xmcgan.data.records import describe
 from xmcgan.errors import DataError
 
 
@@ -20,14 +27,14 @@ def source(tmp_path):
     return write_coco(tmp_path / "coco")
 
 
-def prepare(sources, data_dir, dataset="coco", name="default", **options):
-    data = read_official(dataset, sources)
-    assert prepare_official(dataset, data, data_dir, name=name, num_workers=1, **options)
-    return data
+def prepare(sources, data_dir, **options):
+    contents = Coco.read(sources)
+    assert Coco.write(contents, data_dir, num_workers=1, **options)
+    return contents
 
 
-def record_files(data_dir, name="coco"):
-    return {p.name: p.read_bytes() for p in find_version(name, data_dir).glob("*array_record*")}
+def record_files(data_dir):
+    return {p.name: p.read_bytes() for p in Coco.find_version(data_dir).glob("*array_record*")}
 
 
 def edit_captions(source, change, split="train", year="2014"):
@@ -40,9 +47,9 @@ def edit_captions(source, change, split="train", year="2014"):
 
 def test_bytes_names_ids_captions_and_splits_are_stored_as_given(source, tmp_path):
     prepare([source], tmp_path / "data")
-    assert list_splits("coco", tmp_path / "data") == {"train": 4, "val": 3}
-    assert held_out_split("coco", tmp_path / "data") == "val"
-    val = load_source("coco", tmp_path / "data", "val")
+    assert DataSet("coco", tmp_path / "data").splits() == {"train": 4, "val": 3}
+    assert DataSet("coco", tmp_path / "data").held_out() == "val"
+    val = DataSet("coco", tmp_path / "data").load("val")
     for i in range(3):
         number = 5 + i
         assert val[i].image == photo(number)
@@ -66,7 +73,7 @@ def test_folders_and_zips_give_the_same_record_files(source, tmp_path, compressi
 
 
 def test_names_of_2017_are_read_and_the_year_is_found(tmp_path):
-    data = coco.read_coco([write_coco(tmp_path / "coco", year="2017")])
+    data = Coco.read([write_coco(tmp_path / "coco", year="2017")])
     assert [e.name for e in data.splits["val"]] == [f"{i:012d}.jpg" for i in (5, 6, 7)]
     assert data.splits["train"][0].source_split == "train2017"
     assert data.published["val"] == 5_000
@@ -76,8 +83,8 @@ def test_two_years_in_one_place_must_be_told_apart(tmp_path):
     source = write_coco(tmp_path / "coco", year="2017")
     shutil.copytree(write_coco(tmp_path / "other"), source, dirs_exist_ok=True)
     with pytest.raises(DataError, match="choose with --year"):
-        coco.read_coco([source])
-    data = coco.read_coco([source], year="2014")
+        Coco.read([source])
+    data = Coco.read([source], year="2014")
     assert all("COCO_val2014_" in entry.image.path for entry in data.splits["val"])
 
 
@@ -86,7 +93,7 @@ def test_captions_of_2014_find_images_under_their_names_of_2017(source, tmp_path
     shutil.rmtree(images / "annotations")
     for split in ("train", "val"):
         shutil.rmtree(source / f"{split}2014")
-    data = coco.read_coco([source, images])
+    data = Coco.read([source, images])
     assert [e.name for e in data.splits["val"]] == [coco_name(i, "val", "2014") for i in (5, 6, 7)]
 
 
@@ -95,14 +102,14 @@ def test_karpathys_file_replaces_the_splits(source, tmp_path):
     images = [{"cocoid": i, "split": split} for i, split in enumerate(splits, 1)]
     path = tmp_path / "dataset_coco.json"
     path.write_text(json.dumps({"images": images}))
-    data = coco.read_coco([source], karpathy=path)
+    data = Coco.read([source], karpathy=path)
     ids = {split: [e.image_id for e in entries] for split, entries in data.splits.items()}
     assert ids == {"train": ["1", "2", "3", "4"], "restval": ["5"], "val": ["6"], "test": ["7"]}
     assert data.splits["restval"][0].source_split == "val2014"
-    prepare_official("coco", data, tmp_path / "data", name="karpathy")
-    held_out = held_out_split("coco/karpathy", tmp_path / "data")
-    assert held_out is not None
-    assert len(load_source("coco/karpathy", tmp_path / "data", held_out)) == 3
+    Coco.write(data, tmp_path / "data", "karpathy")
+    data_set = DataSet("coco/karpathy", tmp_path / "data")
+    assert data_set.held_out() == "restval+val+test"
+    assert len(data_set.load("restval+val+test")) == 3
 
 
 @pytest.mark.parametrize(
@@ -117,7 +124,7 @@ def test_karpathys_file_replaces_the_splits(source, tmp_path):
 def test_another_file_is_not_taken_for_karpathys(source, tmp_path, text, hint):
     (tmp_path / "k.json").write_text(text)
     with pytest.raises(DataError, match=hint):
-        coco.read_coco([source], karpathy=tmp_path / "k.json")
+        Coco.read([source], karpathy=tmp_path / "k.json")
 
 
 def test_what_is_left_out_is_counted(source, tmp_path):
@@ -133,18 +140,18 @@ def test_what_is_left_out_is_counted(source, tmp_path):
         content["annotations"].append({"image_id": 12345, "id": 7, "caption": "nothing"})
 
     edit_captions(source, change)
-    data = coco.read_coco([source])
+    data = Coco.read([source])
     assert [e.image_id for e in data.splits["train"]] == ["3", "4"]
     assert data.splits["train"][0].captions == ("a bird \U0001f426",)
-    assert data.counts == {
+    assert data.left_out == {
         "images absent": 1,
         "images without captions": 2,  # 99 has none; those of 1 are empty and unusable
         "empty captions dropped": 1,
         "unusable captions dropped": 2,
         "captions of images that the file does not list": 1,
     }
-    prepare_official("coco", data, tmp_path / "data")
-    summary = official_summary("coco", data, "default", tmp_path / "data")
+    Coco.write(data, tmp_path / "data")
+    summary = describe(Coco, data, tmp_path / "data", "")
     assert "2 images with 3 captions (published: 82,783)" in summary
     assert "1 images absent" in summary
 
@@ -152,13 +159,13 @@ def test_what_is_left_out_is_counted(source, tmp_path):
 def test_an_archive_that_is_not_there_is_an_error(source):
     shutil.rmtree(source / "train2014")
     with pytest.raises(DataError, match=r"4 of the 7 images(.|\n)*archive missing"):
-        coco.read_coco([source])
+        Coco.read([source])
 
 
 def test_full_data_are_recognised(source, tmp_path, monkeypatch):
     monkeypatch.setitem(coco.PUBLISHED, "2014", {"train": 4, "val": 3})
     data = prepare([source], tmp_path / "data")
-    summary = official_summary("coco", data, "default", tmp_path / "data")
+    summary = describe(Coco, data, tmp_path / "data", "")
     assert "full published data" in summary
 
 
@@ -175,13 +182,13 @@ def test_full_data_are_recognised(source, tmp_path, monkeypatch):
 def test_broken_captions_are_named_with_their_file(source, text, hint):
     (source / "annotations" / "captions_train2014.json").write_text(text)
     with pytest.raises(DataError, match=hint):
-        coco.read_coco([source])
+        Coco.read([source])
 
 
 def test_missing_captions_name_the_archive(source):
     shutil.rmtree(source / "annotations")
     with pytest.raises(DataError, match=r"annotations_trainval2014\.zip"):
-        coco.read_coco([source])
+        Coco.read([source])
 
 
 def test_images_with_faults_are_all_named_or_left_out_on_request(source, tmp_path):
@@ -192,8 +199,8 @@ def test_images_with_faults_are_all_named_or_left_out_on_request(source, tmp_pat
         prepare([source], tmp_path / "data")
     assert not list((tmp_path / "data").rglob("*array_record*"))
     data = prepare([source], tmp_path / "data", skip_damaged=True)
-    assert list_splits("coco", tmp_path / "data") == {"train": 2, "val": 3}
-    summary = official_summary("coco", data, "default", tmp_path / "data")
+    assert DataSet("coco", tmp_path / "data").splits() == {"train": 2, "val": 3}
+    summary = describe(Coco, data, tmp_path / "data", "")
     assert "2 damaged images" in summary
 
 
@@ -219,18 +226,17 @@ def test_every_kind_of_image_is_kept_as_it_is(source, tmp_path):
     prepare([source], tmp_path / "data")
     stored = {}
     for split in ("train", "val"):
-        examples = load_source("coco", tmp_path / "data", split)
+        examples = DataSet("coco", tmp_path / "data").load(split)
         stored |= {int(examples[i].image_id): examples[i].image for i in range(len(examples))}
     assert {i: stored[i] for i in kinds} == kinds
 
 
 def test_other_data_under_the_same_name_are_refused(source, tmp_path):
     prepare([source], tmp_path / "data")
-    data = read_official("coco", [source])
-    assert not prepare_official("coco", data, tmp_path / "data")
+    assert not Coco.write(Coco.read([source]), tmp_path / "data")
     edit_captions(source, lambda content: content["annotations"][0].update(caption="other"))
     with pytest.raises(DataError, match="was prepared from other data"):
-        prepare_official("coco", read_official("coco", [source]), tmp_path / "data")
+        Coco.write(Coco.read([source]), tmp_path / "data")
 
 
 def test_too_little_disk_is_said_before_anything_is_written(source, tmp_path, monkeypatch):
@@ -242,12 +248,129 @@ def test_too_little_disk_is_said_before_anything_is_written(source, tmp_path, mo
 
 
 def test_the_real_photographs_take_at_most_a_twentieth_more(shared_dir, tmp_path):
-    data = read_official("coco", [shared_dir / "data" / "coco_mini"])
-    assert prepare_official("coco", data, tmp_path)
-    assert list_splits("coco", tmp_path) == {"train": 80, "val": 79}
-    size = sum(path.stat().st_size for path in find_version("coco", tmp_path).iterdir())
+    data = Coco.read([shared_dir / "data" / "coco_mini"])
+    assert Coco.write(data, tmp_path)
+    data_set = DataSet("coco", tmp_path)
+    assert data_set.splits() == {"train": 80, "val": 79}
+    size = sum(path.stat().st_size for path in Coco.find_version(tmp_path).iterdir())
     assert size < 1.05 * data.num_bytes
-    example = load_source("coco", tmp_path, "train")[0]
+    example = data_set.load("train")[0]
     original = shared_dir / "data" / "coco_mini" / "train2017" / example.name
     assert example.image == original.read_bytes()
     assert len(example.captions) == 5
+
+
+def test_coco_comes_from_its_archives_to_a_data_set(tmp_path, monkeypatch):
+    official = zip_coco(write_coco(tmp_path / "coco"), tmp_path / "official")
+    os.rename(official / "annotations.zip", official / "annotations_trainval2014.zip")
+    with serve(served(official), cuts=[500]) as (url, _):
+        monkeypatch.setattr(coco, "ARCHIVES", hash_all(coco.ARCHIVES, url, official))
+        Coco.download(tmp_path / "downloads")
+    assert Coco.write(Coco.read([tmp_path / "downloads"]), tmp_path / "data")
+    assert DataSet("coco", tmp_path / "data").splits() == {"train": 4, "val": 3}
+
+
+def test_without_download_no_socket_is_opened(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert Coco.write(Coco.read([write_coco(tmp_path / "coco")]), tmp_path / "data")
+
+
+def test_the_hashes_of_coco_are_those_that_tfds_knows():
+    from tensorflow_datasets.core.download import checksums
+
+    known = checksums.get_all_url_infos()
+    pinned = [*coco.ARCHIVES, *LnCoco.images]
+    for item in pinned:
+        info = known[item.url]
+        assert (info.size, info.checksum) == (item.size, item.sha256)
+        assert re.fullmatch("[0-9a-f]{64}", item.sha256 or "")
+
+
+TFDS_SPLITS = {"train": 3, "restval": 2, "val": 1, "test": 1}
+
+
+class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The features of TFDS's own builder, without its downloads."""
+
+    VERSION = tfds.core.Version("1.1.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2014", version="1.1.0")]  # noqa: RUF012
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["person", "cat"])
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "image/filename": tfds.features.Text(),
+            "image/id": np.int64,
+            "captions": tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()}),
+            "objects": tfds.features.Sequence(
+                {
+                    "id": np.int64,
+                    "area": np.int64,
+                    "bbox": tfds.features.BBoxFeature(),
+                    "label": label,
+                    "is_crowd": np.bool_,
+                }
+            ),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split, num) for split, num in TFDS_SPLITS.items()}
+
+    def _generate_examples(self, split, num):
+        for i in range(num):
+            number = 100 * len(split) + i
+            box = tfds.features.BBox(0.0, 0.1, 0.5, 0.6)
+            label = {"id": 1, "area": 2, "bbox": box, "label": "cat", "is_crowd": False}
+            yield (
+                i,
+                {
+                    "image": photo(number),
+                    "image/filename": f"COCO_{split}_{number}.jpg",
+                    "image/id": number,
+                    "captions": [{"id": 9, "text": "a cat"}, {"id": 8, "text": f"cat {number}"}],
+                    "objects": [label] * i,
+                },
+            )
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tfds")
+    builder = CocoCaptions(data_dir=str(root), config="2014")
+    builder.download_and_prepare(file_format="array_record", download_dir=str(root / "unused"))
+    return root
+
+
+def test_a_data_set_of_tfds_is_read_as_it_is(tfds_dir):
+    data_set = DataSet("coco_captions/2014", tfds_dir)
+    data_set.prepare()
+    assert data_set.splits() == TFDS_SPLITS
+    source = data_set.load("restval")
+    found = {source[i].image_id: source[i] for i in range(len(source))}
+    assert set(found) == {"700", "701"}
+    assert found["701"].image == photo(701)
+    assert found["701"].name == "COCO_restval_701.jpg"
+    assert found["701"].captions == ["a cat", "cat 701"]
+    assert found["701"].caption_ids == ["9", "8"]
+
+
+def test_all_of_val2014_is_held_out(tfds_dir):
+    data_set = DataSet("coco_captions/2014", tfds_dir)
+    split = data_set.held_out()
+    assert split == "restval+val+test"
+    source = data_set.load(split)
+    assert sorted(source[i].image_id for i in range(len(source))) == ["300", "400", "700", "701"]
+
+
+def test_a_joined_split_with_an_unknown_part_is_named(tfds_dir):
+    with pytest.raises(DataError, match=r"no split 'val\+dev'"):
+        DataSet("coco_captions/2014", tfds_dir).load("val+dev")
+
+
+def test_one_that_is_not_there_names_the_command_of_tfds(tmp_path):
+    with pytest.raises(DataError, match="tfds build coco_captions"):
+        DataSet("coco_captions/2014", tmp_path).prepare()

@@ -8,11 +8,9 @@ from collections import defaultdict
 
 import pytest
 
-from xmcgan.data import emoji
-from xmcgan.data.emoji import ARCHIVE, read_emoji
+from xmcgan.data import DataSet, Example, folder
+from xmcgan.data.folder import EMOJI_ARCHIVE, Emoji
 from xmcgan.data.images import decode_image
-from xmcgan.data.prepare import ensure_prepared
-from xmcgan.data.sources import Example, find_version, held_out_split, list_splits, load_source
 from xmcgan.errors import DataError
 
 TONES = {1, 2, 3, 4, 5}
@@ -22,40 +20,40 @@ SPLITS = {"train": 3463, "validation": 323}
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
     """Return the lines of the caption file, with group and skin tone."""
-    with zipfile.ZipFile(ARCHIVE) as archive:
+    with zipfile.ZipFile(EMOJI_ARCHIVE) as archive:
         return [json.loads(line) for line in archive.read("captions.jsonl").splitlines()]
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("data")
-    ensure_prepared("emoji", data_dir)
+    DataSet("emoji", data_dir).prepare()
     return data_dir
 
 
 @pytest.fixture(scope="module")
 def examples(data_dir) -> dict[str, list[Example]]:
-    return {split: list(load_source("emoji", data_dir, split)) for split in SPLITS}
+    return {split: list(DataSet("emoji", data_dir).load(split)) for split in SPLITS}
 
 
 def test_the_archive_is_small_and_its_licenses_stand_beside_it():
-    assert ARCHIVE.stat().st_size < 6_500_000
-    text = (ARCHIVE.parent / "README.md").read_text(encoding="utf-8")
-    for words in (ARCHIVE.name, "Apache License 2.0", "MIT License", "Unicode License"):
+    assert EMOJI_ARCHIVE.stat().st_size < 6_500_000
+    text = (EMOJI_ARCHIVE.parent / "README.md").read_text(encoding="utf-8")
+    for words in (EMOJI_ARCHIVE.name, "Apache License 2.0", "MIT License", "Unicode License"):
         assert words in text
 
 
 def test_first_use_prepares_it_and_a_second_leaves_it(data_dir):
-    assert list_splits("emoji", data_dir) == SPLITS
-    assert held_out_split("emoji", data_dir) == "validation"
-    info = find_version("emoji", data_dir) / "dataset_info.json"
+    assert DataSet("emoji", data_dir).splits() == SPLITS
+    assert DataSet("emoji", data_dir).held_out() == "validation"
+    info = Emoji.find_version(data_dir) / "dataset_info.json"
     before = info.stat().st_mtime_ns
-    ensure_prepared("emoji/default", data_dir)
+    DataSet("emoji/default", data_dir).prepare()
     assert info.stat().st_mtime_ns == before
 
 
 def test_images_captions_and_splits_are_stored_as_they_are(rows, examples):
-    with zipfile.ZipFile(ARCHIVE) as archive:
+    with zipfile.ZipFile(EMOJI_ARCHIVE) as archive:
         expected = {
             row["image"]: (row["split"], row["captions"], archive.read(row["image"]))
             for row in rows
@@ -96,12 +94,10 @@ def test_no_held_out_image_is_trained_on_but_the_snowboarder(examples):
 def test_a_missing_or_damaged_archive_is_named(tmp_path, monkeypatch, damage):
     archive = tmp_path / "emoji_64.zip"
     if damage != "absent":
-        shutil.copy(ARCHIVE, archive)
+        shutil.copy(EMOJI_ARCHIVE, archive)
         data = bytearray(archive.read_bytes())
         data[len(data) // 2] ^= 1
         archive.write_bytes(data if damage == "flipped" else data[:1000])
-    monkeypatch.setattr(emoji, "ARCHIVE", archive)
+    monkeypatch.setattr(folder, "EMOJI_ARCHIVE", archive)
     with pytest.raises(DataError, match=re.escape(str(archive))):
-        read_emoji()
-    with pytest.raises(DataError, match=re.escape(str(archive))):
-        ensure_prepared("emoji", tmp_path / "data")
+        DataSet("emoji", tmp_path / "data").prepare()

@@ -136,7 +136,7 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [8_001, 12_000, 60_000])
 def test_decompression_bomb_is_named_before_it_is_unpacked(side):
-    with pytest.raises(DataError, match=r"image bomb.png is .*(pixels allowed|bomb)"):
+    with pytest.raises(DataError, match=r"image bomb.png .*(pixels allowed|bomb)"):
         decode_image(png_header(side, side), "bomb.png")
 
 

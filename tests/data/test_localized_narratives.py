@@ -3,12 +3,20 @@
 import json
 
 import pytest
-from official_samples import narrative, write_coco, write_narratives, write_open_images
+from file_server import serve
+from official_samples import (
+    hash_all,
+    narrative,
+    served,
+    write_coco,
+    write_narratives,
+    write_open_images,
+)
 
-from xmcgan.data import localized_narratives as ln
+from xmcgan.data import DataSet
+from xmcgan.data.localized_narratives import LnCoco, LnOpenImages
 from xmcgan.data.pipeline import train_batches
-from xmcgan.data.prepare import official_summary, prepare_official, read_official
-from xmcgan.data.sources import find_version, held_out_split, list_splits, load_source
+from xmcgan.data.records import describe
 from xmcgan.errors import DataError
 
 VAL = "coco_val_localized_narratives.jsonl"
@@ -19,21 +27,20 @@ def images(tmp_path):
     return write_coco(tmp_path / "coco", year="2017")
 
 
-def prepare(dataset, sources, data_dir):
-    data = read_official(dataset, sources)
-    assert prepare_official(dataset, data, data_dir, num_workers=1)
-    return data
+def prepare(data_set, sources, data_dir):
+    contents = data_set.read(sources)
+    assert data_set.write(contents, data_dir, num_workers=1)
+    return contents
 
 
 def all_examples(dataset, data_dir, split):
-    source = load_source(dataset, data_dir, split)
-    return [source[i] for i in range(len(source))]
+    return list(DataSet(dataset, data_dir).load(split))
 
 
 def test_each_narrative_is_an_example_and_each_image_is_stored_once(images, tmp_path):
     lines = [narrative(6, "Six a.", 3), narrative(5, "Five.", 2), narrative(6, "Six b.", 4)]
     write_narratives(tmp_path / "ln", VAL, *lines)
-    data = prepare("ln_coco", [tmp_path / "ln", images], tmp_path / "data")
+    data = prepare(LnCoco, [tmp_path / "ln", images], tmp_path / "data")
     found = all_examples("ln_coco", tmp_path / "data", "val")
     assert [(e.name, e.image_id, e.captions, e.caption_ids) for e in found] == [
         ("000000000005.jpg#2", "5", ["Five."], ["2"]),
@@ -41,21 +48,19 @@ def test_each_narrative_is_an_example_and_each_image_is_stored_once(images, tmp_
         ("000000000006.jpg#4", "6", ["Six b."], ["4"]),
     ]
     assert found[1].image == found[2].image != found[0].image
-    source = load_source("ln_coco", tmp_path / "data", "val")
+    source = DataSet("ln_coco", tmp_path / "data").load("val")
     assert [source[i].image_id for i in source.one_per_image()] == ["5", "6"]
-    assert list_splits("ln_coco", tmp_path / "data") == {"val": 3}
-    info = json.loads(
-        (find_version("ln_coco", tmp_path / "data") / "dataset_info.json").read_text()
-    )
+    assert DataSet("ln_coco", tmp_path / "data").splits() == {"val": 3}
+    info = json.loads((LnCoco.find_version(tmp_path / "data") / "dataset_info.json").read_text())
     assert info["splits"][0]["shardLengths"] == ["2"]
-    summary = official_summary("ln_coco", data, "default", tmp_path / "data")
+    summary = describe(LnCoco, data, tmp_path / "data", "")
     assert "3 narratives of 2 images (published: 8,573)" in summary
 
 
 def test_examples_past_the_end_do_not_exist(images, tmp_path):
     write_narratives(tmp_path / "ln", VAL, narrative(5, "a", 1), narrative(5, "b", 2))
-    prepare("ln_coco", [tmp_path / "ln", images], tmp_path / "data")
-    source = load_source("ln_coco", tmp_path / "data", "val")
+    prepare(LnCoco, [tmp_path / "ln", images], tmp_path / "data")
+    source = DataSet("ln_coco", tmp_path / "data").load("val")
     for index in (2, -1):
         with pytest.raises(IndexError):
             source[index]
@@ -64,7 +69,7 @@ def test_examples_past_the_end_do_not_exist(images, tmp_path):
 def test_ids_without_zeros_find_images_of_2014_too(tmp_path):
     images = write_coco(tmp_path / "coco", year="2014")
     write_narratives(tmp_path / "ln", VAL, narrative(2, "Two."))
-    data = read_official("ln_coco", [tmp_path / "ln", images])
+    data = LnCoco.read([tmp_path / "ln", images])
     assert data.splits["val"][0].image.path.endswith("COCO_train2014_000000000002.jpg")
     assert data.splits["val"][0].name == "000000000002.jpg"
 
@@ -81,12 +86,12 @@ def test_empty_and_repeated_narratives_are_dropped_and_counted(images, tmp_path)
         "",
     ]
     write_narratives(tmp_path / "ln", VAL, *lines)
-    data = read_official("ln_coco", [tmp_path / "ln", images])
+    data = LnCoco.read([tmp_path / "ln", images])
     assert [(e.image_id, e.caption_ids) for e in data.splits["val"]] == [
         ("5", ("1", "1-2")),
         ("7", ("1",)),
     ]
-    counts = {key: n for key, n in data.counts.items() if "images" not in key}
+    counts = {key: n for key, n in data.left_out.items() if "images" not in key}
     assert counts == {
         "empty captions dropped": 1,
         "duplicate narratives dropped": 1,
@@ -97,16 +102,16 @@ def test_empty_and_repeated_narratives_are_dropped_and_counted(images, tmp_path)
 def test_narratives_of_absent_images_are_counted(images, tmp_path):
     lines = [narrative(i, f"Photo {i}.") for i in (5, 6, 77)] + [narrative(77, "Again.")]
     write_narratives(tmp_path / "ln", VAL, *lines)
-    data = read_official("ln_coco", [tmp_path / "ln", images])
-    assert data.counts["images absent"] == 1
-    assert data.counts["narratives of absent images"] == 2
+    data = LnCoco.read([tmp_path / "ln", images])
+    assert data.left_out["images absent"] == 1
+    assert data.left_out["narratives of absent images"] == 2
     assert len(data.splits["val"]) == 2
 
 
 def test_images_that_are_mostly_absent_are_an_error(images, tmp_path):
     write_narratives(tmp_path / "ln", VAL, *(narrative(i, "x") for i in (5, 76, 77)))
     with pytest.raises(DataError, match="2 of the 3 images"):
-        read_official("ln_coco", [tmp_path / "ln", images])
+        LnCoco.read([tmp_path / "ln", images])
 
 
 @pytest.mark.parametrize(
@@ -128,20 +133,20 @@ def test_a_broken_line_is_named_with_file_and_number(images, tmp_path, bad, faul
     root.mkdir()
     (root / VAL).write_bytes(f"{narrative(5, 'x')}\n\n{bad}\n".encode("latin-1"))
     with pytest.raises(DataError, match=rf"{VAL}, line 3: .*{fault}"):
-        read_official("ln_coco", [root, images])
+        LnCoco.read([root, images])
 
 
 def test_no_narratives_name_the_file_that_is_looked_for(images):
     with pytest.raises(DataError, match="coco_train_localized_narratives-00000-of-00004"):
-        read_official("ln_coco", [images])
+        LnCoco.read([images])
 
 
 def test_open_images_are_taken_only_where_they_have_narratives(tmp_path):
     source = write_open_images(tmp_path / "oi")
-    data = prepare("ln_open_images", [source], tmp_path / "data")
-    assert list_splits("ln_open_images", tmp_path / "data") == {"train": 3, "validation": 2}
-    assert held_out_split("ln_open_images", tmp_path / "data") == "validation"
-    assert data.counts == {"images without narratives": 1}
+    data = prepare(LnOpenImages, [source], tmp_path / "data")
+    assert DataSet("ln_open_images", tmp_path / "data").splits() == {"train": 3, "validation": 2}
+    assert DataSet("ln_open_images", tmp_path / "data").held_out() == "validation"
+    assert data.left_out == {"images without captions": 1}
     found = all_examples("ln_open_images", tmp_path / "data", "train")
     assert [e.name for e in found] == ["a0.jpg#1", "a1.jpg#1", "a2.jpg#1"]
     assert found[2].captions == ["In this image 2."]
@@ -150,8 +155,8 @@ def test_open_images_are_taken_only_where_they_have_narratives(tmp_path):
 def test_training_sees_every_narrative_in_an_epoch(images, tmp_path, tokenizer):
     lines = [narrative(5, t, n) for n, t in enumerate("abc")] + [narrative(6, t) for t in "de"]
     write_narratives(tmp_path / "ln", VAL, *lines)
-    prepare("ln_coco", [tmp_path / "ln", images], tmp_path / "data")
-    source = load_source("ln_coco", tmp_path / "data", "val")
+    prepare(LnCoco, [tmp_path / "ln", images], tmp_path / "data")
+    source = DataSet("ln_coco", tmp_path / "data").load("val")
     batches = train_batches(
         source, tokenizer, batch_size=5, d_steps=1, image_size=8, resize="crop", flip=False, seed=0
     )
@@ -161,7 +166,27 @@ def test_training_sees_every_narrative_in_an_epoch(images, tmp_path, tokenizer):
 
 
 def test_the_editions_list_the_official_files():
-    assert len(ln.COCO.narratives) == 5
-    assert len(ln.OPEN_IMAGES.narratives) == 11
-    for edition in (ln.COCO, ln.OPEN_IMAGES):
+    assert len(LnCoco.narratives) == 5
+    assert len(LnOpenImages.narratives) == 11
+    for edition in (LnCoco, LnOpenImages):
         assert all(edition.files.fullmatch(a.file_name) for a in edition.narratives)
+
+
+def test_open_images_come_one_by_one_and_only_those_with_narratives(tmp_path, monkeypatch):
+    official = write_open_images(tmp_path / "official")
+    train, validation = LnOpenImages.narratives[0], LnOpenImages.narratives[-1]
+    write_narratives(
+        official, train.file_name, *(narrative(f"a{i}", f"This is {i}.") for i in (0, 1, 2, 9))
+    )
+    with serve(served(official)) as (url, server):
+        archives = hash_all([train, validation], url, official)
+        monkeypatch.setattr(LnOpenImages, "narratives", archives)
+        monkeypatch.setattr(LnOpenImages, "image_host", url)
+        LnOpenImages.download(tmp_path / "downloads")
+    assert ("/train/a3.jpg", "") not in server.requests
+    data = LnOpenImages.read([tmp_path / "downloads"])
+    assert data.left_out == {"images absent": 1, "narratives of absent images": 1}
+    assert {split: len(entries) for split, entries in data.splits.items()} == {
+        "train": 3,
+        "validation": 2,
+    }

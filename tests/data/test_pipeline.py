@@ -1,8 +1,11 @@
-"""Batches: a pure function of (seed, step), whatever reads them."""
+"""Batches: a pure function of (seed, step), whatever reads them and whatever is damaged."""
 
 import itertools
+import logging
 import multiprocessing
 import os
+import pickle
+import re
 import signal
 import sys
 import time
@@ -11,9 +14,16 @@ import numpy as np
 import pytest
 from data_samples import encode
 
-from xmcgan.data.pipeline import fixed_examples, num_steps, steps_per_epoch, train_batches
-from xmcgan.data.sources import Example, load_source
+from xmcgan.data import DataSet, Example, Split
+from xmcgan.data.pipeline import (
+    SkippingSource,
+    fixed_examples,
+    num_steps,
+    steps_per_epoch,
+    train_batches,
+)
 from xmcgan.errors import DataError
+from xmcgan.shapes.dataset import Shapes
 
 WORDS = ["red", "blue", "green", "pink"]
 
@@ -100,24 +110,16 @@ def test_d_steps_only_regroups_the_stream(reference, tokenizer):
         np.testing.assert_array_equal(merged, np.concatenate([b[key] for b in reference[:3]]))
 
 
-def test_microbatches_only_regroup_the_stream(reference, tokenizer):
-    parts = batches(make_source(10), tokenizer, 3, num_microbatches=3)
-    for part, whole in zip(parts, reference, strict=False):
-        for key in whole:
-            assert part[key].shape[:2] == (6, 1)
-            np.testing.assert_array_equal(part[key].reshape(whole[key].shape), whole[key])
-
-
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_worker_processes_give_the_same_batches(reference, tokenizer, num_workers, shapes_dir):
     # A source of the package: worker processes import it, and open the files themselves.
-    source = load_source("shapes/tiny", shapes_dir, "train")
+    source = DataSet("shapes/tiny", shapes_dir).load("train")
     expected = batches(source, tokenizer, 4)
     assert_equal(batches(source, tokenizer, 4, num_workers=num_workers), expected)
 
 
 def test_killed_worker_process_is_an_error_within_seconds(tokenizer, shapes_dir):
-    source = load_source("shapes/tiny", shapes_dir, "train")
+    source = DataSet("shapes/tiny", shapes_dir).load("train")
     others = set(multiprocessing.active_children())
     options = {"batch_size": 3, "d_steps": 1, "image_size": 8, "resize": "crop", "flip": False}
     iterator = train_batches(source, tokenizer, seed=0, num_workers=1, **options)
@@ -131,7 +133,7 @@ def test_killed_worker_process_is_an_error_within_seconds(tokenizer, shapes_dir)
 
 
 def test_closing_ends_the_worker_processes(tokenizer, shapes_dir):
-    source = load_source("shapes/tiny", shapes_dir, "train")
+    source = DataSet("shapes/tiny", shapes_dir).load("train")
     others = set(multiprocessing.active_children())
     options = {"batch_size": 3, "d_steps": 1, "image_size": 8, "resize": "crop", "flip": False}
     iterator = train_batches(source, tokenizer, seed=0, num_workers=1, **options)
@@ -142,7 +144,7 @@ def test_closing_ends_the_worker_processes(tokenizer, shapes_dir):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_the_shares_of_all_processes_make_the_batch(tokenizer, num_workers, shapes_dir):
-    source = load_source("shapes/tiny", shapes_dir, "train")
+    source = DataSet("shapes/tiny", shapes_dir).load("train")
     options = {"batch_size": 6, "start_step": 1, "num_workers": num_workers}
     shares = [batches(source, tokenizer, 3, share=(i, 3), **options) for i in range(3)]
     joined = [
@@ -224,7 +226,7 @@ def test_fixed_examples_are_the_same_different_images_unmirrored():
 
 
 def test_more_fixed_examples_than_there_are_is_refused():
-    with pytest.raises(DataError, match="11 examples asked"):
+    with pytest.raises(DataError, match="num is 11; it must be from 1 to 10"):
         fixed_examples(make_source(10), 11, seed=0, image_size=8, resize="crop")
 
 
@@ -242,3 +244,77 @@ def test_steps_cover_the_epochs_and_no_step_more(epochs, num, batch, d_steps, st
 def test_tensorflow_is_never_imported():
     assert "tensorflow" not in sys.modules
     assert "torch" not in sys.modules
+
+
+NUM = 6
+OPTIONS = {"batch_size": 3, "d_steps": 1, "image_size": 8, "resize": "crop", "flip": False}
+
+
+@pytest.fixture
+def flipped(tmp_path) -> Split:
+    """Return a training split with a flipped byte in the image of its third record."""
+    Shapes.write(Shapes.read(num_train=NUM, num_validation=2), tmp_path)
+    (path,) = Shapes.find_version(tmp_path).glob("*train*")
+    data = bytearray(path.read_bytes())
+    data[[match.start() for match in re.finditer(b"\x89PNG", data)][2] + 60] ^= 0xFF
+    path.write_bytes(bytes(data))
+    return DataSet("shapes", tmp_path).load("train")
+
+
+def test_a_flipped_byte_costs_one_record_and_names_file_and_index(flipped):
+    others = [flipped[index].name for index in range(NUM) if index != 2]
+    assert len(set(others)) == NUM - 1
+    with pytest.raises(DataError, match=r"record 2 of .*/shapes-train\.array_record-0\S+ is dam"):
+        flipped[2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_training_stops_at_a_damaged_record_wherever_it_is_read(flipped, tokenizer, num_workers):
+    batches = train_batches(flipped, tokenizer, seed=0, num_workers=num_workers, **OPTIONS)
+    with pytest.raises(DataError, match=r"record 2 of .* is damaged"):
+        list(itertools.islice(batches, 4))
+
+
+def test_training_goes_on_without_the_records_that_may_be_damaged(flipped, tokenizer, caplog):
+    with caplog.at_level(logging.WARNING):
+        source = SkippingSource(flipped, 1)
+        batches = list(itertools.islice(train_batches(source, tokenizer, seed=0, **OPTIONS), 4))
+        again = list(itertools.islice(train_batches(source, tokenizer, seed=0, **OPTIONS), 4))
+    for one, other in zip(batches, again, strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+    warnings = [record.getMessage() for record in caplog.records if "left out" in record.message]
+    assert len(warnings) == 1
+    assert "damaged record 1 of at most 1" in warnings[0]
+
+
+def test_the_next_readable_example_stands_in(flipped):
+    source = SkippingSource(flipped, 1)
+    assert [source[i].name for i in (2, 3)] == [flipped[3].name] * 2
+    assert pickle.loads(pickle.dumps(source))[2].name == flipped[3].name
+
+
+class Damaged(list):
+    """Hold examples, and None for damaged ones."""
+
+    def __getitem__(self, index):
+        if (example := super().__getitem__(index)) is None:
+            raise DataError(f"record {index} is damaged")
+        return example
+
+
+def test_one_damaged_record_too_many_stops_training():
+    good = Example(b"", ["red"], "good")
+    source = SkippingSource(Damaged([None, good, None, None]), 2)
+    assert [source[0], source[1], source[0]] == [good] * 3
+    with pytest.raises(DataError, match=r"record 3 is damaged\nMore .*max_damaged_records = 2"):
+        source[2]
+
+
+def test_where_all_records_are_damaged_training_stops():
+    with pytest.raises(DataError, match="damaged"):
+        SkippingSource(Damaged([None] * 3), 10)[0]
+
+
+def test_fixed_examples_are_never_others(flipped):
+    with pytest.raises(DataError, match=r"record 2 of .* is damaged"):
+        fixed_examples(flipped, NUM, seed=0, image_size=8, resize="crop")

@@ -1,4 +1,4 @@
-"""Shards: what TFDS would write, by any number of processes, and none of them outlives a kill."""
+"""Shards: the same files by any number of processes, and none of them outlives a kill."""
 
 import os
 import signal
@@ -9,67 +9,48 @@ import time
 import pytest
 from data_samples import photo
 from official_samples import write_coco
-from tensorflow_datasets.core import example_serializer
 from test_coco import record_files
-from test_prepare import CLI, ENV
+from test_records import CLI, ENV
 
-from xmcgan.data import shards
-from xmcgan.data.file_index import FileRef
+from xmcgan.data import DataSet, shards
+from xmcgan.data.archives import FileRef
+from xmcgan.data.coco import Coco
 from xmcgan.data.images import check_image, decode_image
-from xmcgan.data.official import Coco, OfficialConfig
-from xmcgan.data.prepare import prepare_official, read_official
-from xmcgan.data.shards import Entry, cut_shards, serialize, write_shards
-from xmcgan.data.sources import list_splits
+from xmcgan.data.shards import ImageEntry, ShardJob, split_into_shards, write_shards
 from xmcgan.errors import DataError
 
 
-def entry(size: int = 10, **fields) -> Entry:
-    base = Entry(FileRef("x.jpg", size), "ü.jpg", "7", "val2014", ("a cat", "☕"), ("1", "2"))
-    return base._replace(**fields)
-
-
-@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 16_000, 20_000, 3_000_000])
-def test_records_are_those_of_tfds_for_images_of_any_length(size, tmp_path):
-    data = read_official("coco", [write_coco(tmp_path)])
-    builder = Coco(data_dir=str(tmp_path), config=OfficialConfig(name="a", data=data))
-    features = builder.info.features
-    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    image = bytes(size)
-    written = entry()
-    fields = {key: getattr(written, key) for key in features if key != "image"}
-    expected = serializer.get_tf_example(features.encode_example({"image": b"\0", **fields}))
-    expected.features.feature["image"].bytes_list.value[:] = [image]
-    assert type(expected).FromString(serialize(written, image)) == expected
+def entry(size: int = 10) -> ImageEntry:
+    return ImageEntry(FileRef("x.jpg", size), "ü.jpg", ("a cat", "☕"))
 
 
 def test_shards_are_cut_by_bytes_and_keep_the_order():
     entries = [entry(size) for size in (60, 60, 30, 10, 200, 1)]
-    cut = cut_shards(entries, most=100)
-    assert [[e.image.size for e in shard] for shard in cut] == [[60], [60, 30, 10], [200], [1]]
+    cut = split_into_shards(entries, 100)
+    assert [[e.size for e in shard] for shard in cut] == [[60], [60, 30, 10], [200], [1]]
 
 
 def test_worker_processes_write_the_same_files(tmp_path, monkeypatch):
     source = write_coco(tmp_path / "coco", train=6)
     size = max(path.stat().st_size for path in source.rglob("*.jpg"))
-    data = read_official("coco", [source])
     monkeypatch.setattr(shards, "SHARD_BYTES", 2 * size)
-    monkeypatch.setattr(cut_shards, "__defaults__", (2 * size,))
     for num_workers in (1, 2):
-        assert prepare_official("coco", data, tmp_path / str(num_workers), num_workers=num_workers)
+        data_dir = tmp_path / str(num_workers)
+        assert Coco.write(Coco.read([source]), data_dir, num_workers=num_workers)
     assert record_files(tmp_path / "1") == record_files(tmp_path / "2")
     assert len(record_files(tmp_path / "1")) > 4
-    assert list_splits("coco", tmp_path / "1") == {"train": 6, "val": 3}
+    assert DataSet("coco", tmp_path / "1").splits() == {"train": 6, "val": 3}
 
 
 def test_a_worker_that_dies_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     monkeypatch.setattr(shards, "write_shard", _die)
-    jobs = [shards.ShardJob(str(tmp_path / "x"), [entry()])] * 2
+    jobs = [ShardJob("train", str(tmp_path / "x"), [entry()])] * 2
     with pytest.raises(DataError, match=r"a process that wrote to .* died"):
         write_shards(jobs, 2, lambda num: None)
 
 
-def _die(path, entries):
+def _die(job):
     os._exit(1)
 
 
@@ -77,15 +58,13 @@ def test_a_killed_preparation_leaves_no_process_and_is_done_again(tmp_path):
     source = write_coco(tmp_path / "coco", train=600, val=1)
     code = (
         "import sys; from xmcgan.data import shards; shards.SHARD_BYTES = 2000;"
-        "shards.cut_shards.__defaults__ = (2000,);"
-        "from pathlib import Path; from xmcgan.data.prepare import *;"
-        "prepare_official('coco', read_official('coco', [Path(sys.argv[1])]), sys.argv[2],"
-        " num_workers=2)"
+        "from pathlib import Path; from xmcgan.data.coco import Coco;"
+        "Coco.write(Coco.read([Path(sys.argv[1])]), Path(sys.argv[2]), num_workers=2)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, source, tmp_path / "data"], env=ENV)
     deadline = time.monotonic() + 60
     root = tmp_path / "data" / "coco" / "default"
-    while len(list(root.glob("incomplete.*/*record*"))) < 20 and time.monotonic() < deadline:
+    while len(list(root.glob("incomplete.*/*/*record*"))) < 20 and time.monotonic() < deadline:
         time.sleep(0.01)
     children = _children(process.pid)
     process.send_signal(signal.SIGKILL)
@@ -100,7 +79,7 @@ def test_a_killed_preparation_leaves_no_process_and_is_done_again(tmp_path):
     assert "600 images with 1,200 captions" in done.stdout
     assert not list(root.glob("incomplete.*"))
     again = subprocess.run(command, env=ENV, capture_output=True, text=True, check=True)
-    assert "coco/default was prepared before" in again.stdout
+    assert "coco was prepared before" in again.stdout
 
 
 def _children(pid: int) -> list[int]:

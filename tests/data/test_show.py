@@ -7,8 +7,8 @@ import pytest
 from data_samples import NUM_TRAIN, NUM_VALIDATION
 from PIL import Image
 
+from xmcgan.data import DataSet, Example
 from xmcgan.data.images import decode_image
-from xmcgan.data.sources import Example, load_source
 from xmcgan.sampling.grid import contact_sheet
 
 PREPARE = "scripts/prepare_data.py"
@@ -31,11 +31,11 @@ def test_the_sheet_shows_different_images_of_the_split(run, shapes_dir, tmp_path
     assert status == 0, errors
     assert str(out) in output
     page = np.asarray(Image.open(out))
-    source = load_source("shapes/tiny", shapes_dir, "validation")
+    source = DataSet("shapes/tiny", shapes_dir).load("validation")
     for example in source:
         image = np.asarray(decode_image(example.image, example.name))
         assert contains(page, image.repeat(2, axis=0).repeat(2, axis=1))
-    first = load_source("shapes/tiny", shapes_dir, "train")[0]
+    first = DataSet("shapes/tiny", shapes_dir).load("train")[0]
     image = np.asarray(decode_image(first.image, first.name))
     assert not contains(page, image.repeat(2, axis=0).repeat(2, axis=1))
 

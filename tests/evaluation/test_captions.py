@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from xmcgan.data.sources import Example
+from xmcgan.data import Example
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation import captions as manifests
 
@@ -42,28 +42,28 @@ def test_a_text_that_two_images_share_is_taken_once():
 def test_too_few_captions_are_an_error_unless_as_many_as_there_are_were_asked_for(tmp_path):
     source = make_source(10, 2)
     with pytest.raises(EvaluationError, match=r"21 samples .* has 20 distinct captions"):
-        manifests.open_manifest(tmp_path, source, 21, **IDENTITY)
+        manifests.open_manifest(tmp_path, source, 21, IDENTITY)
     assert list(tmp_path.iterdir()) == []
     for _ in range(2):
-        manifest = manifests.open_manifest(tmp_path, source, None, **IDENTITY)
+        manifest = manifests.open_manifest(tmp_path, source, None, IDENTITY)
         assert manifest.header["num"] == len(manifest.choices) == 20
 
 
 def test_a_manifest_is_written_once_and_read_afterwards(tmp_path):
     source = make_source(10, 2)
-    first = manifests.open_manifest(tmp_path, source, 5, **IDENTITY)
+    first = manifests.open_manifest(tmp_path, source, 5, IDENTITY)
     (path,) = tmp_path.iterdir()
-    second = manifests.open_manifest(tmp_path, [], 5, **IDENTITY)
+    second = manifests.open_manifest(tmp_path, [], 5, IDENTITY)
     assert second == first
     assert second.digest == first.digest
-    assert manifests.read_manifest(path).captions == first.captions
+    assert manifests.read_manifest(path, {}).captions == first.captions
 
 
 def test_a_changed_caption_changes_the_digest(tmp_path):
-    first = manifests.open_manifest(tmp_path, make_source(10, 2), 5, **IDENTITY)
+    first = manifests.open_manifest(tmp_path, make_source(10, 2), 5, IDENTITY)
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text().replace("image 3", "image three"))
-    assert manifests.read_manifest(path).digest != first.digest
+    assert manifests.read_manifest(path, {}).digest != first.digest
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_a_changed_caption_changes_the_digest(tmp_path):
 )
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path, edit, message):
     source = make_source(10, 2)
-    manifests.open_manifest(tmp_path, source, 5, **IDENTITY)
+    manifests.open_manifest(tmp_path, source, 5, IDENTITY)
     (path,) = tmp_path.iterdir()
     path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
     with pytest.raises(EvaluationError, match=message):
-        manifests.open_manifest(tmp_path, source, 5, **IDENTITY)
+        manifests.open_manifest(tmp_path, source, 5, IDENTITY)
 
 
 def test_other_images_have_the_same_text_and_are_not_the_same_image():

@@ -1,12 +1,109 @@
-"""Each protocol's resize and scaling, against the program that it stands for, written literally."""
+"""Resize and scaling of each protocol, against the program that it stands for, written literally.
+
+Also which of them are flattered by training.
+"""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_resize import gather_tf1, noise, pillow_resize
+from PIL import Image
 
+from xmcgan.config import default_config
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol, preprocess
+from xmcgan.evaluation.protocols import (
+    PROTOCOLS,
+    antialiased_matrix,
+    apply_matrices,
+    flattered_by,
+    get_protocol,
+    preprocess,
+    tf1_bilinear_matrix,
+)
+
+SIZES = [((5, 9), 7), ((128, 96), 299), ((320, 400), 299), ((64, 64), 64), ((17, 1), 4)]
+PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    """Return pixels (h, w, 3) with the sharpest edges there are."""
+    return np.random.default_rng(0).choice([0, 3, 128, 255], (height, width, 3)).astype(np.float32)
+
+
+def gather_tf1(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize pixel by pixel, as the kernel of TensorFlow 1 does."""
+
+    def place(index: int, size_in: int) -> tuple[int, int, np.float32]:
+        at = np.float32(index) * (np.float32(size_in) / np.float32(size))
+        low = int(np.floor(at))
+        return low, min(low + 1, size_in - 1), at - np.float32(low)
+
+    out = np.empty((size, size, image.shape[2]), np.float32)
+    for i in range(size):
+        top, bottom, dy = place(i, image.shape[0])
+        for j in range(size):
+            left, right, dx = place(j, image.shape[1])
+            above = image[top, left] + (image[top, right] - image[top, left]) * dx
+            below = image[bottom, left] + (image[bottom, right] - image[bottom, left]) * dx
+            out[i, j] = above + (below - above) * dy
+    return out
+
+
+def pillow_resize(image: np.ndarray, size: int, kernel: str) -> np.ndarray:
+    """Resize each channel in Pillow's mode "F", as clean-fid does."""
+    channels = [
+        np.asarray(Image.fromarray(image[..., c], "F").resize((size, size), PILLOW[kernel]))
+        for c in range(image.shape[2])
+    ]
+    return np.stack(channels, axis=-1)
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_tf1_bilinear_is_the_gather_form(shape, size):
+    image = noise(*shape)
+    matrices = [tf1_bilinear_matrix(side, size) for side in shape]
+    found = np.asarray(apply_matrices(jnp.asarray(image[None]), *matrices))[0]
+    np.testing.assert_allclose(found, gather_tf1(image, size), rtol=0, atol=5e-5)
+
+
+def test_tf1_bilinear_starts_at_the_first_pixel_and_repeats_the_last():
+    row = np.array([0, 100], np.float32)
+    np.testing.assert_array_equal(tf1_bilinear_matrix(2, 4) @ row, [0, 50, 100, 100])
+
+
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_antialiased_resize_is_that_of_pillow(shape, size, kernel):
+    image = noise(*shape)
+    matrices = [antialiased_matrix(side, size, kernel) for side in shape]
+    found = np.asarray(apply_matrices(jnp.asarray(image[None]), *matrices))[0]
+    np.testing.assert_allclose(found, pillow_resize(image, size, kernel), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_antialiased_resize_is_that_of_jax(shape, size, kernel):
+    image = noise(*shape)[None]
+    matrices = [antialiased_matrix(side, size, kernel) for side in shape]
+    found = np.asarray(apply_matrices(jnp.asarray(image), *matrices))
+    expected = jax.image.resize(image, (1, size, size, 3), kernel, precision="highest")
+    # JAX makes its weights in float32, ours are made in float64: 1e-2 of 255 levels at 400 pixels.
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("matrix", [tf1_bilinear_matrix, antialiased_matrix])
+def test_a_flat_image_stays_flat(matrix):
+    for size_in, size_out in ((3, 299), (500, 299), (1, 7), (7, 1)):
+        np.testing.assert_allclose(matrix(size_in, size_out).sum(axis=1), 1, atol=1e-6)
+
+
+def test_matrices_are_applied_at_highest_precision():
+    matrix = antialiased_matrix(4, 6)
+    jaxpr = jax.make_jaxpr(lambda x: apply_matrices(x, matrix, matrix))(jnp.zeros((1, 4, 4, 3)))
+    products = [str(e) for e in jaxpr.jaxpr.eqns if "dot_general" in str(e)]
+    assert len(products) == 2
+    assert all("HIGHEST" in product for product in products)
+
 
 SHAPES = [(40, 31), (330, 310)]
 
@@ -79,3 +176,35 @@ def test_only_inception_features_are_called_fid():
 def test_an_unknown_protocol_is_an_error_with_a_hint():
     with pytest.raises(EvaluationError, match=r"'fid-2016'.*did you mean 'fid-2015'"):
         get_protocol("fid-2016")
+
+
+def config(*, image_loss: str = "", discriminator: str = "paper"):
+    made = default_config()
+    made.losses.image_pretrained.enabled = bool(image_loss)
+    made.losses.image_pretrained.network = image_loss or "efficientnet_lite0"
+    with made.unlocked():
+        made.discriminator.type = discriminator
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "flattered"),
+    [
+        (config(), False),
+        (config(image_loss="resnet50"), False),
+        (config(image_loss="efficientnet_lite0"), True),
+        (config(discriminator="projected"), True),
+    ],
+)
+def test_only_the_networks_of_training_flatter(made, flattered):
+    found = {name for name, protocol in PROTOCOLS.items() if flattered_by(made, protocol)}
+    assert found == ({"fd-effnet-lite0"} if flattered else set())
+
+
+def test_a_config_that_has_no_type_of_discriminator_is_the_papers():
+    made = default_config()
+    with made.unlocked():
+        if "type" in made.discriminator:
+            del made.discriminator.type
+    made.losses.image_pretrained.enabled = False
+    assert flattered_by(made, get_protocol("fd-effnet-lite0")) == ""

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from xmcgan.data.image_store import ImageStore
 from xmcgan.errors import WeightsError
-from xmcgan.evaluation.features import FeatureExtractor, Features
-from xmcgan.evaluation.image_sources import ImageFolder
-from xmcgan.evaluation.protocols import get_protocol
-from xmcgan.evaluation.scores import Score, image_scores
+from xmcgan.evaluation.features import Images, Networks
+from xmcgan.evaluation.folders import ImageFolder
+from xmcgan.evaluation.metrics import Context, build_metrics, quality_metrics
 from xmcgan.pretrained.weights import resolve
 from xmcgan.utils.mesh import make_mesh
+from xmcgan.utils.statistics import Score
 
 NUM_IMAGES = 1000
 SHOWN = ("fd", "kid", "precision", "recall", "density", "coverage")
@@ -59,7 +58,7 @@ def choose(folder: Path, split: str) -> ImageFolder:
     """Return 1,000 images of a split of flickr8k_128, drawn by seed 0."""
     entries = map(json.loads, (folder / "captions.jsonl").read_text().splitlines())
     names = sorted(entry["image"] for entry in entries if entry["split"] == split)
-    return ImageFolder(ImageStore(folder), names).take(NUM_IMAGES)
+    return ImageFolder(folder, names=names).sample(NUM_IMAGES)
 
 
 def row(name: str, scores: dict[str, Score]) -> str:
@@ -72,15 +71,22 @@ def test_scores_fall_with_the_strength_of_blur_noise_and_jpeg(folder):
         resolve("efficientnet_lite0")
     except WeightsError as error:
         pytest.skip(str(error))
-    extract = FeatureExtractor(get_protocol("fd-effnet-lite0"), mesh=make_mesh())
-    real = extract(choose(folder, "train").batches(), expected=NUM_IMAGES)
+    protocol = "fd-effnet-lite0"
 
-    def scores_of(features: Features, resamples: int = 0) -> dict[str, Score]:
-        scores = image_scores(real, features, label="FD", resamples=resamples, seed=0)
-        return {score.name: score for score in scores}
+    def images(split: str) -> Images:
+        return np.concatenate(list(choose(folder, split).batches()))
 
-    clean_images = np.concatenate(list(choose(folder, "dev").batches()))
-    clean = scores_of(extract([clean_images], expected=NUM_IMAGES), resamples=20)
+    def scores_of(fake: Images, resamples: int = 0) -> dict[str, Score]:
+        context.resamples = resamples
+        scores = {}
+        for built in build_metrics(quality_metrics([protocol]), [protocol], context):
+            scores |= built.metric.compute(real, extract(fake))
+        return scores
+
+    context = Context(Networks(make_mesh()))
+    extract = context.features(protocol)
+    real, clean_images = extract(images("train")), images("dev")
+    clean = scores_of(clean_images, resamples=20)
     print(f"\n| images | {' | '.join(SHOWN)} |\n|{'---|' * (len(SHOWN) + 1)}")
     print(row("dev", clean))
     intervals = [f"{clean[key].low:.4f} to {clean[key].high:.4f}" for key in SHOWN]
@@ -90,7 +96,7 @@ def test_scores_fall_with_the_strength_of_blur_noise_and_jpeg(folder):
         sweep = [clean]
         for strength in strengths:
             degraded = np.stack([degrade(image, strength) for image in clean_images])
-            sweep.append(scores_of(extract([degraded], expected=NUM_IMAGES)))
+            sweep.append(scores_of(degraded))
             print(row(f"{name} {strength}", sweep[-1]), flush=True)
         for key in ("fd", "kid"):
             values = [scores[key].value for scores in sweep]

@@ -9,10 +9,11 @@ import numpy as np
 import processes
 import pytest
 import tiny_clip
+import tiny_network
 from eval_program import PROGRAM
 from PIL import Image
 
-from xmcgan.evaluation import references
+from xmcgan.evaluation import evaluator
 from xmcgan.training.checkpoint import pinned_steps
 
 
@@ -104,30 +105,26 @@ def test_processes_that_differ_are_refused_and_a_mistake_of_one_ends_all(tiny_wo
     assert not (workdir / "evaluation").exists()
 
 
-class Brightness:
-    name, recipe, paired = "brightness", {"kind": "mean"}, False
+def test_process_0_alone_reads_and_writes_what_is_extracted_from_real_images(
+    tiny_workdir, tmp_path, monkeypatch
+):
+    tiny_network.install(monkeypatch)
+    tiny_network.install_detector(monkeypatch)
+    options = evaluator.Options(num_samples=4, resamples=0, cache_dir=tmp_path, metrics=["fid"])
+    evaluation = evaluator.Evaluator(tiny_workdir, options)
+    metric = evaluation._metrics[0]
 
-    def observe(self, images):
-        return {"means": images.mean(axis=(1, 2, 3))}
-
-    def score(self, real, fake):
-        return []
-
-
-def test_process_0_alone_reads_and_writes_the_observations_of_real_images(tmp_path, monkeypatch):
-    path = tmp_path / "cache.npz"
-
-    def observations(*, first: bool, known: bool) -> dict[str, np.ndarray]:
+    def features(*, first: bool, known: bool) -> dict[str, np.ndarray]:
         """Return what a process gets after process 0 has said whether there is a file."""
-        monkeypatch.setattr(references, "is_host0", lambda: first)
-        monkeypatch.setattr(references, "broadcast_from_host0", lambda decide: known)
-        images = np.full((3, 2, 2, 3), 9, np.uint8)
-        return references.cached_reference(path, {}, Brightness(), iter([images]), 3)
+        monkeypatch.setattr(evaluator, "is_host0", lambda: first)
+        monkeypatch.setattr(evaluator, "broadcast_from_host0", lambda decide: known)
+        return evaluation._reference(metric)
 
-    assert observations(first=False, known=False)["means"].tolist() == [9] * 3
-    assert not path.exists()
-    observations(first=True, known=False)
+    made = features(first=False, known=False)["values"]
+    assert not list(tmp_path.glob("*.npz"))
+    features(first=True, known=False)
+    (path,) = tmp_path.glob("*.npz")
     written = path.read_bytes()
-    assert observations(first=False, known=True) == {}
-    assert observations(first=True, known=True)["means"].tolist() == [9] * 3
+    assert features(first=False, known=True) == {}
+    np.testing.assert_array_equal(features(first=True, known=True)["values"], made)
     assert path.read_bytes() == written

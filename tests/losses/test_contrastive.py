@@ -10,9 +10,9 @@ import pytest
 from xmcgan.losses import contrastive
 from xmcgan.losses.adversarial import hinge_discriminator, hinge_generator
 from xmcgan.losses.contrastive import (
-    cross_entropy_both_ways,
     feature_contrast,
     in_groups,
+    symmetric_cross_entropy,
     word_region_contrast,
     word_region_scores,
 )
@@ -85,8 +85,8 @@ def test_taking_captions_in_turns_changes_neither_scores_nor_gradients(monkeypat
         return jax.value_and_grad(total, argnums=(0, 1))(regions, words)
 
     at_once = value_and_grads()
-    monkeypatch.setattr(contrastive, "MAX_WHOLE", 0)
-    monkeypatch.setattr(contrastive, "MAX_A_TURN", 2 * b * 5 * 6)  # two captions a turn
+    monkeypatch.setattr(contrastive, "MAX_ELEMENTS", 0)
+    monkeypatch.setattr(contrastive, "CHUNK_ELEMENTS", 2 * b * 5 * 6)  # two captions a turn
     in_turns = value_and_grads()
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), at_once, in_turns)
 
@@ -119,7 +119,7 @@ def test_cross_entropy_matches_explicit_sums():
             loss -= np.log(probs[i]) / 4
             hits += (row.argmax() == i) / 8
             entropy -= np.sum(probs * np.log(probs)) / 8
-    contrast = cross_entropy_both_ways(jnp.asarray(logits, jnp.float32))
+    contrast = symmetric_cross_entropy(jnp.asarray(logits, jnp.float32))
     np.testing.assert_allclose(contrast, (loss, hits, entropy), rtol=1e-5)
 
 

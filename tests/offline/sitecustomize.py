@@ -75,5 +75,7 @@ def close_the_network() -> None:
     socket.getaddrinfo = getaddrinfo
 
 
+# Processes of pytest-xdist start with this module: their conftest.py must not load it once more.
+sys.modules["offline.sitecustomize"] = sys.modules[__name__]
 sys.meta_path[sys.meta_path.index(PathFinder)] = HidingFinder
 close_the_network()

@@ -16,9 +16,8 @@ import pytest
 from convert_weights import convert
 
 from xmcgan.errors import WeightsError
-from xmcgan.evaluation.features import FeatureExtractor
-from xmcgan.evaluation.networks import load_network
-from xmcgan.evaluation.protocols import get_protocol
+from xmcgan.evaluation.features import FeatureExtractor, Networks
+from xmcgan.evaluation.protocols import get_protocol, load_network
 from xmcgan.pretrained.inception import load_inception
 from xmcgan.utils.mesh import make_mesh
 
@@ -58,18 +57,17 @@ def test_features_and_logits_agree_at_the_size_of_the_protocols(variant, files):
 def test_fid_2015_from_pixels_to_features_is_that_of_torch_fidelity(files):
     # Expected: torch-fidelity 0.4.0 with these weights, every 8th feature and logit.
     patches = np.random.default_rng(11).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    extract = FeatureExtractor(
-        get_protocol("fid-2015"),
-        weights=str(files["2015"]),
-        mesh=make_mesh(jax.devices()[:1]),
+    networks = Networks(
+        make_mesh(jax.devices()[:1]),
         allow_unverified=True,
+        weights={"fid-2015": str(files["2015"])},
     )
-    found = extract([patches.repeat(8, axis=1).repeat(8, axis=2)], expected=2)
-    assert found.logits is not None
+    extract = FeatureExtractor(get_protocol("fid-2015"), networks)
+    found = extract(patches.repeat(8, axis=1).repeat(8, axis=2))
     with np.load(EXPECTED.parent / "fid_2015.npz") as expected:
         for values, wanted in (
-            (found.values[:, ::8], expected["features"]),
-            (found.logits[:, ::8], expected["logits"]),
+            (found["values"][:, ::8], expected["features"]),
+            (found["logits"][:, ::8], expected["logits"]),
         ):
             np.testing.assert_allclose(values, wanted, atol=1e-4)
             assert np.linalg.norm(values - wanted) < 1e-5 * np.linalg.norm(wanted)

@@ -111,5 +111,5 @@ def test_captions_of_any_characters_are_drawable(caption, drawn):
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(images, captions, columns, references):
-    with pytest.raises(ValueError, match="images|zip"):
+    with pytest.raises(ValueError, match=r"images|zip"):
         image_grid(images, captions, columns, reference_images=references)

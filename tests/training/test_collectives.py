@@ -5,9 +5,8 @@ import math
 import jax
 import pytest
 from count_collectives import Collective, find_collectives
-from test_step import FROZEN, FROZEN_PARAMS, B, D, T, _batch, _config, _networks, _new_state
+from test_step import FROZEN_PARAMS, B, D, T, _batch, _networks, _new_state, _train_step
 
-from xmcgan.training.step import make_train_step
 from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated
 
 pytestmark = pytest.mark.mesh
@@ -54,7 +53,7 @@ def collectives(networks) -> list[Collective]:
     mesh = make_mesh()
     everywhere = replicated(mesh)
     step_fn = jax.jit(
-        make_train_step(networks, FROZEN, _config()),
+        _train_step(networks),
         in_shardings=(everywhere, everywhere, batch_sharding(mesh)),
         out_shardings=everywhere,
     )

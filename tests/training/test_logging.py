@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from xmcgan.config import fingerprint
 from xmcgan.errors import ConfigError, TrainingError
-from xmcgan.training import loop
+from xmcgan.train import train
 from xmcgan.training.logging import (
     WANDB_ID_FILE,
     JsonLinesWriter,
@@ -145,7 +145,7 @@ def test_all_writers_of_a_resumed_run_hold_each_step_once(tmp_path):
 
 def test_training_starts_without_tensorflow_plots_and_uploads():
     check = (
-        "import sys, xmcgan.training.loop;"
+        "import sys, xmcgan.train;"
         "print(sorted({'tensorflow', 'torch', 'matplotlib', 'wandb'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
@@ -315,7 +315,7 @@ def test_training_stops_at_once_without_the_package(tiny_config, tmp_path, monke
     monkeypatch.setitem(sys.modules, "wandb", None)
     tiny_config.wandb.project = "p"
     with pytest.raises(ConfigError, match="pip install wandb"):
-        loop.train(tiny_config, tmp_path / "run")
+        train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

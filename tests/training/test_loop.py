@@ -15,7 +15,7 @@ import processes
 import pytest
 
 from xmcgan.errors import CheckpointError, ConfigError, DataError, TrainingError, WeightsError
-from xmcgan.training import loop
+from xmcgan.train import train
 from xmcgan.training.checkpoint import committed_steps, restore_subtree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,9 +53,9 @@ def test_a_run_leaves_logs_grids_and_checkpoints(tiny_workdir):
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_config, tiny_workdir, tmp_path):
     tiny_config.num_train_steps = 3  # in the middle of the log's second window
-    assert loop.train(tiny_config, tmp_path) == 0
+    assert train(tiny_config, tmp_path) == 0
     tiny_config.num_train_steps = 6
-    assert loop.train(tiny_config, tmp_path) == 0
+    assert train(tiny_config, tmp_path) == 0
     whole, resumed = (
         restore_subtree(workdir / "checkpoints", 6, PARTS) for workdir in (tiny_workdir, tmp_path)
     )
@@ -65,7 +65,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_config, tiny
 
 def test_a_finished_run_says_so_and_changes_nothing(tiny_config, tiny_workdir, capsys):
     before = (tiny_workdir / "metrics.jsonl").read_bytes()
-    assert loop.train(tiny_config, tiny_workdir) == 0
+    assert train(tiny_config, tiny_workdir) == 0
     assert "finished: 6 of 6 steps" in capsys.readouterr().out
     assert (tiny_workdir / "metrics.jsonl").read_bytes() == before
 
@@ -74,7 +74,7 @@ def test_a_finished_run_says_so_and_changes_nothing(tiny_config, tiny_workdir, c
 def test_a_workdir_of_another_configuration_is_refused(tiny_config, tiny_workdir, field, value):
     tiny_config[field] = value
     with pytest.raises(CheckpointError, match=field):
-        loop.train(tiny_config, tiny_workdir)
+        train(tiny_config, tiny_workdir)
 
 
 def test_a_damaged_newest_checkpoint_stops_the_run_until_an_older_one_is_asked_for(
@@ -85,9 +85,9 @@ def test_a_damaged_newest_checkpoint_stops_the_run_until_an_older_one_is_asked_f
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(CheckpointError, match=r"step 6 .* is damaged(.|\n)*restore_step=3"):
-        loop.train(tiny_config, workdir)
+        train(tiny_config, workdir)
     tiny_config.restore_step = 3
-    assert loop.train(tiny_config, workdir) == 0
+    assert train(tiny_config, workdir) == 0
     whole, again = (
         restore_subtree(folder / "checkpoints", 6, PARTS) for folder in (tiny_workdir, workdir)
     )
@@ -99,36 +99,36 @@ def test_lost_checkpoints_are_no_fresh_start(tiny_config, tiny_workdir, tmp_path
     for step in committed_steps(workdir / "checkpoints"):
         shutil.rmtree(workdir / "checkpoints" / str(step))
     with pytest.raises(CheckpointError, match=r"step 6 was saved .* is gone"):
-        loop.train(tiny_config, workdir)
+        train(tiny_config, workdir)
     assert _logged(workdir)[-1]["step"] == 6
 
 
 def test_unprepared_data_and_missing_weights_name_the_command_to_run(tiny_config, tmp_path):
     tiny_config.text.weights = str(tmp_path / "nothing")
     with pytest.raises(WeightsError, match="nothing"):
-        loop.train(tiny_config, tmp_path / "a")
+        train(tiny_config, tmp_path / "a")
     tiny_config.data.name = "folder/mine"
     with pytest.raises(DataError, match=r"prepare_data\.py folder"):
-        loop.train(tiny_config, tmp_path / "b")
+        train(tiny_config, tmp_path / "b")
     tiny_config.data.name = "shapes/tiny"
     tiny_config.data.sample_split = "dev"
     with pytest.raises(DataError, match="dev"):
-        loop.train(tiny_config, tmp_path / "c")
+        train(tiny_config, tmp_path / "c")
 
 
 def test_a_paper_network_without_its_weights_says_what_to_do(tiny_config, tmp_path):
     tiny_config.losses.image_pretrained.enabled = True
     with pytest.raises(ConfigError, match="efficientnet_lite0"):
-        loop.train(tiny_config, tmp_path)
+        train(tiny_config, tmp_path)
 
 
 def test_steps_that_are_never_finite_stop_the_run_and_keep_state_and_batch(tiny_config, tmp_path):
     tiny_config.generator.learning_rate = 1e38  # the first step makes parameters as large
     tiny_config.stop_after_skipped_steps = 2
     with pytest.raises(TrainingError, match="layer Generator") as error:
-        loop.train(tiny_config, tmp_path)
+        train(tiny_config, tmp_path)
     assert "checkpoint 4" in str(error.value)
-    with np.load(tmp_path / "not_finite" / "step_4.npz") as batch:
+    with np.load(tmp_path / "nonfinite" / "step_4.npz") as batch:
         assert batch["image"].shape[:2] == (2, 8)
     state = restore_subtree(tmp_path / "checkpoints", 4, ("g_params", "ema_params"))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
@@ -140,7 +140,7 @@ def test_steps_that_are_never_finite_stop_the_run_and_keep_state_and_batch(tiny_
 def test_a_signal_saves_the_current_step_and_exits(tiny_root, tmp_path, number, status):
     program = (
         "import sys, tiny; from pathlib import Path\n"
-        "from xmcgan.training.loop import train; from xmcgan.errors import run_cli\n"
+        "from xmcgan.train import train; from xmcgan.errors import run_cli\n"
         "config = tiny.tiny_config(Path(sys.argv[1])); config.num_train_steps = 10**6\n"
         "config.log_every_steps = 1; config.checkpoint_every_steps = 10**6\n"
         "run_cli(lambda: train(config, Path(sys.argv[2])))\n"

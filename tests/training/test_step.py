@@ -9,14 +9,18 @@ import optax
 import pytest
 
 from xmcgan.config import default_config
+from xmcgan.errors import ConfigError
+from xmcgan.losses import build_losses, weighted_sum
+from xmcgan.losses.context import Context, Features
 from xmcgan.losses.contrastive import feature_contrast
-from xmcgan.models.discriminator import Discriminator, ImageEncoding
+from xmcgan.models.discriminator import Discriminator
 from xmcgan.models.generator import Generator
+from xmcgan.models.outputs import Captions, DiscriminatorOutput
 from xmcgan.models.spectral_norm import spectral_normalize
+from xmcgan.training import microbatching
 from xmcgan.training import step as steps
-from xmcgan.training.objectives import Captions, discriminator_loss, generator_loss
 from xmcgan.training.state import Networks, create_state
-from xmcgan.training.step import Examples, FrozenNetworks, make_train_step
+from xmcgan.training.step import FrozenNetworks, Inputs, Model, make_train_step
 from xmcgan.utils.mesh import batch_sharding, make_mesh, put, replicated
 
 B, T, D, SIZE = 8, 5, 6, 32
@@ -86,7 +90,7 @@ def state(networks):
 
 @pytest.fixture(scope="module")
 def step_fn(networks):
-    return jax.jit(make_train_step(networks, FROZEN, _config()))
+    return jax.jit(_train_step(networks))
 
 
 @pytest.fixture(scope="module")
@@ -94,37 +98,43 @@ def stepped(step_fn, state):
     return step_fn(state, FROZEN_PARAMS, _batch())
 
 
-def _part():
+def _train_step(networks, config=None):
+    config = config or _config()
+    return make_train_step(networks, FROZEN, build_losses(config), config)
+
+
+def _model(networks, config=None, encode_image=None):
+    config = config or _config()
+    frozen = FrozenNetworks(_encode_text, encode_image)
+    return Model(networks, frozen, FROZEN_PARAMS, build_losses(config), config)
+
+
+def _inputs():
     batch = {name: jnp.asarray(value[0]) for name, value in _batch().items()}
     words, sentence = _encode_text(FROZEN_PARAMS["text"], batch["token_ids"], None)
     z = jax.random.normal(jax.random.key(3), (B, 4))
-    return Examples(batch["image"] / 255, Captions(words, batch["word_mask"], sentence), z)
-
-
-def _one_part(examples):
-    return jax.tree.map(lambda x: x[None], examples)
+    return Inputs(batch["image"] / 255, Captions(words, batch["word_mask"], sentence), z)
 
 
 def test_both_gradients_equal_those_of_each_loss_differentiated_alone(networks, state):
-    examples = _part()
-    captions = examples.captions
-    config = _config()
+    inputs, model = _inputs(), _model(networks)
 
-    def encode(g_params, d_params):
-        fake, _ = steps.generate(networks, g_params, state.g_batch_stats, captions, examples.z)
+    def loss(side, g_params, d_params):
+        fake, _ = networks.generate(g_params, state.g_batch_stats, inputs.captions, inputs.z)
         normalized, _ = spectral_normalize(d_params, state.d_vectors)
-        return steps.encode_pair(networks, normalized, examples, fake, config)[:2]
-
-    def d_loss(d_params):
-        return discriminator_loss(*encode(state.g_params, d_params), captions, config)[0]
-
-    def g_loss(g_params):
-        return generator_loss(*encode(g_params, state.d_params), captions, config, None)[0]
+        features = [
+            model.features(normalized, inputs, images, kind)
+            for images, kind in ((inputs.real, "real"), (fake, "fake"))
+        ]
+        return weighted_sum(model.losses, side, Context(inputs.captions, *features))[0]
 
     @jax.jit
     def both():
-        joint = steps.joint_gradients(state, _one_part(examples), networks, config, None)
-        return joint[:2], (jax.grad(d_loss)(state.d_params), jax.grad(g_loss)(state.g_params))
+        joint = steps.joint_gradients(model, state, inputs)
+        d_only, _ = steps.discriminator_gradients(model, state, inputs)
+        d_alone = jax.grad(partial(loss, "discriminator", state.g_params))(state.d_params)
+        g_alone = jax.grad(lambda p: loss("generator", p, state.d_params))(state.g_params)
+        return (joint.d_grads, d_only, joint.g_grads), (d_alone, d_alone, g_alone)
 
     joint, alone = both()
     for ours, expected in zip(joint, alone, strict=True):
@@ -132,13 +142,73 @@ def test_both_gradients_equal_those_of_each_loss_differentiated_alone(networks, 
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5 * scale), ours, expected)
 
 
+class PixelLoss:
+    """A loss of pixels and of the discriminator's gradient by them, on both sides."""
+
+    needs_images = True
+
+    def __init__(self, gamma=1.0):
+        self.gamma = gamma
+
+    def discriminator(self, context):
+        grads = jax.grad(lambda x: context.discriminate(x).logits.sum())(context.real_images)
+        return self.gamma * jnp.mean(grads**2), {}
+
+    def generator(self, context):
+        return self.gamma * jnp.mean(jnp.abs(context.real_images - context.fake_images)), {}
+
+
+def test_a_loss_of_a_module_outside_the_package_sees_pixels_and_the_discriminator(networks, state):
+    config = _config()
+    with config.unlocked():
+        config.losses.pixels = {"type": "test_step:PixelLoss", "gamma": 2.0, "weight": 3.0}
+    inputs = _inputs()
+    off, on = (
+        steps.joint_gradients(_model(networks, c), state, inputs) for c in (_config(), config)
+    )
+
+    def pixel_loss(g_params):
+        fake, _ = networks.generate(g_params, state.g_batch_stats, inputs.captions, inputs.z)
+        return 6.0 * jnp.mean(jnp.abs(inputs.real - fake))
+
+    def penalty(d_params):
+        normalized, _ = spectral_normalize(d_params, state.d_vectors)
+        grads = jax.grad(
+            lambda x: networks.discriminate(normalized, x, inputs.captions.sentence).logits.sum()
+        )(inputs.real)
+        return 6.0 * jnp.mean(grads**2)
+
+    for name, expected in (
+        ("g_grads", jax.grad(pixel_loss)(state.g_params)),
+        ("d_grads", jax.grad(penalty)(state.d_params)),
+    ):
+        change = jax.tree.map(jnp.subtract, getattr(on, name), getattr(off, name))
+        scale = float(optax.tree.norm(getattr(off, name)))
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5 * scale), change, expected)
+    config.num_microbatches = 2
+    with pytest.raises(ConfigError, match="pixels"):
+        build_losses(config)
+
+
+@pytest.mark.parametrize("fields", [{"type": "no_module:A"}, {"type": "hinj"}, {"gama": 1.0}])
+def test_a_loss_that_cannot_be_built_is_named(fields):
+    config = _config()
+    with config.unlocked():
+        config.losses.mine = {"type": "test_step:PixelLoss"} | fields
+    with pytest.raises(
+        ConfigError, match=next(iter(fields.values())) if "type" in fields else "gama"
+    ):
+        build_losses(config)
+
+
+@pytest.mark.mesh
 def test_a_step_is_the_same_on_one_and_on_four_devices(networks, state):
     results = []
     for count in (1, 4):
         mesh = make_mesh(jax.devices()[:count])
         everywhere, shared = replicated(mesh), batch_sharding(mesh)
         step_fn = jax.jit(
-            make_train_step(networks, FROZEN, _config()),
+            _train_step(networks),
             in_shardings=(everywhere, everywhere, shared),
             out_shardings=everywhere,
         )
@@ -166,15 +236,13 @@ def test_a_step_is_deterministic_and_the_next_one_draws_other_noise(step_fn, sta
     assert float(later[1]["g_hinge_loss"]) != float(stepped[1]["g_hinge_loss"])
 
 
-def test_every_part_but_the_last_updates_the_discriminator_alone(networks, state):
-    examples = _one_part(_part())
-    step_fn = jax.jit(lambda s: steps.discriminator_step(s, examples, networks, _config()))
-    after, _ = step_fn(state)
-    same = ("g_params", "g_batch_stats", "g_opt_state", "ema_params", "ema_batch_stats", "step")
-    for name in same:
-        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
-    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), after.d_params, state.d_params)
-    assert all(jax.tree.leaves(changed))
+def test_every_update_but_the_last_trains_the_discriminator_alone(step_fn, state, stepped):
+    # The joint update of the second part starts from a discriminator that the first has changed.
+    without_first = step_fn(state, FROZEN_PARAMS, jax.tree.map(lambda x: x[1:], _batch()))[0]
+    d_counts = [s.d_opt_state[0].count for s in (stepped[0], without_first)]
+    g_counts = [s.g_opt_state[0].count for s in (stepped[0], without_first)]
+    assert (d_counts, g_counts) == ([2, 1], [1, 1])
+    assert int(stepped[0].step) == int(without_first.step) == int(state.step) + 1
 
 
 def test_the_moving_average_follows_its_formula(state, stepped):
@@ -226,23 +294,26 @@ def test_every_leaf_of_the_state_moves(state, stepped):
 
 @pytest.mark.parametrize("name", ["hinge", "sentence", "word", "image_discriminator"])
 def test_each_loss_counts_by_its_weight_and_can_be_switched_off(name):
-    captions = _part().captions
     keys = jax.random.split(jax.random.key(0), 3)
-    real, fake = (
-        ImageEncoding(
-            logits=jax.random.normal(key, (B,)),
-            feature=jax.random.normal(key, (B, 7)),
-            regions=jax.random.normal(key, (B, 9, D)),
-            sentence=jax.random.normal(keys[2], (B, 7)),
+    sides = (
+        Features(
+            DiscriminatorOutput(
+                logits=jax.random.normal(key, (B,)),
+                feature=jax.random.normal(key, (B, 7)),
+                regions=jax.random.normal(key, (B, 9, D)),
+                sentence=jax.random.normal(keys[2], (B, 7)),
+            )
         )
         for key in keys[:2]
     )
+    context = Context(_inputs().captions, *sides)
 
     def losses(change):
         config = _config()
         change(config.losses[name])
-        d_loss, d_metrics = discriminator_loss(real, fake, captions, config)
-        g_loss, g_metrics = generator_loss(real, fake, captions, config, None)
+        built = build_losses(config)
+        d_loss, d_metrics = weighted_sum(built, "discriminator", context)
+        g_loss, g_metrics = weighted_sum(built, "generator", context)
         return float(d_loss), float(g_loss), d_metrics | g_metrics
 
     d_full, g_full, metrics = losses(lambda loss: None)
@@ -255,77 +326,59 @@ def test_each_loss_counts_by_its_weight_and_can_be_switched_off(name):
     assert f"g_{name}_loss" not in off_metrics
 
 
-def test_the_frozen_image_network_contrasts_real_with_generated_images(networks, state):
-    examples = _part()
+def _encode_image(params, images):
+    return images.mean(axis=1).reshape(images.shape[0], -1)
+
+
+def _all_losses():
     config = _config()
     config.losses.image_pretrained.enabled = True
+    return config
 
-    def encode_image(images):
-        return images.mean(axis=1).reshape(images.shape[0], -1)
 
-    gradients = jax.jit(
-        lambda: steps.joint_gradients(state, _one_part(examples), networks, config, encode_image)
-    )
-    metrics = gradients()[-1]
-    fake, _ = steps.generate(networks, state.g_params, state.g_batch_stats, *examples[1:3])
-    expected = feature_contrast(encode_image(examples.real), encode_image(fake), 0.1)
+def test_the_frozen_image_network_contrasts_real_with_generated_images(networks, state):
+    inputs, model = _inputs(), _model(networks, _all_losses(), _encode_image)
+    metrics = jax.jit(lambda: steps.joint_gradients(model, state, inputs).metrics)()
+    fake, _ = networks.generate(state.g_params, state.g_batch_stats, inputs.captions, inputs.z)
+    expected = feature_contrast(_encode_image(None, inputs.real), _encode_image(None, fake), 0.1)
     np.testing.assert_allclose(metrics["g_image_pretrained_loss"], expected.loss, rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def grouped_networks():
-    adam = optax.adam(1e-3, b1=0.5, b2=0.999)
-    generator = Generator(SIZE, 2, 4, 8, batch_norm_group_size=B // 4)
-    return Networks(generator, Discriminator(SIZE, 2, D, 8), adam, adam)
-
-
-def _gradients(networks, state, num_parts):
-    """Return everything that the joint step computes, from a batch in so many parts."""
-    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), _part())
-    config = _config()
-    config.losses.image_pretrained.enabled = True
-
-    def encode_image(images):
-        return images.mean(axis=1).reshape(images.shape[0], -1)
-
-    def both(state):
-        after, _ = steps.discriminator_step(state, parts, networks, config)
-        return steps.joint_gradients(
-            state, parts, networks, config, encode_image
-        ), after.d_opt_state
-
-    (d_grads, g_grads, *rest), d_opt_state = jax.jit(both)(state)
-    # The first moment is the gradient: what Adam makes of it would blow up its rounding.
-    return {"d": d_grads, "g": g_grads, "rest": rest, "d_only": d_opt_state[0].mu}
-
-
-@pytest.fixture(scope="module")
-def whole(grouped_networks, state):
-    return _gradients(grouped_networks, state, 1)
-
-
-def test_parts_and_recomputed_blocks_equal_the_step_with_batch_norm_groups_of_their_size(
-    grouped_networks, state, whole
+@pytest.mark.parametrize(("group_size", "num_parts"), [(2, 4), (2, 2), (4, 2)])
+def test_microbatches_and_remat_equal_the_plain_step_with_the_same_batch_norm_groups(
+    state, group_size, num_parts
 ):
+    adam = optax.adam(1e-3)
+    generator = Generator(SIZE, 2, 4, 8, batch_norm_group_size=group_size)
+    plain = Networks(generator, Discriminator(SIZE, 2, D, 8), adam, adam)
     recomputed = Networks(
-        grouped_networks.generator.clone(remat=True),
-        grouped_networks.discriminator.clone(remat=True),
-        grouped_networks.g_optimizer,
-        grouped_networks.d_optimizer,
+        generator.clone(remat=True), plain.discriminator.clone(remat=True), adam, adam
     )
-    in_parts = _gradients(recomputed, state, 4)
-    for name, tree in whole.items():
-        scale = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(tree))
-        close = partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-5, err_msg=name)
-        jax.tree.map(close, in_parts[name], tree)
+    config = _all_losses()
+    config.batch_norm_group_size, config.contrastive_group_size = group_size, 4
+    config.num_microbatches = num_parts
+    inputs = _inputs()
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def gradients(module, networks):
+        model = _model(networks, config, _encode_image)
+        joint = module.joint_gradients(model, state, inputs)
+        return joint._asdict(), module.discriminator_gradients(model, state, inputs)
+
+    whole, in_parts = gradients(steps, plain), gradients(microbatching, recomputed)
+
+    def close(path, ours, expected):
+        atol = 1e-5 * max(1.0, float(jnp.max(jnp.abs(expected))))
+        np.testing.assert_allclose(ours, expected, atol=atol, rtol=1e-4, err_msg=str(path))
+
+    jax.tree_util.tree_map_with_path(close, in_parts, whole)
 
 
-def test_noise_does_not_depend_on_the_number_of_parts():
+def test_noise_does_not_depend_on_the_number_of_microbatches(networks):
     batch = {name: value[0] for name, value in _batch().items()}
     noise = []
     for num_parts in (1, 4):
-        parts = {n: x.reshape(num_parts, -1, *x.shape[1:]) for n, x in batch.items()}
-        encode = partial(_encode_text, jnp.asarray(FROZEN_PARAMS["text"]))
-        examples = steps.make_examples(parts, jax.random.key(5), encode, 4)
-        noise.append(np.asarray(examples.z).reshape(B, 4))
+        config = _config()
+        config.num_microbatches = num_parts
+        noise.append(_model(networks, config).inputs(batch, jax.random.key(5)).z)
     np.testing.assert_array_equal(*noise)

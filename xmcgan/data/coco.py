@@ -1,18 +1,19 @@
 """COCO's captions and images, of 2014 or 2017, from its folders or its zips."""
 
 import collections
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xmcgan.data.caption_files import MAX_CAPTION_CHARS
-from xmcgan.data.downloads import Archive
-from xmcgan.data.file_index import FileRef, list_files
-from xmcgan.data.official import CaptionCleaner, OfficialData, check_found, find_images
-from xmcgan.data.shards import Entry
+from xmcgan.data.annotations import MAX_CAPTION_CHARS, CaptionCleaner, find_images
+from xmcgan.data.archives import FileRef, list_files
+from xmcgan.data.records import Prepared
+from xmcgan.data.shards import Contents, ImageEntry
 from xmcgan.errors import DataError
+from xmcgan.utils.download import Archive, download
 
 # Images by year; the paper's are those of 2014, and the field evaluates on all 40,504.
 PUBLISHED = {
@@ -45,69 +46,100 @@ _IMAGE_STEM = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})")
 
 
 def image_key(stem: str) -> str:
-    """Return the number of a COCO image from its file name's stem; empty for other files.
-
-    The images of 2017 are those of 2014 under other names and in other splits, by the same numbers.
-    """
+    """Return the number of a COCO image from its file name's stem, empty for other files."""
+    # The images of 2017 are those of 2014 under other names, by the same numbers.
     match = _IMAGE_STEM.fullmatch(stem)
     return str(int(match[1])) if match else ""
 
 
-def read_coco(
-    sources: Sequence[Path], *, year: str = "", karpathy: Path | None = None
-) -> OfficialData:
-    """Read the captions of COCO and find its images; images are not opened yet.
+class Coco(Prepared):
+    """COCO's captioned images (Lin et al., ECCV 2014; Chen et al., 2015)."""
 
-    Args:
-        sources: directories or zips that hold captions_train2014.json, captions_val2014.json (or
-            2017) and the images, in any folders.
-        year: "2014" or "2017"; empty takes the year of the captions that are there.
-        karpathy: the file dataset_coco.json of Karpathy and Fei-Fei (CVPR 2015); its splits replace
-            the official ones.
+    name = "coco"
+    source_flags = "--source DIR (or --download)"
 
-    Returns:
-        Images and captions of each split.
+    @classmethod
+    def download(cls, folder: Path) -> None:
+        """Fetch the official archives, which `read` can read in place."""
+        download(ARCHIVES, folder)
 
-    Raises:
-        DataError: captions that are missing, of both years, or broken (file and place are named);
-            more than half of the images missing.
-    """
-    files, year = _caption_files(sources, year)
-    counts: collections.Counter[str] = collections.Counter()
-    wanted: dict[str, str] = {}
-    captions: dict[str, list[tuple[str, str]]] = {}
-    origins: dict[str, str] = {}
-    for split, (name, ref) in files.items():
-        names, texts = _read_captions(ref.read(), name, counts)
-        wanted |= names
-        captions |= texts
-        origins |= dict.fromkeys(names, f"{split}{year}")
-    places, others = find_images(sources, wanted, image_key)
-    counts["images without captions"] += others + sum(not captions.get(i) for i in places)
-    counts["images absent"] += check_found(wanted, places, sources)
-    splits_of = _karpathy_splits(karpathy, wanted) if karpathy else {}
-    splits: dict[str, list[Entry]] = {}
-    for image_id in sorted(places, key=int):
-        if texts := captions.get(image_id):
-            texts.sort()
-            origin = origins[image_id]
-            split = splits_of.get(image_id, "") if karpathy else origin.removesuffix(year)
-            if not split:
+    @classmethod
+    def read(
+        cls, sources: Sequence[Path], *, year: str = "", karpathy: Path | None = None
+    ) -> Contents:
+        """Read the captions and find their images; images are not opened yet.
+
+        Args:
+            sources: directories or zips with captions_train2014.json, captions_val2014.json (or
+                2017) and the images, in any folders.
+            year: "2014" or "2017"; empty: that of the captions that are there.
+            karpathy: dataset_coco.json of Karpathy and Fei-Fei (CVPR 2015); replaces the splits.
+
+        Raises:
+            DataError: captions missing, of both years, or broken; over half of the images missing.
+        """
+        files, year = _caption_files(sources, year)
+        counts: collections.Counter[str] = collections.Counter()
+        wanted: dict[str, str] = {}
+        captions: dict[str, list[tuple[int, str]]] = {}
+        origins: dict[str, str] = {}
+        for split, (name, ref) in files.items():
+            names, texts = _read_captions(ref.read(), name, counts)
+            wanted |= names
+            captions |= texts
+            origins |= dict.fromkeys(names, split)
+        places = find_images(sources, wanted, image_key, counts)
+        counts["images without captions"] += sum(not captions.get(i) for i in places)
+        splits_of = _karpathy_splits(karpathy, wanted) if karpathy else origins
+        splits: dict[str, list[ImageEntry]] = {}
+        for image_id in sorted(filter(captions.get, places), key=int):
+            if image_id not in splits_of:
                 counts["images outside Karpathy's splits"] += 1
                 continue
-            splits.setdefault(split, []).append(
-                Entry(
-                    places[image_id],
-                    wanted[image_id],
-                    image_id,
-                    origin,
-                    tuple(text for _, text in texts),
-                    tuple(str(caption_id) for caption_id, _ in texts),
-                )
+            ids, texts = zip(*sorted(captions[image_id]), strict=True)
+            entry = ImageEntry(
+                places[image_id],
+                wanted[image_id],
+                texts,
+                image_id,
+                tuple(map(str, ids)),
+                f"{origins[image_id]}{year}",
             )
-    published = KARPATHY_PUBLISHED if karpathy else PUBLISHED[year]
-    splits = {split: splits[split] for split in published if split in splits}
-    return OfficialData(sources, splits, dict(+counts), published)
+            splits.setdefault(splits_of[image_id], []).append(entry)
+        published = KARPATHY_PUBLISHED if karpathy else PUBLISHED[year]
+        splits = {split: splits[split] for split in published if split in splits}
+        return Contents(splits, {"digest": digest(splits)}, sources, dict(+counts), published)
+
+
+class CocoCaptions(Prepared):
+    """COCO's captions as TFDS itself prepares them."""
+
+    name = "coco_captions"
+
+    @classmethod
+    def command(cls, data_dir: Path, variant: str = "") -> str:
+        """Return the command of TFDS."""
+        del data_dir, variant
+        return "tfds build coco_captions --file_format=array_record"
+
+    @staticmethod
+    def parse(features: Any) -> dict[str, Any]:
+        return {
+            "image": features["image"].bytes_list.value[0],
+            "captions": [text.decode() for text in features["captions/text"].bytes_list.value],
+            "name": features["image/filename"].bytes_list.value[0].decode(),
+            "image_id": str(features["image/id"].int64_list.value[0]),
+            "caption_ids": [str(number) for number in features["captions/id"].int64_list.value],
+        }
+
+
+def digest(splits: Mapping[str, Sequence[ImageEntry]]) -> str:
+    """Return 16 hex digits of names, file sizes, splits and captions."""
+    sha = hashlib.sha256()
+    for split, entries in splits.items():
+        for e in entries:
+            sha.update(repr((split, e.name, e.size, e.captions, e.caption_ids)).encode())
+    return sha.hexdigest()[:16]
 
 
 def _caption_files(
@@ -131,20 +163,22 @@ def _caption_files(
 
 def _read_captions(
     data: bytes, file: str, counts: collections.Counter[str]
-) -> tuple[dict[str, str], dict[str, list[tuple[Any, str]]]]:
+) -> tuple[dict[str, str], dict[str, list[tuple[int, str]]]]:
     """Return file names by image id, and (caption id, caption) pairs by image id."""
     try:
         content = json.loads(data, object_hook=_trim)
-        names = {str(image["id"]): _base_name(image["file_name"]) for image in content["images"]}
+        names = {
+            str(image["id"]): image["file_name"].rpartition("/")[2] for image in content["images"]
+        }
         annotations = list(content["annotations"])
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: broken JSON ({error})") from error
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'{file}: not captions of COCO, {error!r} in its "images" or "annotations"'
         ) from error
     clean = CaptionCleaner(MAX_CAPTION_CHARS, counts)
-    captions: dict[str, list[tuple[Any, str]]] = {}
+    captions: dict[str, list[tuple[int, str]]] = {}
     for number, annotation in enumerate(annotations):
         try:
             image_id, caption_id = str(annotation["image_id"]), int(annotation["id"])
@@ -163,13 +197,6 @@ def _trim(fields: dict[str, Any]) -> dict[str, Any]:
     if "coco_url" in fields or "flickr_url" in fields:
         return {key: fields[key] for key in ("id", "file_name") if key in fields}
     return fields
-
-
-def _base_name(file_name: Any) -> str:
-    name = str(file_name).rpartition("/")[2]
-    if not name or "\0" in name:
-        raise TypeError(f"file_name {file_name!r}")
-    return name
 
 
 def _karpathy_splits(path: Path, wanted: Mapping[str, str]) -> dict[str, str]:

@@ -42,23 +42,25 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode_image(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes | UInt8[np.ndarray, "h w 3"], name: str) -> Image.Image:
     """Decode a whole image to upright RGB.
 
     Grayscale and CMYK are converted, palettes looked up, transparency is laid over white, 16-bit
     values keep their high byte, EXIF orientation is applied, of an animation the first frame is
-    taken.
+    taken. Pixels are taken as they are.
 
     Args:
-        data: the bytes of an image file in one of `FORMATS`, whatever its name says.
+        data: an image file in one of `FORMATS`, whatever its name says, or pixels.
         name: what to call the image in errors.
 
-    Returns:
-        The image in mode "RGB".
-
     Raises:
-        DataError: the bytes are empty, truncated, no image, or decode to more than `MAX_PIXELS`.
+        DataError: the bytes are empty, truncated, no image, or decode to more than `MAX_PIXELS`;
+            pixels of another type or shape.
     """
+    if isinstance(data, np.ndarray):
+        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
+            raise DataError(f"image {name} must be uint8 (h, w, 3), not {data.dtype} {data.shape}")
+        return Image.fromarray(data)
     if not data:
         raise DataError(f"image {name} is empty (0 bytes)")
     try:
@@ -70,8 +72,6 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             )
         ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image, name)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"image {name} is a decompression bomb: {error}") from error
     except DataError:
         raise
     except Exception as error:  # Pillow's plugins raise many types on damaged files
@@ -84,10 +84,6 @@ def check_image(data: bytes, name: str) -> None:
     Decoding every JPEG file would take 20 times as long as storing it. What this lets pass, such as
     a byte flipped among the pixels, decodes to some picture or stops training by name.
 
-    Args:
-        data: the bytes of an image file.
-        name: what to call the image in errors.
-
     Raises:
         DataError: as of `decode_image`.
     """
@@ -96,7 +92,7 @@ def check_image(data: bytes, name: str) -> None:
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """Return width times height from a JPEG file's header; 0 where there is none to be found."""
+    """Return width times height from a JPEG file's header, 0 if there is none."""
     if not data.startswith(_JPEG_START):
         return 0
     at = 2
@@ -109,15 +105,9 @@ def _jpeg_pixels(data: bytes) -> int:
 
 
 def resize_image(image: Image.Image, size: int, resize: Resize) -> UInt8[np.ndarray, "h w 3"]:
-    """Resize to a square with Pillow's antialiased bicubic filter.
+    """Resize an RGB image to (size, size) with Pillow's antialiased bicubic filter.
 
-    Args:
-        image: an RGB image.
-        size: side of the result in pixels.
-        resize: "crop" keeps proportions and the central square, "squash" scales both sides.
-
-    Returns:
-        Pixels of shape (size, size, 3).
+    "crop" keeps proportions and the central square, "squash" scales both sides.
     """
     box = None
     if resize == "crop":

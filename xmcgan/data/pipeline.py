@@ -6,15 +6,17 @@ index k and stores no iterator state.
 """
 
 import dataclasses
+import logging
 from collections.abc import Generator
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from xmcgan.data import Example, Source
 from xmcgan.data.images import RESIZE_MODES, Resize, decode_image, resize_image
-from xmcgan.data.sources import Example, Source
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import DataError
 
@@ -26,13 +28,7 @@ _WORKER_BUFFER = 2
 
 
 def steps_per_epoch(num_examples: int, batch_size: int, d_steps: int = 1) -> float:
-    """Return how many training steps pass over the data once.
-
-    Args:
-        num_examples: size of the training split.
-        batch_size: images of one discriminator or generator update.
-        d_steps: discriminator updates per step, each on a batch of its own.
-    """
+    """Return how many training steps pass over the data once; each takes `d_steps` batches."""
     return num_examples / (batch_size * d_steps)
 
 
@@ -41,9 +37,52 @@ def num_steps(epochs: float, num_examples: int, batch_size: int, d_steps: int = 
     return int(np.ceil(epochs * steps_per_epoch(num_examples, batch_size, d_steps)))
 
 
+class SkippingSource:
+    """A source that gives the next readable example in the place of a damaged one.
+
+    What stands in for a record is a function of its index, so a resumed run sees the same examples.
+    Evaluation never reads through this: a score of fewer images is another score.
+
+    Args:
+        max_damaged: how many records may be damaged; each process that reads counts those it meets.
+    """
+
+    def __init__(self, source: Source, max_damaged: int) -> None:
+        # The last record is kept: if all are damaged, nothing can stand in.
+        self._source, self._max_damaged = source, min(max_damaged, len(source) - 1)
+        self._damaged: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        while True:
+            try:
+                return self._source[index]
+            except DataError as error:
+                self._count(index, error)
+                index = (index + 1) % len(self)
+
+    def _count(self, index: int, error: DataError) -> None:
+        if index in self._damaged:
+            return
+        self._damaged.add(index)
+        most = self._max_damaged
+        if len(self._damaged) > most:
+            raise DataError(
+                f"{error}\nMore records are damaged than data.max_damaged_records = {most} allows."
+            ) from error
+        logging.warning(
+            "damaged record %d of at most %d left out: %s", len(self._damaged), most, error
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_damaged": set()}
+
+
 @dataclasses.dataclass(frozen=True)
 class _ToArrays(grain.transforms.RandomMap):
-    """Turn a stored example into arrays, choosing its caption and its flip."""
+    """Example to arrays, with a random caption and a random flip."""
 
     tokenizer: Tokenizer
     image_size: int
@@ -62,26 +101,13 @@ class _ToArrays(grain.transforms.RandomMap):
         return {"image": image, "token_ids": token_ids[0], "word_mask": word_mask[0]}
 
 
-def _check(source: Source, batch_size: int, d_steps: int, image_size: int, resize: str) -> None:
-    for name, value in (
-        ("batch_size", batch_size),
-        ("d_steps", d_steps),
-        ("image_size", image_size),
-    ):
-        if value < 1:
-            raise DataError(f"{name} is {value}; it must be at least 1")
+def _check(resize: str, **numbers: tuple[int, int, int]) -> None:
+    """Refuse numbers (value, lowest, highest) out of their range, and an unknown `resize`."""
+    for name, (value, lowest, highest) in numbers.items():
+        if not lowest <= value <= highest:
+            raise DataError(f"{name} is {value}; it must be from {lowest} to {highest}")
     if resize not in RESIZE_MODES:
         raise DataError(f"resize is {resize!r}; it must be one of {', '.join(RESIZE_MODES)}")
-    if batch_size > len(source):
-        raise DataError(
-            f"batch_size is {batch_size}, but the data set has {len(source)} examples: a batch "
-            "would hold the same image twice and contrast it with itself"
-        )
-
-
-def _check_range(name: str, value: int, highest: int) -> None:
-    if not 0 <= value <= highest:
-        raise DataError(f"{name} is {value}; it must be from 0 to {highest}")
 
 
 def _closing(dataset: grain.IterDataset[Batch]) -> Generator[Batch, None, None]:
@@ -110,7 +136,6 @@ def train_batches(
     resize: Resize,
     flip: bool,
     seed: int,
-    num_microbatches: int = 1,
     start_step: int = 0,
     num_workers: int = 0,
     share: tuple[int, int] = (0, 1),
@@ -121,44 +146,49 @@ def train_batches(
     `start_step`, `num_workers` and `share`; no example is dropped at the end of an epoch.
 
     Args:
-        source: the training split.
-        tokenizer: turns the chosen caption into ids.
-        batch_size: b, images of one update.
-        d_steps: discriminator updates per step.
+        d_steps: discriminator updates per step, each on `batch_size` images of its own.
         image_size: side of the square images in pixels.
         resize: "crop" (central square) or "squash" (both sides scaled).
-        flip: mirror half of the images; leave off where captions speak of left and right.
+        flip: mirror half of the images; leave off if captions speak of left and right.
         seed: of order, captions and flips, from 0 to 2**32 - 1.
-        num_microbatches: m, parts of b / m images that a batch comes in.
         start_step: number of the first batch to yield.
         num_workers: decoding processes; 0 decodes in threads of this process.
         share: (i, n): only the i-th of n equal slices of every batch is read, that of process i.
 
-    Returns:
-        A generator of `image` uint8 (d_steps * m, b / m / n, h, w, 3), `token_ids` int32 (d_steps
-        * m, b / m / n, t) and `word_mask` bool of the same shape, True where a real token stands.
-        Its `close()` ends the threads and processes.
+    Yields:
+        `image` uint8 (d_steps, b / n, h, w, 3), `token_ids` int32 (d_steps, b / n, t) and
+        `word_mask` bool of the same shape, True for real tokens. `close()` ends the threads and
+        processes.
 
     Raises:
         DataError: an argument cannot work; later, a record or an image that cannot be read.
     """
-    _check(source, batch_size, d_steps, image_size, resize)
-    _check_range("seed", seed, 2**32 - 1)
-    _check_range("start_step", start_step, 2**48)
-    _check_range("num_workers", num_workers, 256)
+    _check(
+        resize,
+        batch_size=(batch_size, 1, 2**24),
+        d_steps=(d_steps, 1, 2**16),
+        image_size=(image_size, 1, 2**16),
+        seed=(seed, 0, 2**32 - 1),
+        start_step=(start_step, 0, 2**48),
+        num_workers=(num_workers, 0, 256),
+    )
+    if batch_size > len(source):
+        raise DataError(
+            f"batch_size is {batch_size}, but the data set has {len(source)} examples: a batch "
+            "would hold the same image twice and contrast it with itself"
+        )
     index, count = share
-    part_size = batch_size // num_microbatches
-    if part_size % count:
-        raise DataError(f"a batch of {part_size} images does not divide over {count} processes")
+    if batch_size % count:
+        raise DataError(f"a batch of {batch_size} images does not divide over {count} processes")
     batches = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat(2**52 // len(source))  # endless would overflow where a batch is one image
         .random_map(_ToArrays(tokenizer, image_size, resize, flip))
-        .batch(part_size // count)
+        .batch(batch_size // count)
         .slice(slice(index, None, count))
-        .batch(d_steps * num_microbatches)
+        .batch(d_steps)
         .slice(slice(start_step, None))
     )
     if num_workers == 0:
@@ -183,22 +213,10 @@ def fixed_examples(
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], list[str]]:
     """Return the same examples on every call: different images, one caption each, no flip.
 
-    Args:
-        source: any split.
-        num: how many; at most the size of the split.
-        seed: of the choice of images and captions.
-        image_size: side of the square images in pixels.
-        resize: "crop" or "squash", as in training.
-
-    Returns:
-        Images and the caption chosen for each.
-
     Raises:
         DataError: the split has fewer examples, or one cannot be read.
     """
-    _check(source, 1, 1, image_size, resize)
-    if not 1 <= num <= len(source):
-        raise DataError(f"{num} examples asked of a data set that has {len(source)}")
+    _check(resize, image_size=(image_size, 1, 2**16), num=(num, 1, len(source)))
     rng = np.random.default_rng(seed)
     images, captions = [], []
     for index in rng.choice(len(source), size=num, replace=False):

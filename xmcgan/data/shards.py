@@ -1,193 +1,253 @@
-"""Captioned images to ArrayRecord files, a shard a process: fast, in bounded memory."""
+"""Captioned images to ArrayRecord files, one shard per process: fast, in bounded memory."""
 
-import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
-from tensorflow_datasets.proto import tf_example_pb2
+from etils import epath
+from tqdm import tqdm
 
-from xmcgan.data.file_index import FileRef
+from xmcgan.data.archives import FileRef
 from xmcgan.data.images import check_image
-from xmcgan.errors import DataError
+from xmcgan.errors import DataError, listed
 
 SHARD_BYTES = 128 * 1024**2  # images of one file; what a worker does between two reports
-# Image bytes do not compress. One record a group: each can be read alone.
+NARRATIVES = "narratives_per_image"  # in metadata.json, if each caption is an example
+# Image bytes do not compress. One record per group: each can be read alone.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_LENGTH_DELIMITED = 2  # protocol buffers' wire type of strings and messages
+FEATURES = tfds.features.FeaturesDict(
+    {
+        "image": tfds.features.Image(),
+        "name": tfds.features.Text(),
+        "captions": tfds.features.Sequence(tfds.features.Text()),
+        "image_id": tfds.features.Text(),
+        "caption_ids": tfds.features.Sequence(tfds.features.Text()),
+        "source_split": tfds.features.Text(),
+        "scene": tfds.features.Text(),
+    }
+)
+_UNKNOWN = {"image_id": "", "caption_ids": [], "source_split": "", "scene": ""}
 
 
-class Entry(NamedTuple):
-    """Hold one image to store and what is known of it.
+class Entry(Protocol):
+    """One image to store, of about `size` bytes; picklable, loaded by the process that writes it.
+
+    `load` returns what is stored, by the names of `FEATURES`; raises `DataError` if it is unusable.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def load(self) -> dict[str, Any]: ...
+
+
+class ImageEntry(NamedTuple):
+    """An image file, and what is known of it.
 
     Attributes:
-        image: where its bytes are.
-        name: its file name in the official data.
-        image_id: as its data set writes it.
+        name: file name in the official data, or path in the user's.
+        image_id, caption_ids: as the official data set writes them.
         source_split: the official split it comes from, such as "train2014".
-        captions: at least one.
-        caption_ids: one of each caption.
+        check: raises `DataError` if the image's bytes cannot be used.
     """
 
     image: FileRef
     name: str
-    image_id: str
-    source_split: str
     captions: tuple[str, ...]
-    caption_ids: tuple[str, ...]
+    image_id: str = ""
+    caption_ids: tuple[str, ...] = ()
+    source_split: str = ""
+    check: Callable[[bytes, str], object] = check_image
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the image."""
+        return self.image.size
+
+    def load(self) -> dict[str, Any]:
+        """Read and check the image."""
+        image = self.image.read()
+        self.check(image, self.name)
+        fields = self._asdict()
+        del fields["check"]
+        return {**fields, "image": image}
+
+
+@dataclasses.dataclass
+class Contents:
+    """What is to be written into a data set, before any image is opened.
+
+    Attributes:
+        splits: entries by split.
+        recipe: what must be equal in a data set of that name that is there already.
+        sources: where the entries were found.
+        left_out: how many things were left out, by what they are.
+        published: examples of the official data, by split.
+        narratives: each caption is an example of its own.
+    """
+
+    splits: Mapping[str, Sequence[Entry]]
+    recipe: dict[str, Any]
+    sources: Sequence[Path] = ()
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    narratives: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the bytes of all images."""
+        return sum(entry.size for entries in self.splits.values() for entry in entries)
 
 
 class ShardReport(NamedTuple):
-    """Say what a shard holds.
+    """What a shard holds, and the faults of the images left out."""
 
-    Attributes:
-        caption_counts: captions of each image stored, in their order.
-        num_bytes: of the images stored.
-        faults: of the images left out, each with its name.
-    """
-
-    caption_counts: list[int]
+    caption_counts: list[int]  # per image
     num_bytes: int
     faults: list[str]
 
 
-def cut_shards(entries: Sequence[Entry], most: int = SHARD_BYTES) -> list[Sequence[Entry]]:
-    """Cut entries into runs of about `most` image bytes each; a function of the sizes alone."""
+class ShardJob(NamedTuple):
+    """A record file to write, and what goes into it in order."""
+
+    split: str
+    path: str
+    entries: Sequence[Entry]
+
+
+def split_into_shards(entries: Sequence[Entry], max_bytes: int) -> list[Sequence[Entry]]:
+    """Cut entries into runs of about `max_bytes` each; a function of the sizes alone."""
     shards: list[Sequence[Entry]] = []
     start = size = 0
     for number, entry in enumerate(entries):
-        if size and size + entry.image.size > most:
+        if size and size + entry.size > max_bytes:
             shards.append(entries[start:number])
             start, size = number, 0
-        size += entry.image.size
+        size += entry.size
     return [*shards, entries[start:]]
 
 
-def serialize(entry: Entry, image: bytes) -> bytes:
-    """Return a `tf.train.Example`, as TFDS writes it, of an entry and its image's bytes.
-
-    The image's field is put together by hand and the others are appended: concatenated messages
-    merge, and so the image is copied once and not four times.
-    """
-    example: Any = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
-    fields = example.features.feature
-    for key in ("name", "image_id", "source_split"):
-        fields[key].bytes_list.value.append(getattr(entry, key).encode())
-    for key in ("captions", "caption_ids"):
-        fields[key].bytes_list.value.extend(text.encode() for text in getattr(entry, key))
-    # Example.features(1) > Features.feature(1) > {key(1), value(2)} > bytes_list(1) > value(1)
-    head = _tag(1, len(image))
-    head = _tag(1, len(head) + len(image)) + head
-    head = _tag(1, len(b"image")) + b"image" + _tag(2, len(head) + len(image)) + head
-    head = _tag(1, len(head) + len(image)) + head
-    head = _tag(1, len(head) + len(image)) + head
-    return b"".join((head, image, example.SerializeToString(deterministic=True)))
-
-
-def _tag(field: int, length: int) -> bytes:
-    """Return the head of a field in wire format: its number and type, and its length."""
-    out = bytearray([field << 3 | _LENGTH_DELIMITED])
-    while length > 0x7F:
-        out.append(length & 0x7F | 0x80)
-        length >>= 7
-    out.append(length)
-    return bytes(out)
-
-
-def write_shard(path: str, entries: Sequence[Entry]) -> ShardReport:
-    """Read, check and store the images of one shard; those with faults are left out and named.
+def write_version(
+    folder: Path, name: str, contents: Contents, *, num_workers: int, skip_damaged: bool
+) -> None:
+    """Write the record files of a data set, and the metadata with which TFDS finds them.
 
     Args:
-        path: the ArrayRecord file to write.
-        entries: what goes into it, in order.
+        folder: exists and is empty.
+        num_workers: processes at most.
+        skip_damaged: leave out images that cannot be used, if they are fewer than half.
+
+    Raises:
+        DataError: images cannot be used, all of them counted; or a worker died.
     """
-    counts: list[int] = []
-    faults: list[str] = []
-    num_bytes = 0
-    writer = ArrayRecordWriter(path, _WRITER_OPTIONS)
-    try:
-        for entry in entries:
-            try:
-                image = entry.image.read()
-                check_image(image, entry.name)
-            except DataError as error:
-                faults.append(str(error))
-                continue
-            writer.write(serialize(entry, image))
-            counts.append(len(entry.captions))
-            num_bytes += len(image)
-    finally:
-        writer.close()
-    return ShardReport(counts, num_bytes, faults)
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardJob:
-    """Hold the arguments of `write_shard`."""
-
-    path: str
-    entries: Sequence[Entry]
+    jobs = []
+    for split, entries in contents.splits.items():
+        shards = split_into_shards(entries, SHARD_BYTES)
+        for index, shard in enumerate(shards):
+            file = f"{name}-{split}.array_record-{index:05d}-of-{len(shards):05d}"
+            jobs.append(ShardJob(split, str(folder / file), shard))
+    total = sum(map(len, contents.splits.values()))
+    # disable=None: a bar on a terminal, nothing in a file of logs.
+    with tqdm(total=total, desc=f"writing {name}", unit="img", disable=None) as bar:
+        reports = write_shards(jobs, num_workers, bar.update)
+    left_out = dict(contents.left_out)
+    if faults := [fault for report in reports for fault in report.faults]:
+        if not skip_damaged or 2 * len(faults) > total:
+            raise DataError(
+                f"{len(faults):,} of {total:,} images cannot be used:{listed(faults)}\n"
+                "repair them or remove their captions; of the official data sets, --skip-damaged "
+                "leaves them out"
+            )
+        left_out["damaged images"] = len(faults)
+    counts: dict[str, list[int]] = {split: [] for split in contents.splits}
+    infos = {split: {"shard_lengths": [], "num_bytes": 0} for split in contents.splits}
+    for job, report in zip(jobs, reports, strict=True):
+        counts[job.split] += report.caption_counts
+        infos[job.split]["shard_lengths"].append(len(report.caption_counts))
+        infos[job.split]["num_bytes"] += report.num_bytes
+    metadata = {
+        **contents.recipe,
+        "sources": [str(source.resolve()) for source in contents.sources],
+        "left_out": left_out,
+        "num_captions": {split: sum(found) for split, found in counts.items()},
+    }
+    if contents.narratives:
+        metadata[NARRATIVES] = counts
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(folder), dataset_name=name, filetype_suffix="array_record"
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=FEATURES,
+        split_infos=[
+            tfds.core.SplitInfo(name=split, filename_template=template.replace(split=split), **info)
+            for split, info in infos.items()
+        ],
+        metadata=tfds.core.MetadataDict(metadata),
+        check_data=False,  # it would want TensorFlow
+    )
 
 
 def write_shards(
     jobs: Sequence[ShardJob], num_workers: int, report: Callable[[int], object]
 ) -> list[ShardReport]:
-    """Write shards in worker processes, or here where one is enough.
-
-    Args:
-        jobs: the shards.
-        num_workers: processes at most.
-        report: is called with the number of images of each shard that is done.
-
-    Returns:
-        What the shards hold, in the order of `jobs`.
+    """Write shards in worker processes, or here if one is enough; `report` numbers of images.
 
     Raises:
         DataError: a worker died, as when the machine runs out of memory.
     """
-    num_bytes = sum(entry.image.size for job in jobs for entry in job.entries)
+    num_bytes = sum(entry.size for job in jobs for entry in job.entries)
     # A process takes seconds to start, in which another writes a shard.
     num_workers = min(num_workers, 1 + num_bytes // SHARD_BYTES)
     if num_workers == 1:
-        return [_done(write_shard(job.path, job.entries), job, report) for job in jobs]
+        return [write_shard(job, report) for job in jobs]
     context = multiprocessing.get_context("spawn")  # threads of this process do not survive a fork
     try:
         with concurrent.futures.ProcessPoolExecutor(
-            num_workers, mp_context=context, initializer=_end_with_parent
+            num_workers, mp_context=context, initializer=_exit_with_parent
         ) as pool:
-            return list(_run(pool, jobs, report))
+            reports = []
+            for job, done in zip(jobs, pool.map(write_shard, jobs), strict=True):
+                reports.append(done)  # the first fault ends the rest
+                report(len(job.entries))
+            return reports
     except concurrent.futures.process.BrokenProcessPool as error:
         folder = Path(jobs[0].path).parent
         raise DataError(f"a process that wrote to {folder} died: {error}") from error
 
 
-def _run(
-    pool: concurrent.futures.Executor, jobs: Sequence[ShardJob], report: Callable[[int], object]
-) -> Iterator[ShardReport]:
-    waiting = collections.deque(
-        (pool.submit(write_shard, job.path, job.entries), job) for job in jobs
-    )
-    try:
-        while waiting:
-            future, job = waiting.popleft()
-            yield _done(future.result(), job, report)
-    except BaseException:
-        pool.shutdown(cancel_futures=True)  # the first fault ends the rest
-        raise
+def write_shard(job: ShardJob, report: Callable[[int], object] = lambda num: None) -> ShardReport:
+    """Read, check and store the images of one shard; those with faults are left out and named."""
+    specs: Any = FEATURES.get_serialized_info()
+    serializer = tfds.core.ExampleSerializer(specs)
+    counts: list[int] = []
+    faults: list[str] = []
+    num_bytes = 0
+    with contextlib.closing(ArrayRecordWriter(job.path, _WRITER_OPTIONS)) as writer:
+        for entry in job.entries:
+            report(1)
+            try:
+                fields = entry.load()
+            except DataError as error:
+                faults.append(str(error))
+                continue
+            example = serializer.get_tf_example(FEATURES.encode_example({**_UNKNOWN, **fields}))
+            # Not TFDS's serialize_example: the order of its fields changes from run to run.
+            writer.write(example.SerializeToString(deterministic=True))
+            counts.append(len(fields["captions"]))
+            num_bytes += len(fields["image"])
+    return ShardReport(counts, num_bytes, faults)
 
 
-def _done(done: ShardReport, job: ShardJob, report: Callable[[int], object]) -> ShardReport:
-    report(len(job.entries))
-    return done
-
-
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     """Let a worker end when its parent is killed; it would wait for work forever."""
 
     def wait() -> None:

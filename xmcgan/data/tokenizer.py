@@ -13,13 +13,13 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 class Tokenizer:
-    """Turn captions into padded token ids and their mask.
+    """BERT's uncased WordPiece tokenizer.
 
     Lower case, accents stripped, [CLS] first and [SEP] last as in Devlin et al., NAACL 2019.
     Instances can be pickled and used from several threads.
 
     Args:
-        vocab_file: one token a line, the line number being the id (BERT's `vocab.txt`).
+        vocab_file: BERT's `vocab.txt`, one token per line; the line number is the id.
         max_tokens: length of every row, special tokens included; at least 3.
 
     Raises:
@@ -50,14 +50,9 @@ class Tokenizer:
     def __call__(
         self, captions: Sequence[str]
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """Tokenize captions.
+        """Return token ids (int32, [PAD] = 0 after the sentence) and the mask of real tokens.
 
-        Args:
-            captions: b captions; one that is too long is cut and keeps [SEP] as its last token.
-
-        Returns:
-            token_ids: int32, [PAD] = 0 after the sentence.
-            word_mask: True where a real token stands, [CLS] and [SEP] included.
+        [CLS] and [SEP] are real tokens; a caption that is too long keeps [SEP] as its last one.
         """
         if len(captions) == 1:  # without the threads of a batch
             encoded = [self._tokenizer.encode(captions[0])]
@@ -73,14 +68,10 @@ class Tokenizer:
         return bool(self._tokenizer.encode(caption).overflowing)
 
     def name_words(self, caption: str) -> tuple[list[str], Int[np.ndarray, "n"]]:
-        """Tell which word of a caption each of its tokens belongs to.
+        """Return the words of a caption, and for each of its n real tokens the place of its word.
 
-        Args:
-            caption: any text; one that is too long is cut, as when it is tokenized.
-
-        Returns:
-            words: as they are written; [CLS] and [SEP] stand for themselves.
-            index: for each of the n real tokens the place of its word in `words`.
+        Words are as written; [CLS] and [SEP] are words of their own. A caption that is too long is
+        cut, as when it is tokenized.
         """
         encoded = self._tokenizer.encode(caption)
         words: list[str] = []
@@ -98,8 +89,5 @@ class Tokenizer:
         return words, np.array(index, dtype=np.int32)
 
     def save(self, path: Path) -> None:
-        """Write it as the library's own `tokenizer.json`.
-
-        What the file cannot hold is `encode_special_tokens`; who reads it sets that to True.
-        """
+        """Write the library's `tokenizer.json`; its reader must set `encode_special_tokens`."""
         self._tokenizer.save(str(path))

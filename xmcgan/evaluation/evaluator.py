@@ -1,370 +1,356 @@
-"""From the generator of a checkpoint to its scores."""
+"""From the generator of a checkpoint to its scores: sample, extract, compute."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import xmcgan
 from xmcgan import build
 from xmcgan.config import read_config
-from xmcgan.data import sources
+from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image, resize_image
-from xmcgan.errors import EvaluationError, did_you_mean
-from xmcgan.evaluation.alignment import NUM_DISTRACTORS
-from xmcgan.evaluation.bootstrap import check_resamples
-from xmcgan.evaluation.captions import CaptionManifest, find_other_images, open_manifest
-from xmcgan.evaluation.clip_features import ClipExtractor
-from xmcgan.evaluation.diversity import NUM_CAPTIONS, NUM_SAMPLES
-from xmcgan.evaluation.features import FeatureExtractor
-from xmcgan.evaluation.flattery import flattered_by
-from xmcgan.evaluation.measures import (
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.captions import find_other_images, open_manifest
+from xmcgan.evaluation.features import Images, Networks, Rows, read_npz, save_npz
+from xmcgan.evaluation.metrics import (
     METRICS,
-    ClipAlignment,
-    ClipQuality,
-    ImageQuality,
-    Measure,
-    Observations,
-    ShapesAlignment,
+    NUM_DISTRACTORS,
+    BuiltMetric,
+    Context,
+    build_metrics,
+    quality_metrics,
 )
-from xmcgan.evaluation.protocols import get_protocol
-from xmcgan.evaluation.references import cached_reference, join
+from xmcgan.evaluation.metrics.fid import mean_and_covariance
+from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, flattered_by
 from xmcgan.evaluation.results import Weights
-from xmcgan.evaluation.retrieval import require_enough
-from xmcgan.evaluation.scores import Score
 from xmcgan.sampling.sampler import Sampler, sample_noise
-from xmcgan.shapes.detector import Detector, open_detector
-from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
+from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh, sampling_batch_size
+from xmcgan.utils.provenance import fingerprint_differences
+from xmcgan.utils.statistics import Score, check_resamples
 
-CHUNK = 512  # images that are drawn before they are observed
+CHUNK = 512  # images that are sampled before metrics extract from them
+NUM_VARIED = 64  # captions that get several samples each, if a metric compares these
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Say what an evaluation measures and how.
+    """What an evaluation measures and how."""
 
-    Attributes:
-        protocols: names; the first one's first score tells which checkpoint is best.
-        metrics: of each protocol, some of `measures.METRICS`; None takes all that there are enough
-            real images for.
-        network_weights: path of the weights of a protocol's network, by the protocol's name.
-        clip_weights: path of CLIP ViT-B/32 for CLIPScore and R-precision; None leaves them out.
-        cmmd_weights: path of CLIP ViT-L/14 at 336 pixels for CMMD; None leaves it out.
-        num_samples: images to draw; None takes 30,000, or one for each distinct caption where
-            there are fewer.
-        split: where captions and real images come from; empty takes held-out images.
-        weights: which generators.
-        seed: of the choice of captions, of the noise and of the resampling.
-        resamples: of the bootstrap; 0 gives no intervals.
-        batch_size: images at once; None fits the devices.
-        cache_dir: takes caption manifests and the observations of real images; None is
-            `DATA_DIR/evaluation`.
-        allow_unverified: accept weights that are not the published files.
-    """
-
-    protocols: Sequence[str] = ("fd-effnet-lite2",)
+    protocols: Sequence[str] = (DEFAULT_PROTOCOL,)
+    # Names of METRICS or config.evaluation, "quality", or module:Class; the first one's first score
+    # tells which checkpoint is best. None: config.evaluation, or else all that are possible.
     metrics: Sequence[str] | None = None
-    network_weights: dict[str, str] = dataclasses.field(default_factory=dict)
-    clip_weights: str | None = None
-    cmmd_weights: str | None = None
-    num_samples: int | None = None
-    split: str = ""
+    network_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by protocol
+    clip_weights: str | None = None  # CLIP ViT-B/32: CLIPScore and R-precision
+    cmmd_weights: str | None = None  # CLIP ViT-L/14 at 336 pixels: CMMD
+    num_samples: int | None = None  # None: 30,000, or one per distinct caption if there are fewer
+    split: str = ""  # of captions and real images; empty: held-out images
     weights: Sequence[Weights] = ("ema", "raw")
-    seed: int = 0
-    resamples: int = 50
-    batch_size: int | None = None
-    cache_dir: Path | None = None
-    allow_unverified: bool = False
+    seed: int = 0  # of captions, noise and bootstrap
+    resamples: int = 50  # of the bootstrap; 0 gives no intervals
+    batch_size: int | None = None  # images at once; None fits the devices
+    cache_dir: Path | None = None  # of captions and references; None: DATA_DIR/evaluation
+    allow_unverified: bool = False  # accept weights that are not the published files
 
 
 class Evaluator:
-    """Draw images from fixed captions and noise, and score them against real images.
+    """Scores of generators on fixed captions and noise against real images.
 
-    All processes draw and observe, each on its devices; process 0 scores.
-
-    Args:
-        workdir: of a training run; its config says what is drawn.
-        options: what to measure.
+    All processes sample and extract, each on its devices; process 0 scores. Anything that would
+    keep it from giving a score is raised before an image is sampled.
 
     Attributes:
-        config: of the run.
-        manifest: the captions.
-        mesh: devices that share the work.
-        sampler: networks that images are sampled with.
-        primary: name of the score that tells which checkpoint is best.
-        flattered: by protocol, which part of training used its network; absent if none did.
-
-    Raises:
-        UserError: anything that would keep it from giving a score, before an image is drawn.
+        flattered: By protocol, which part of training used its network; absent if none did.
     """
 
     def __init__(self, workdir: Path, options: Options) -> None:
         self._options = options
         with raise_on_all():
-            self.config = _evaluation_config(workdir)
+            self.config: ConfigDict = read_config(workdir / "config.json")
+            self.config.dtype = "float32"  # also if training multiplied in bfloat16
             check_resamples(options.resamples)
             self.mesh = make_mesh()
             self._open_data()
-            self._open_networks()
-        self._detector = self._open_detector()
-        require_same(self._choices())
-        self._measures = self._make_measures()
-        protocol = get_protocol(options.protocols[0])
-        first = {"quality": protocol.label.lower(), "retrieval": "retrieval@1"}
-        first |= {"diversity": "diversity"}
-        self.primary = f"{protocol.name}/{first[self._metrics[0]]}"
-        self._references: dict[str, Observations] = {}
-
-    def observe_references(self) -> None:
-        """Observe the real images, or read from the cache what was observed of them."""
-        self._references = {m.name: self._observe_references(m) for m in self._measures}
-
-    def score(self, variables: Any, title: str) -> dict[str, Score]:
-        """Return all scores of a generator, by names such as "fd-effnet-lite2/fd".
-
-        Args:
-            variables: of the generator, as `load_generator` gives them.
-            title: of the progress bar.
-
-        Returns:
-            The scores in process 0, nothing in the others.
-
-        Raises:
-            EvaluationError: images of which there is no score.
-        """
-        captions, num = self.manifest.captions, len(self.manifest.choices)
-        fake = self._observe_samples(variables, captions, self._z[:num], self._measures, title)
-        varied = captions[:NUM_CAPTIONS]
-        quality = [m for m in self._measures if isinstance(m, ImageQuality)]
-        more = [
-            self._observe_samples(variables, varied, z, quality, title)
-            for z in self._z[num:].reshape(-1, len(varied), self._z.shape[1])
-        ]
-        with raise_on_all():
-            if not is_host0():
-                return {}
-            scores = {
-                f"{measure.name}/{score.name}": score
-                for measure in self._measures
-                for score in measure.score(self._references[measure.name], fake[measure.name])
+            self._metrics = self._build_metrics()
+            self._open_generator()
+        used = {metric.prefix: PROTOCOLS.get(metric.prefix) for metric in self._metrics}
+        parts = {name: flattered_by(self.config, each) for name, each in used.items() if each}
+        self.flattered = {name: part for name, part in parts.items() if part}
+        require_same(
+            {
+                "captions_sha256": self.manifest.digest,
+                "real images": len(self._real),
+                "config.json": self.config.to_dict(),
+                "--seed": options.seed,
+                "--batch-size": options.batch_size,
+                "metrics": [[dict(m.settings), dict(m.recipe)] for m in self._metrics],
             }
-            for measure in quality if more else ():
-                samples = [seen[measure.name] for seen in (fake, *more)]
-                for score in measure.diversity(self._references[measure.name], samples):
-                    scores[f"{measure.name}/{score.name}"] = score
-            return {
-                name: dataclasses.replace(score, flattered=name.split("/")[0] in self.flattered)
-                for name, score in scores.items()
-            }
-
-    def _observe_samples(
-        self,
-        variables: Any,
-        captions: Sequence[str],
-        z: Float[np.ndarray, "n z"],
-        measures: Sequence[Measure],
-        title: str,
-    ) -> dict[str, Observations]:
-        """Return what each measure observes of an image of each caption, by its name."""
-        parts: dict[str, list[Observations]] = {measure.name: [] for measure in measures}
-        with _progress(len(captions), title) as progress:
-            for start in range(0, len(captions), CHUNK):
-                chunk = slice(start, start + CHUNK)
-                with jax.default_matmul_precision("highest"):
-                    images = self.sampler(variables, captions[chunk], z[chunk])
-                for measure in measures:
-                    parts[measure.name].append(measure.observe(images))
-                progress.update(len(images))
-        return {name: join(seen, len(captions)) for name, seen in parts.items()}
-
-    def recipe(self) -> dict[str, Any]:
-        """Return all that the scores depend on, except the checkpoint."""
-        return {
-            "data": self.manifest.header | {"captions_sha256": self.manifest.digest},
-            "references": len(self._images),
-            "image_size": self.config.image_size,
-            "resize_of_references": self.config.data.resize,
-            "samples": len(self.manifest.choices),
-            "noise_seed": self._options.seed,
-            "rounding": "once, to the nearest of 256 levels",
-            "arithmetic": "float32, highest matmul precision",
-            "text_encoder": self.config.text.to_dict(),
-            "measures": {measure.name: measure.recipe for measure in self._measures},
-            "flattered": self.flattered,
-            "package_version": xmcgan.__version__,
-        }
+        )
+        self._references: dict[tuple[str, bool], dict[str, np.ndarray]] = {}
 
     def _open_data(self) -> None:
         config, options = self.config, self._options
         name, data_dir = config.data.name, config.data.data_dir
-        split = options.split or sources.held_out_split(name, data_dir)
+        data_set = DataSet(name, data_dir, **config.data.fields)
+        split = options.split or data_set.held_out()
         if split is None:
             raise EvaluationError(
                 f"data set {name!r} has no held-out images; --split train scores against the "
                 "images that were trained on, which flatters"
             )
-        self._split = split
-        self._source = sources.load_source(name, data_dir, self._split)
-        self._images = self._source.one_per_image()
-        self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
         if options.num_samples is not None and options.num_samples < 2:
             raise EvaluationError(f"--num-samples is {options.num_samples}; at least 2 are needed")
-        self.manifest: CaptionManifest = open_manifest(
-            self._cache_dir,
-            self._source,
-            options.num_samples,
-            data=name,
-            fingerprint=sources.fingerprint(name, data_dir),
-            split=split,
+        self._source = data_set.load(split)
+        self._real = self._source.one_per_image()  # examples
+        self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
+        fingerprint = self._source.fingerprint()
+        identity = {"data": name, "fingerprint": fingerprint, "split": split, "seed": options.seed}
+        self.manifest = open_manifest(self._cache_dir, self._source, options.num_samples, identity)
+
+    def _build_metrics(self) -> list[BuiltMetric]:
+        options, choices = self._options, self.manifest.choices
+        context = Context(
+            Networks(
+                self.mesh, options.batch_size, options.allow_unverified, options.network_weights
+            ),
             seed=options.seed,
+            resamples=options.resamples,
+            image_size=self.config.image_size,
+            cache_dir=self._cache_dir,
+            num_real=len(self._real),
+            captions=self.manifest.captions,
+            image_ids=[choice.image_id for choice in choices],
+            targets=self._rows_of([choice.example for choice in choices]),
+            find_twins=functools.cache(
+                lambda: self._rows_of(find_other_images(self._source, choices))
+            ),
         )
-        self._metrics = _choose_metrics(options.metrics, len(self._images))
-        choices = self.manifest.choices
-        self._targets = self._image_rows([choice.example for choice in choices])
-        self._twins = np.full(len(choices), -1)
-        if "retrieval" in self._metrics:
-            self._twins = self._image_rows(find_other_images(self._source, choices))
+        specs = metric_specs(self.config, options, len(self._real))
+        return build_metrics(specs, list(dict.fromkeys(options.protocols)), context)
 
-    def _image_rows(self, examples: Sequence[int]) -> Int[np.ndarray, "n"]:
-        """Return the row of each example's image among the real images; -1 stays."""
+    def _rows_of(self, examples: Sequence[int]) -> Int[np.ndarray, "n"]:
+        """Row of each example's image among the real images; -1 stays."""
         # An image may have several examples, which follow each other.
-        return np.searchsorted(self._images, examples, side="right") - 1
+        return np.searchsorted(self._real, examples, side="right") - 1
 
-    def _open_networks(self) -> None:
-        options, config = self._options, self.config
-        loading: Any = {
-            "mesh": self.mesh,
-            "batch_size": options.batch_size,
-            "allow_unverified": options.allow_unverified,
-        }
-        self._extractors = [
-            FeatureExtractor(
-                get_protocol(name), weights=options.network_weights.get(name), **loading
-            )
-            for name in dict.fromkeys(options.protocols)
-        ]
-        cmmd, clip = options.cmmd_weights, options.clip_weights
-        self._cmmd = ClipExtractor(cmmd, **loading) if cmmd else None
-        self._clip = ClipExtractor(clip, **loading) if clip else None
-        text, tokenizer = build.build_text_encoder(config)
-        generator = build.build_generator(config)
-        batch_size = options.batch_size or sampling_batch_size(self.mesh)
+    def _open_generator(self) -> None:
+        text, tokenizer = build.build_text_encoder(self.config)
+        generator = build.build_generator(self.config)
+        batch_size = self._options.batch_size or sampling_batch_size(self.mesh)
         self.sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
-        # After the noise of each caption comes more for the samples that diversity compares.
+        # The first sample of each caption, then further ones of the first captions.
         num = len(self.manifest.choices)
-        if "diversity" in self._metrics:
-            num += (NUM_SAMPLES - 1) * min(num, NUM_CAPTIONS)
-        self._z = sample_noise(options.seed, num, generator.z_dim)
-        parts = {each.protocol.name: flattered_by(config, each.protocol)
-                 for each in self._extractors}  # fmt: skip
-        self.flattered = {name: part for name, part in parts.items() if part}
+        most = max(metric.samples_per_caption for metric in self._metrics)
+        varied = min(num, NUM_VARIED)
+        z = sample_noise(self._options.seed, num + (most - 1) * varied, generator.z_dim)
+        more = (z[start : start + varied] for start in range(num, len(z), varied))
+        self._z = [z[:num], *more]
 
-    def _open_detector(self) -> Detector | None:
-        if self.config.data.name.partition("/")[0] != "shapes":
-            return None
-        with raise_on_all():
-            if is_host0():  # trains it where it is missing; the others read it
-                open_detector(self._cache_dir, self.config.image_size)
-        with raise_on_all():
-            return open_detector(self._cache_dir, self.config.image_size)
-
-    def _choices(self) -> dict[str, Any]:
-        """Return what decides which networks all processes run on which images."""
-        named = {each.protocol.name: each for each in self._extractors}
-        named |= {"--cmmd": self._cmmd, "--clip": self._clip}
+    def recipe(self) -> dict[str, Any]:
+        """All that the scores depend on, except the checkpoint."""
+        measures: dict[str, dict[str, Any]] = {}
+        for metric in self._metrics:
+            measure = measures.setdefault(metric.prefix, {**metric.recipe, "metrics": []})
+            measure["metrics"].append(metric.settings)
         return {
-            "captions_sha256": self.manifest.digest,
-            "real images": len(self._images),
-            "config.json": self.config.to_dict(),
-            "--seed": self._options.seed,
-            "--batch-size": self._options.batch_size,
-            **{name: network.recipe for name, network in named.items() if network},
+            "data": self.manifest.header | {"captions_sha256": self.manifest.digest},
+            "references": len(self._real),
+            "image_size": self.config.image_size,
+            "resize_of_references": self.config.data.resize,
+            "samples": len(self.manifest.choices),
+            "noise_seed": self._options.seed,
+            "resamples": self._options.resamples,
+            "rounding": "once, to the nearest of 256 levels",
+            "arithmetic": "float32, highest matmul precision",
+            "text_encoder": self.config.text.to_dict(),
+            "measures": measures,
+            "flattered": self.flattered,
+            "package_version": xmcgan.__version__,
         }
 
-    def _make_measures(self) -> list[Measure]:
-        resampling: Any = {"resamples": self._options.resamples, "seed": self._options.seed}
-        measures: list[Measure] = [
-            ImageQuality(each, self._targets, self._twins, self._metrics, **resampling)
-            for each in self._extractors
-        ]
-        if self._cmmd:
-            measures.append(ClipQuality(self._cmmd, **resampling))
-        if self._clip:  # embeds the captions, on all devices
-            measures.append(ClipAlignment(self._clip, self.manifest, **resampling))
-        if self._detector:
-            measures.append(ShapesAlignment(self._detector, self.manifest.captions, **resampling))
-        return measures
+    def score(self, variables: Any, title: str) -> dict[str, Score]:
+        """Scores of a generator by names such as "fd-effnet-lite2/fd"; in process 0 alone."""
+        self.extract_references()
+        fake = self._extract_samples(variables, self._z[0], self._metrics, title)
+        repeated = [m for m in self._metrics if m.samples_per_caption > 1]
+        more = [self._extract_samples(variables, z, repeated, title) for z in self._z[1:]]
+        with raise_on_all():
+            if not is_host0():
+                return {}
+            scores = {}
+            for metric in self._metrics:
+                arrays = fake[metric.extraction]
+                if metric.samples_per_caption > 1:
+                    extras = [part[metric.extraction] for part in more]
+                    arrays = _stack([arrays, *extras][: metric.samples_per_caption])
+                real = self._references[metric.extraction, metric.paired]
+                for name, score in metric.metric.compute(real, arrays).items():
+                    flattered = metric.prefix in self.flattered
+                    score = dataclasses.replace(score, flattered=flattered)
+                    scores[f"{metric.prefix}/{name}"] = score
+            if not scores:
+                raise EvaluationError("the metrics gave no score")
+            return scores
 
-    def _observe_references(self, measure: Measure) -> dict[str, np.ndarray]:
-        """Return what is observed of the real images that a measure compares with."""
+    def _extract_samples(
+        self,
+        variables: Any,
+        z: Float[np.ndarray, "n z"],
+        metrics: Sequence[BuiltMetric],
+        title: str,
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """What metrics extract from one image of each of the first captions."""
+        captions = self.manifest.captions[: len(z)]
+
+        def batches() -> Iterator[tuple[Images, Sequence[str]]]:
+            for start in range(0, len(z), CHUNK):
+                chunk = slice(start, start + CHUNK)
+                with jax.default_matmul_precision("highest"):
+                    yield self.sampler(variables, captions[chunk], z[chunk]), captions[chunk]
+
+        return _extract(metrics, batches(), len(z), title)
+
+    def extract_references(self) -> None:
+        """Extract from the real images what metrics compare with, or read it from the cache."""
+        for metric in self._metrics:
+            key = metric.extraction, metric.paired
+            if key not in self._references:
+                self._references[key] = self._reference(metric)
+
+    def _reference(self, metric: BuiltMetric) -> dict[str, np.ndarray]:
+        """What a metric extracts from the real images; in process 0 alone if it is cached."""
         header = self.manifest.header
-        if measure.paired:
-            indices = [choice.example for choice in self.manifest.choices]
+        if metric.paired:
+            examples = [choice.example for choice in self.manifest.choices]
+            captions = self.manifest.captions
             kind = {"images": "of the captions", "captions_sha256": self.manifest.digest}
-            label = f"captions_{len(indices)}_{header['seed']}"
+            label = f"captions_{len(examples)}_{header['seed']}"
         else:
-            indices, kind, label = self._images, {"images": "all of the split"}, "all"
+            examples, captions = self._real, None
+            kind, label = {"images": "all of the split"}, "all"
         size, resize = self.config.image_size, self.config.data.resize
         recipe = {
+            **{name: value for name, value in metric.recipe.items() if name != "package_version"},
             **kind,
             **{key: header[key] for key in ("data", "fingerprint", "split")},
             "image_size": size,
             "image_resize": resize,
-            "n": len(indices),
+            "n": len(examples),
         }
         data = header["data"].replace("/", "_")
-        file = f"{measure.name}_{data}_{self._split}_{size}_{resize}_{label}.npz"
-        batches = self._real_images(indices, f"real images, {measure.name}")
-        return cached_reference(self._cache_dir / file, recipe, measure, batches, len(indices))
+        name = f"{metric.cache_name}_{data}_{header['split']}_{size}_{resize}_{label}.npz"
+        path = self._cache_dir / name
+        if broadcast_from_host0(path.exists):
+            with raise_on_all():
+                return _read_reference(path, recipe) if is_host0() else {}
+        batches = self._real_batches(examples, captions)
+        title = f"real images, {metric.prefix}"
+        arrays = _extract([metric], batches, len(examples), title)[metric.extraction]
+        with raise_on_all():
+            if is_host0():
+                _write_reference(path, recipe, arrays)
+        return arrays
 
-    def _real_images(
-        self, indices: Sequence[int], title: str
-    ) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
-        size, resize = self.config.image_size, self.config.data.resize
-        with _progress(len(indices), title) as progress:
-            for start in range(0, len(indices), CHUNK):
-                chunk = indices[start : start + CHUNK]
-                with raise_on_all():
-                    examples = [self._source[index] for index in chunk]
-                    images = [
-                        resize_image(decode_image(each.image, each.name), size, resize)
-                        for each in examples
-                    ]
-                yield np.stack(images)
-                progress.update(len(chunk))
-
-
-def _progress(total: int, title: str) -> Any:
-    return tqdm(total=total, desc=title, unit="image", leave=False, disable=not is_host0())
-
-
-def _choose_metrics(asked: Sequence[str] | None, num_real: int) -> list[str]:
-    """Return the metrics in their order; those asked for, or all that the real images suffice for.
-
-    Raises:
-        EvaluationError: an unknown metric, or too few real images for one that was asked for.
-    """
-    for name in asked or ():
-        if name not in METRICS:
-            hint = did_you_mean(name, METRICS)
-            raise EvaluationError(f"no metric {name!r} (known: {', '.join(METRICS)}){hint}")
-    if asked is None:
-        return [each for each in METRICS if each != "retrieval" or num_real > NUM_DISTRACTORS]
-    if not asked:
-        raise EvaluationError(f"no metrics are given; known: {', '.join(METRICS)}")
-    if "retrieval" in asked:
-        require_enough(num_real)
-    return [each for each in METRICS if each in asked]
+    def _real_batches(
+        self, examples: Sequence[int], captions: Sequence[str] | None
+    ) -> Iterator[tuple[Images, Sequence[str]]]:
+        """Yield real images, prepared as for training, with captions or else their first ones."""
+        for start in range(0, len(examples), CHUNK):
+            with raise_on_all():
+                chunk = [self._source[index] for index in examples[start : start + CHUNK]]
+                images = [
+                    resize_image(
+                        decode_image(each.image, each.name),
+                        self.config.image_size,
+                        self.config.data.resize,
+                    )
+                    for each in chunk
+                ]
+            first = [each.captions[0] for each in chunk]
+            yield np.stack(images), captions[start : start + CHUNK] if captions else first
 
 
-def _evaluation_config(workdir: Path) -> ConfigDict:
-    config = read_config(workdir / "config.json")
-    config.dtype = "float32"  # also where training multiplied in bfloat16
-    return config
+def metric_specs(config: ConfigDict, options: Options, num_real: int) -> dict[str, dict[str, Any]]:
+    """Metrics that are asked for, as `build_metrics` takes them."""
+    configured = config.evaluation.to_dict()
+    names = options.metrics
+    if names is None:
+        # Enough real images or not is asked here alone: retrieval by name with too few is an error.
+        retrieval = ["retrieval"] if num_real > NUM_DISTRACTORS else []
+        names = list(configured) or ["quality", *retrieval, "diversity"]
+    specs: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if name == "quality":
+            specs |= quality_metrics(options.protocols)
+        elif ":" in name:
+            specs[name.rpartition(":")[2].lower()] = {"type": name}
+        else:
+            specs[name] = configured.get(name, {})
+    if not specs:
+        raise EvaluationError(f"no metrics are given; known: quality, {', '.join(METRICS)}")
+    if options.cmmd_weights:
+        specs["cmmd"] = {"weights": options.cmmd_weights}
+    if options.clip_weights:
+        specs["clip"] = {"weights": options.clip_weights}
+    if config.data.name.partition("/")[0] == "shapes" and not configured:
+        specs["shapes"] = {}
+    return specs
+
+
+def _extract(
+    metrics: Sequence[BuiltMetric],
+    batches: Iterator[tuple[Images, Sequence[str]]],
+    expected: int,
+    title: str,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays of all images by `BuiltMetric.extraction`."""
+    first = {}  # metrics of one recipe share what the first of them extracts
+    for metric in metrics:
+        first.setdefault(metric.extraction, metric.metric)
+    rows = {key: Rows() for key in first}
+    disable = not is_host0()
+    with tqdm(total=expected, desc=title, unit="image", leave=False, disable=disable) as progress:
+        for images, captions in batches:
+            for key, metric in first.items():
+                rows[key].add(metric.extract(images, captions), len(images))
+            progress.update(len(images))
+    return {key: each.joined(expected) for key, each in rows.items()}
+
+
+def _stack(samples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays (captions, samples, ...) of the captions that all samples have."""
+    num = min(len(array) for sample in samples for array in sample.values())
+    return {name: np.stack([sample[name][:num] for sample in samples], 1) for name in samples[0]}
+
+
+def _write_reference(
+    path: Path, recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
+    stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
+    if "protocol" in recipe:  # `eval_fid.py compare` reads the file as statistics
+        mu, sigma = mean_and_covariance(arrays["values"])
+        stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_npz(path, stored)
+
+
+def _read_reference(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    arrays = read_npz(path)
+    stored = json.loads(str(arrays.pop("recipe", "{}")))
+    if differing := fingerprint_differences(stored, wanted):
+        raise EvaluationError(
+            f"{path} was made another way than is asked for now ({'; '.join(differing)}); remove "
+            "it to make it again"
+        )
+    extra = ("mu", "sigma", "n") if "protocol" in wanted else ()
+    return {name: array for name, array in arrays.items() if name not in extra}

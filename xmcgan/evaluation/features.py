@@ -1,69 +1,44 @@
-"""From images to the features of a protocol's network, over all devices."""
+"""From images to the arrays that metrics compare: networks over all devices, checks, .npz files."""
 
 import dataclasses
-import functools
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 import xmcgan
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.batches import Batches, rebatch, run_batches, whole_batch_size
-from xmcgan.evaluation.networks import load_network
-from xmcgan.evaluation.protocols import Protocol, preprocess
-from xmcgan.utils.mesh import put, replicated, sample_sharding
+from xmcgan.evaluation.protocols import FeatureProtocol, load_network, preprocess
+from xmcgan.utils.files import atomic_file
+from xmcgan.utils.mesh import fetch, inference_batch_size, put, replicated, sample_sharding
+
+Images = UInt8[np.ndarray, "n h w 3"]
+Arrays = Mapping[str, np.ndarray]  # the first axis of each array is the images
 
 
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """Hold what a network says of n images, in their order.
+@dataclasses.dataclass
+class Networks:
+    """How frozen networks run."""
 
-    Attributes:
-        values: features (n, d), float32.
-        logits: of its classes (n, k), float32; None where it does not classify.
-    """
-
-    values: Float[np.ndarray, "n d"]
-    logits: Float[np.ndarray, "n k"] | None
-
-    def __len__(self) -> int:
-        return len(self.values)
+    mesh: Mesh
+    batch_size: int | None = None  # rounded up to a multiple of the devices; None fits them
+    allow_unverified: bool = False  # accept weights that are not the published files
+    weights: Mapping[str, str] = dataclasses.field(default_factory=dict)  # paths, by protocol
 
 
 class FeatureExtractor:
-    """Make features in float32 at highest precision, the same on any number of devices.
+    """Network of a protocol in float32 at highest precision, the same on any number of devices."""
 
-    Args:
-        protocol: network, resize and scaling.
-        weights: path of the network's weights; the protocol's own where None.
-        mesh: devices that share the work.
-        batch_size: images at once, rounded up to a multiple of the devices; None fits
-            the devices.
-        allow_unverified: accept weights that are not the published file.
-
-    Attributes:
-        protocol: as given.
-        recipe: how features are made: names, and the digest of the weights.
-
-    Raises:
-        EvaluationError: the protocol needs a path of weights.
-        WeightsError: the weights are missing, damaged or not the published ones.
-    """
-
-    def __init__(
-        self,
-        protocol: Protocol,
-        *,
-        weights: str | None = None,
-        mesh: Mesh,
-        batch_size: int | None = None,
-        allow_unverified: bool = False,
-    ) -> None:
-        network = load_network(protocol, weights, allow_unverified=allow_unverified)
+    def __init__(self, protocol: FeatureProtocol, networks: Networks) -> None:
+        weights = networks.weights.get(protocol.name)
+        network = load_network(protocol, weights, allow_unverified=networks.allow_unverified)
         self.protocol = protocol
         self.recipe: dict[str, Any] = {
             "protocol": protocol.name,
@@ -74,49 +49,148 @@ class FeatureExtractor:
             "weights_verified": network.weights.verified,
             "package_version": xmcgan.__version__,
         }
-        self._mesh, self._batch_size = mesh, whole_batch_size(mesh, batch_size)
-        params = put(network.params, replicated(mesh))
 
-        def extract(params: Any, images: Array) -> tuple[Array, Array]:
+        def extract(params: Any, images: Array) -> dict[str, Array]:
+            features, logits = network.apply(params, preprocess(protocol, images))
+            return {"values": features.astype(jnp.float32), "logits": logits.astype(jnp.float32)}
+
+        params = put(network.params, replicated(networks.mesh))
+        self._run = BatchRunner(extract, params, networks)
+        self.batch_size = self._run.batch_size
+
+    def __call__(self, images: Images) -> dict[str, np.ndarray]:
+        """Features `values` (n, d) and class logits `logits` (n, k)."""
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images are not uint8 (n, h, w, 3): {images.dtype} {images.shape}")
+        return self._run(images)
+
+
+class BatchRunner:
+    """Function (params, batch) -> arrays, over all devices and for any number of rows."""
+
+    def __init__(
+        self, function: Callable[[Any, Array], Any], params: Any, networks: Networks
+    ) -> None:
+        def precise(params: Any, batch: Array) -> Any:
             with jax.default_matmul_precision("highest"):
-                features, logits = network.apply(params, preprocess(protocol, images))
-            return features.astype(jnp.float32), logits.astype(jnp.float32)
+                return function(params, batch)
 
-        compiled = jax.jit(extract, out_shardings=sample_sharding(mesh))
-        self._extract = functools.partial(compiled, params)
+        mesh = networks.mesh
+        self._function = jax.jit(precise, out_shardings=sample_sharding(mesh))
+        self._params, self._mesh = params, mesh
+        size = networks.batch_size or inference_batch_size(mesh)
+        self.batch_size = -(-size // mesh.size) * mesh.size
 
-    def __call__(self, batches: Batches, expected: int | None = None) -> Features:
-        """Return the features of all images.
-
-        Args:
-            batches: images of one size, in batches of any sizes; drawn while devices work.
-            expected: how many images there must be; not checked where None.
-
-        Raises:
-            EvaluationError: no images, another number than expected, images of several sizes, or
-                a feature that is not finite.
-        """
-        values, logits, count = [], [], 0
-        whole = rebatch(batches, self._batch_size)
-        outputs = run_batches(self._extract, whole, self._batch_size, self._mesh)
-        for batch_values, batch_logits in outputs:
-            _check_finite(batch_values, batch_logits, count)
-            values.append(batch_values)
-            logits.append(batch_logits)
-            count += len(batch_values)
-        if expected is not None and count != expected:
-            raise EvaluationError(f"{count} images came where {expected} were expected: no score")
-        if not count:
-            raise EvaluationError("there are no images to score")
-        joined = np.concatenate(logits) if self.protocol.has_logits else None
-        return Features(np.concatenate(values), joined)
+    def __call__(self, rows: np.ndarray) -> Any:
+        """Outputs for all rows, as NumPy arrays."""
+        parts, running = [], None
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            padding = np.repeat(batch[-1:], self.batch_size - len(batch), axis=0)
+            padded = put(np.concatenate([batch, padding]), sample_sharding(self._mesh))
+            # Devices work on this batch while the one before is fetched.
+            started = self._function(self._params, padded), len(batch)
+            parts += [_fetch(*running)] if running else []
+            running = started
+        parts += [_fetch(*running)] if running else []
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _check_finite(values: np.ndarray, logits: np.ndarray, start: int) -> None:
-    finite = np.isfinite(values).all(axis=1) & np.isfinite(logits).all(axis=1)
-    if not finite.all():
-        index = start + int(np.argmin(finite))
+def _fetch(outputs: Any, count: int) -> Any:
+    return jax.tree.map(lambda x: fetch(x)[:count], outputs)
+
+
+class Rows:
+    """Arrays extracted from batches, joined only if every image has one finite row."""
+
+    def __init__(self) -> None:
+        self._parts: list[Arrays] = []
+        self._count = 0
+
+    def add(self, arrays: Arrays, count: int) -> None:
+        """Add what was extracted from `count` images."""
+        for name, array in arrays.items():
+            if len(array) != count:
+                raise EvaluationError(f"{count} images gave {len(array)} rows of {name}: no score")
+            require_finite(array, name, first=self._count)
+        self._parts.append(arrays)
+        self._count += count
+
+    def joined(self, expected: int) -> dict[str, np.ndarray]:
+        """All rows; raises EvaluationError if there are not `expected` ones."""
+        if self._count != expected or not expected:
+            raise EvaluationError(
+                f"{self._count} images came where {expected} were expected: no score"
+            )
+        names = self._parts[0]
+        return {name: np.concatenate([part[name] for part in self._parts]) for name in names}
+
+
+def require_finite(array: np.ndarray, name: str = "features", *, first: int = 0) -> None:
+    """Raise EvaluationError that names the first row with NaN or infinity, counted from `first`."""
+    if np.issubdtype(array.dtype, np.floating):
+        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if not finite.all():
+            raise EvaluationError(
+                f"{name} of image {first + int(np.argmin(finite))} (counted from 0) are not "
+                "finite: no score; look at that image, and at the network's weights"
+            )
+
+
+def require_comparable(real: np.ndarray, fake: np.ndarray, at_least: int = 2) -> None:
+    """Raise EvaluationError if features are not finite, of two widths, or of too few images."""
+    require_finite(real, "features of the real images")
+    require_finite(fake, "features of the generated images")
+    if real.shape[1] != fake.shape[1]:
         raise EvaluationError(
-            f"the features of image {index} (counted from 0) are not finite: no score; the "
-            "network's weights are damaged or not its own"
+            f"real features have {real.shape[1]} dimensions and generated ones {fake.shape[1]}; "
+            "extract both with the same protocol"
         )
+    if min(len(real), len(fake)) < at_least:
+        raise EvaluationError(
+            f"this score needs at least {at_least} images on each side; there are {len(real)} real "
+            f"and {len(fake)} generated ones"
+        )
+
+
+def unit_rows(values: Float[np.ndarray, "n e"], name: str) -> Float[np.ndarray, "n e"]:
+    """Rows scaled to length 1, in float64; raises EvaluationError if one is zero or not finite."""
+    require_finite(values, name)
+    values = values.astype(np.float64)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    if not lengths.all():
+        raise EvaluationError(
+            f"{name} of image {int(np.argmin(lengths))} (counted from 0) are zero and have no "
+            "direction: no score"
+        )
+    return values / lengths
+
+
+def check_writable(path: Path) -> None:
+    """Raise EvaluationError now, not after hours of work, if a file could not be written."""
+    if path.is_dir():
+        raise EvaluationError(f"cannot write {path}: it is a folder; name a file in it")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}: {path.parent}") from None
+
+
+def save_npz(path: Path, arrays: Arrays) -> None:
+    """Write named arrays; a file of this name is replaced only by a complete one."""
+    try:
+        with atomic_file(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a file; raises EvaluationError if it is missing, damaged, or has Python objects."""
+    try:
+        # np.load alone would take a single array, or text, for something else.
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except Exception as error:  # damaged archives and headers raise many types
+        raise EvaluationError(f"{path} cannot be read as .npz: {error}") from None

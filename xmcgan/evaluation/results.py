@@ -1,7 +1,10 @@
-"""Results of evaluations on disk: one whole line for a checkpoint, or none.
+"""Scores of checkpoints on disk, and what they say: a table, curves, and how to repeat them.
 
-    WORKDIR/evaluation/results.jsonl      a line a checkpoint and kind of weights
-    WORKDIR/evaluation/recipes/ID.json    how the scores of a line were made
+    WORKDIR/evaluation/results.jsonl     one line per checkpoint and kind of weights
+    WORKDIR/evaluation/recipes/ID.json   how the scores of a line were made
+    WORKDIR/evaluation/report.md         the table, for people
+    WORKDIR/evaluation/curves.png        every score over training steps
+    WORKDIR/evaluation/manifest.json     recipe, captions, checkpoints and scores, to repeat them
 
 A line is appended after the last score is known, so that an evaluation which was killed leaves no
 partial result.
@@ -10,61 +13,57 @@ partial result.
 import dataclasses
 import hashlib
 import json
+import math
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.scores import Score
 from xmcgan.utils.files import write_text
+from xmcgan.utils.provenance import provenance
+from xmcgan.utils.statistics import Score
+from xmcgan.utils.tables import aligned_table, markdown_table
 
 Weights = Literal["ema", "raw"]
+
+_COLUMNS = 3
+_COLORS: dict[Weights, str] = {"ema": "#1f6feb", "raw": "#d9822b"}
+_LABELS: dict[Weights, str] = {"ema": "averaged weights (EMA)", "raw": "raw weights"}
+# Suffixes of scores that another one is compared with: what real images reach, and chance.
+REFERENCES = {"_real": "real images", "_shuffled": "shuffled captions"}
+_REFERENCE_COLORS = {"_real": "#2a9d5c", "_shuffled": "#888888"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Hold all scores of one checkpoint.
-
-    Attributes:
-        step: the training step.
-        weights: "ema" (the averaged generator) or "raw".
-        recipe: id of how the scores were made; scores of two recipes are not compared.
-        checkpoint: digest of the checkpoint's arrays.
-        scores: by name, such as "fd-effnet-lite0/fd".
-        time: when it was finished, in seconds since 1970.
-        seconds: how long it took.
-    """
+    """All scores of one checkpoint."""
 
     step: int
     weights: Weights
-    recipe: str
-    checkpoint: str
-    scores: dict[str, Score]
-    time: float
-    seconds: float
+    recipe: str  # id of how the scores were made; scores of two recipes are not compared
+    checkpoint: str  # digest of its arrays
+    scores: dict[str, Score]  # by name, such as "fd-effnet-lite2/fd"
+    time: float  # when it was finished, in seconds since 1970
+    seconds: float  # how long it took
 
     @property
     def key(self) -> tuple[int, str, str, str]:
-        """Return what makes another evaluation the same as this one."""
+        """What makes another evaluation the same as this one."""
         return self.step, self.weights, self.recipe, self.checkpoint
 
 
 class ResultFile:
-    """Read and append results; the caller holds the lock of the folder.
-
-    Args:
-        directory: `WORKDIR/evaluation`.
-    """
+    """Results of `WORKDIR/evaluation`; the caller holds the lock of the folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory, self._path = directory, directory / "results.jsonl"
 
     def read(self) -> list[Result]:
-        """Return all whole results, in the order in which they were finished.
-
-        Raises:
-            EvaluationError: a line that ends is no result.
-        """
+        """All whole results, in the order in which they were finished."""
         if not self._path.exists():
             return []
         results = []
@@ -82,11 +81,11 @@ class ResultFile:
 
     def append(self, result: Result) -> None:
         """Add a result as one line, on the disk when this returns."""
-        line = json.dumps(dataclasses.asdict(result)) + "\n"
+        scores = {name: _to_json(name, score) for name, score in result.scores.items()}
+        line = json.dumps(vars(result) | {"scores": scores}) + "\n"
         with self._path.open("a+b") as file:
             file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
-            file.truncate(whole)
+            file.truncate(file.read().rfind(b"\n") + 1)  # drop half a line of a killed write
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -102,11 +101,7 @@ class ResultFile:
         return name
 
     def read_recipe(self, name: str) -> dict[str, Any]:
-        """Read a recipe by its id.
-
-        Raises:
-            EvaluationError: the file is missing or damaged.
-        """
+        """Read a recipe by its id; raises EvaluationError if the file is missing or damaged."""
         path = self._directory / "recipes" / f"{name}.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -114,9 +109,16 @@ class ResultFile:
             raise EvaluationError(f"{path} cannot be read: {error}") from None
 
 
+def _to_json(name: str, score: Score) -> dict[str, Any]:
+    return {"name": name.rpartition("/")[2], **vars(score)}
+
+
 def _parse(line: bytes) -> Result:
     fields = json.loads(line)
-    scores = {name: Score(**score) for name, score in fields.pop("scores").items()}
+    scores = {}
+    for name, score in fields.pop("scores").items():
+        score.pop("name")
+        scores[name] = Score(**score)
     result = Result(scores=scores, **fields)
     texts = (result.weights, result.recipe, result.checkpoint)
     numbers = (result.time, result.seconds, *(score.value for score in scores.values()))
@@ -129,16 +131,189 @@ def _parse(line: bytes) -> Result:
     return result
 
 
-def best_result(results: list[Result], metric: str) -> Result | None:
-    """Return the best result by one metric, of the recipe that was used last; averaged weights.
-
-    Args:
-        results: in the order in which they were finished.
-        metric: name of a score.
-    """
-    averaged = [r for r in results if r.weights == "ema" and metric in r.scores]
+def best_result(results: Sequence[Result], name: str) -> Result | None:
+    """Best result by one score, of the recipe that was used last; averaged weights."""
+    averaged = [r for r in results if r.weights == "ema" and name in r.scores]
     comparable = [r for r in averaged if r.recipe == averaged[-1].recipe]
     if not comparable:
         return None
-    sign = 1 if comparable[0].scores[metric].better == "lower" else -1
-    return min(comparable, key=lambda r: sign * r.scores[metric].value)
+    sign = 1 if comparable[0].scores[name].better == "lower" else -1
+    return min(comparable, key=lambda r: sign * r.scores[name].value)
+
+
+def newest(results: Iterable[Result]) -> list[Result]:
+    """The result finished last of each step and kind of weights, in order of step."""
+    found = {(result.step, result.weights): result for result in results}
+    return [found[key] for key in sorted(found)]
+
+
+def write_report(workdir: Path) -> str:
+    """Write the report of a workdir's evaluations; return the table and where the files are.
+
+    Only the results of the recipe that was used last are shown; others would not compare.
+    """
+    directory = workdir / "evaluation"
+    file = ResultFile(directory)
+    everything = file.read()
+    if not everything:
+        raise EvaluationError(
+            f"{directory} has no results yet; run\n  python scripts/eval_fid.py --workdir {workdir}"
+        )
+    recipe_id = everything[-1].recipe
+    results = newest(result for result in everything if result.recipe == recipe_id)
+    recipe = file.read_recipe(recipe_id)
+    title = (
+        f"{recipe['samples']:,} images at {recipe['image_size']} px from captions of "
+        f"{recipe['data']['data']} ({recipe['data']['split']}), recipe {recipe_id}"
+    )
+    table, notes = result_rows(results), _notes(results[-1].scores)
+    markdown = ["# Evaluation", "", title, "", *markdown_table(table), *notes]
+    write_text(directory / "report.md", "\n".join([*markdown, "", "![curves](curves.png)", ""]))
+    curves(results, title).savefig(directory / "curves.png", dpi=100)
+    manifest = {
+        "recipe_id": recipe_id,
+        "recipe": recipe,
+        "captions": "captions.jsonl",
+        "report_made_with": provenance(),
+        "checkpoints": [
+            {"step": r.step, "weights": r.weights, "sha256": r.checkpoint, "seconds": r.seconds}
+            for r in results
+        ],
+        "scores": {
+            f"{r.step}/{r.weights}": {name: _to_json(name, s) for name, s in r.scores.items()}
+            for r in results
+        },
+    }
+    write_text(directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    text = "\n".join([title, "", *aligned_table(table), *notes])
+    return f"{text}\n\nreport.md, curves.png and manifest.json in {directory}"
+
+
+def result_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Rows of the table: newest averaged and raw value and the best, of each score."""
+    rows = [("score", "last (EMA)", "95 % interval", "last (raw)", "best (EMA)", "at step", "")]
+    for name in _names(results):
+        found = [(r.weights, r.step, r.scores[name]) for r in results if name in r.scores]
+        averaged = [(step, score) for weights, step, score in found if weights == "ema"]
+        raw = [score for weights, _, score in found if weights == "raw"]
+        better = found[0][2].better
+        last, interval, best, at = "-", "-", "-", "-"
+        if averaged:
+            score = averaged[-1][1]
+            last = number(score.value)
+            if score.low is not None and score.high is not None:
+                interval = f"{number(score.low)} to {number(score.high)}"
+            if not name.endswith(tuple(REFERENCES)):
+                sign = 1 if better == "lower" else -1
+                step, score = min(averaged, key=lambda pair: sign * pair[1].value)
+                best, at = number(score.value), f"{step:,}"
+        last_raw = number(raw[-1].value) if raw else "-"
+        rows.append((name, last, interval, last_raw, best, at, _direction(results, name)))
+    return rows
+
+
+def curves(results: Sequence[Result], title: str) -> Figure:
+    """Each score over training steps, with its interval and its references."""
+    names = [name for name in _names(results) if not name.endswith(tuple(REFERENCES))]
+    rows = math.ceil(len(names) / _COLUMNS)
+    figure = Figure(figsize=(4.2 * _COLUMNS, 2.8 * rows + 0.9), layout="constrained")
+    axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for axis, name in zip(axes, names, strict=False):
+        _plot(axis, results, name)
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    handles = {}
+    for axis in figure.axes:
+        lines, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+    figure.suptitle(title, fontsize=11)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False
+    )
+    return figure
+
+
+def _plot(axis: Axes, results: Sequence[Result], name: str) -> None:
+    for weights, color in _COLORS.items():
+        points = [
+            (r.step, r.scores[name]) for r in results if r.weights == weights and name in r.scores
+        ]
+        if not points:
+            continue
+        steps, scores = zip(*points, strict=True)
+        values = [score.value for score in scores]
+        axis.plot(steps, values, "o-", color=color, markersize=3, label=_LABELS[weights])
+        if all(score.low is not None for score in scores):
+            low, high = [s.low for s in scores], [s.high for s in scores]
+            axis.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
+            axis.vlines(steps, low, high, color=color, alpha=0.4, linewidth=1)
+    for suffix, label in REFERENCES.items():
+        reference = [r.scores[name + suffix].value for r in results if name + suffix in r.scores]
+        if reference:
+            style = {"color": _REFERENCE_COLORS[suffix], "linestyle": "--", "linewidth": 1}
+            axis.axhline(reference[-1], label=label, **style)
+    axis.set_title(f"{name}  ({_direction(results, name)})", fontsize=9)
+    axis.set_xlabel("training step", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def number(value: float) -> str:
+    """A value with four significant digits, and no exponent if it can be avoided."""
+    return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
+
+
+def score_json(scores: Mapping[str, Score], recipe: Mapping[str, Any]) -> str:
+    """Scores of a comparison of folders and their recipe, as one JSON object."""
+    named = {name: vars(score) for name, score in scores.items()}
+    return json.dumps({"scores": named, "recipe": dict(recipe)}, indent=2, allow_nan=False)
+
+
+def score_table(scores: Mapping[str, Score], recipe: Mapping[str, Any]) -> str:
+    """Scores of a comparison of folders as aligned lines, then what was compared."""
+    verified = ", UNVERIFIED" if recipe.get("weights_verified") is False else ""
+    lines = [
+        *score_lines(scores),
+        "",
+        f"protocol  {recipe.get('protocol', 'of the statistics')}",
+        f"weights   sha256 {recipe.get('weights_sha256', 'unknown')}{verified}",
+    ]
+    for side in ("real", "fake"):
+        images = recipe[side]
+        num = "?" if images["num_images"] is None else images["num_images"]
+        prepared = images.get("preparation", "preparation unknown")
+        source = images.get("statistics") or images["source"]
+        lines.append(f"{side}      {source} ({num} images, {prepared})")
+    return "\n".join(lines)
+
+
+def score_lines(scores: Mapping[str, Score]) -> list[str]:
+    """Aligned lines: one per score with its interval, then the notes."""
+    rows = [("score", "value", "95 % interval", "better")]
+    for name, score in scores.items():
+        interval = "-" if score.low is None else f"{score.low:.4f} to {score.high:.4f}"
+        flattered = " (flattered)" if score.flattered else ""
+        rows.append((f"{name}{flattered}", f"{score.value:.4f}", interval, score.better))
+    notes = [f"{name}: {score.note}" for name, score in scores.items() if score.note]
+    return [*aligned_table(rows), *notes]
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(name for result in results for name in result.scores))
+
+
+def _direction(results: Sequence[Result], name: str) -> str:
+    scores = [r.scores[name] for r in results if name in r.scores]
+    flattered = ", flattered" if any(score.flattered for score in scores) else ""
+    return f"{scores[0].better} is better{flattered}"
+
+
+def _notes(scores: Mapping[str, Score]) -> list[str]:
+    lines = [f"{name}: {score.note}" for name, score in scores.items() if score.note]
+    if any(score.flattered for score in scores.values()):
+        lines.append(
+            "flattered: training used the network of this protocol, so that the score rises faster "
+            "than the images get better; judge by another protocol"
+        )
+    return ["", *lines] if lines else []

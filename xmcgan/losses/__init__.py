@@ -1,1 +1,74 @@
-"""The adversarial and the contrastive losses."""
+"""The losses: a registry, and their weighted sum.
+
+A loss is a class with `discriminator(context)` and/or `generator(context)`, each returning a scalar
+and a dict of metrics. Its constructor takes the fields of `config.losses.NAME`. A loss that reads
+images or `context.discriminate` sets `needs_images = True`; it does not work with microbatches.
+"""
+
+import inspect
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from xmcgan.errors import ConfigError, did_you_mean
+from xmcgan.losses.context import Context, Metrics
+from xmcgan.utils.registry import find
+
+REGISTRY = {
+    "hinge": "xmcgan.losses.adversarial:Hinge",
+    "sentence": "xmcgan.losses.contrastive:SentenceContrast",
+    "word": "xmcgan.losses.contrastive:WordContrast",
+    "image_discriminator": "xmcgan.losses.contrastive:ImageContrast",
+    "image_pretrained": "xmcgan.losses.contrastive:PretrainedContrast",
+}
+
+
+class WeightedLoss(NamedTuple):
+    """A loss and its weight in the sum."""
+
+    loss: Any
+    weight: float
+
+
+def build_losses(config: Any) -> dict[str, WeightedLoss]:
+    """Build the enabled losses of `config.losses` by name.
+
+    Raises:
+        ConfigError: Unknown type or field, or a loss that cannot work with microbatches.
+    """
+    losses = {}
+    for name, fields in config.losses.items():
+        fields = dict(fields)
+        enabled, weight = fields.pop("enabled", True), fields.pop("weight", 1.0)
+        if not enabled:
+            continue
+        loss_class = find(fields.pop("type", name), REGISTRY, "loss")
+        known = inspect.signature(loss_class).parameters
+        for field in fields:
+            if field not in known:
+                hint = did_you_mean(field, known)
+                raise ConfigError(f"losses.{name} has no field {field!r}{hint}")
+        if config.num_microbatches > 1 and getattr(loss_class, "needs_images", False):
+            raise ConfigError(
+                f"losses.{name} needs whole images and the discriminator: set num_microbatches=1"
+            )
+        losses[name] = WeightedLoss(loss_class(**fields), weight)
+    return losses
+
+
+def weighted_sum(
+    losses: dict[str, WeightedLoss], side: Literal["discriminator", "generator"], context: Context
+) -> tuple[Float[Array, ""], Metrics]:
+    """Sum the losses of one side (paper, training algorithm); also return all metrics by name."""
+    total, metrics = jnp.zeros(()), {}
+    images = "real" if side == "discriminator" else "fake"
+    for name, (loss, weight) in losses.items():
+        if not hasattr(loss, side):
+            continue
+        value, more = getattr(loss, side)(context)
+        total = total + weight * value
+        metrics[f"{side[0]}_{name}_loss"] = value
+        metrics |= {f"{images}_{name}_{key}": metric for key, metric in more.items()}
+    metrics[f"{side[0]}_loss"] = total
+    return total, metrics

@@ -5,44 +5,34 @@ they differ in how two sides become similar.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from xmcgan.errors import ConfigError
+from xmcgan.losses.context import Context, Features, Metrics
 from xmcgan.models.attention import MASKED_LOGIT, l2_normalize
 
-# Elements of the largest arrays of the word loss, (b, r, captions, t). Up to the first number all
-# captions are taken at once; beyond it in turns of the second, each computed again in the backward
-# pass: 2**23 float32 are 34 MB.
-MAX_WHOLE, MAX_A_TURN = 2**25, 2**23
+# Elements of the largest arrays of the word loss, (b, r, captions, t). Up to MAX_ELEMENTS all
+# captions are taken at once; beyond it in chunks, each computed again in the backward pass:
+# 2**23 float32 are 34 MB.
+MAX_ELEMENTS, CHUNK_ELEMENTS = 2**25, 2**23
 
 
 class Contrast(NamedTuple):
-    """Hold a contrastive loss and what it says of training.
-
-    Attributes:
-        loss: cross entropy of both retrieval directions, summed.
-        accuracy: share of pairs that are retrieved first, mean of both directions, in [0, 1].
-        entropy: of the retrieval distributions in nats, mean of both directions.
-    """
+    """Contrastive loss with retrieval accuracy (0 to 1) and entropy (nats), means of both ways."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
     entropy: Float[Array, ""]
 
 
-def cross_entropy_both_ways(logits: Float[Array, "b b"]) -> Contrast:
-    """Ask each row for its own column and each column for its own row.
+def symmetric_cross_entropy(logits: Float[Array, "b b"]) -> Contrast:
+    """Cross entropy over rows and over columns; positives are on the diagonal.
 
     Deviation: both directions are summed, as in the official code; the paper's formulas have one.
-
-    Args:
-        logits: similarity of every pair; matching pairs stand on the diagonal.
-
-    Returns:
-        The summed loss, accuracy and entropy.
     """
     targets = jnp.arange(logits.shape[0])
     losses, accuracies, entropies = [], [], []
@@ -52,29 +42,21 @@ def cross_entropy_both_ways(logits: Float[Array, "b b"]) -> Contrast:
         accuracies.append(jnp.mean(jnp.argmax(direction, axis=-1) == targets))
         entropies.append(-jnp.mean(jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)))
     return Contrast(
-        loss=losses[0] + losses[1],
-        accuracy=(accuracies[0] + accuracies[1]) / 2,
-        entropy=(entropies[0] + entropies[1]) / 2,
+        losses[0] + losses[1],
+        (accuracies[0] + accuracies[1]) / 2,
+        (entropies[0] + entropies[1]) / 2,
     )
 
 
 def feature_contrast(
     a: Float[Array, "b d"], b: Float[Array, "b d"], temperature: float
 ) -> Contrast:
-    """Contrast two sets of global features.
+    """Contrast two sets of global features, row by row each other's match.
 
     Paper, "Image-text contrastive loss", and "Contrastive loss between fake and real images with
     shared description".
-
-    Args:
-        a: features of one side.
-        b: features of the other, row by row the match of `a`.
-        temperature: divides the cosine similarities, > 0.
-
-    Returns:
-        Loss, accuracy and entropy.
     """
-    return cross_entropy_both_ways(l2_normalize(a) @ l2_normalize(b).T / temperature)
+    return symmetric_cross_entropy(l2_normalize(a) @ l2_normalize(b).T / temperature)
 
 
 def word_region_contrast(
@@ -89,23 +71,13 @@ def word_region_contrast(
     """Contrast images and captions through their regions and words.
 
     Paper, "Contrastive loss between image regions and words"; its rho_1, rho_2 and 1 / tau are
-    the three gammas.
-
-    Args:
-        regions: features of each image's regions.
-        words: features of each caption's words.
-        word_mask: true where a word stands, false on padding.
-        region_gamma: sharpness of a word's attention over regions.
-        word_gamma: sharpness of the pooling of a caption's words: large takes the best word.
-        score_gamma: inverse temperature of the cross entropy.
-
-    Returns:
-        Loss, accuracy and entropy.
+    `region_gamma` (attention over regions), `word_gamma` (pooling of a caption's words; large: the
+    best word) and `score_gamma`.
     """
     scores = word_region_scores(
         regions, words, word_mask, region_gamma=region_gamma, word_gamma=word_gamma
     )
-    return cross_entropy_both_ways(score_gamma * scores)
+    return symmetric_cross_entropy(score_gamma * scores)
 
 
 def word_region_scores(
@@ -120,21 +92,10 @@ def word_region_scores(
 
     A word's context is c = sum_r a_r R_r. Its cosine with the word w needs <w, c> = sum_r a_r
     <w, R_r> and |c|^2 = a' G a, with G the Gram matrix of the image's regions: no context, which
-    would be (b, n, t, d), is ever made. Captions are taken in turns where even (b, r, n, t) is
-    large. First derivatives only, see `_counted_twice`.
-
-    Args:
-        regions: features of each image's regions.
-        words: features of each caption's words.
-        word_mask: true where a word stands, false on padding.
-        region_gamma: sharpness of a word's attention over regions.
-        word_gamma: sharpness of the pooling of a caption's words.
-
-    Returns:
-        The scores, images by captions, float32.
+    would be (b, n, t, d), is ever made. First derivatives only, see `_double_gradient`.
     """
     regions, words = l2_normalize(regions), l2_normalize(words)
-    gram = jnp.einsum("brd,bsd->brs", _counted_twice(regions), jax.lax.stop_gradient(regions))
+    gram = jnp.einsum("brd,bsd->brs", _double_gradient(regions), jax.lax.stop_gradient(regions))
 
     def score_captions(captions: tuple[Array, Array]) -> Float[Array, "b k"]:
         words, mask = captions
@@ -143,24 +104,26 @@ def word_region_scores(
         attention = jax.nn.softmax(region_gamma * similarity, axis=1)
         inner = jnp.sum(attention * similarity, axis=1)
         mixed = jnp.einsum("brs,bsj->brj", gram, jax.lax.stop_gradient(attention))
-        norm_squared = jnp.sum(_counted_twice(attention) * mixed, axis=1)
+        norm_squared = jnp.sum(_double_gradient(attention) * mixed, axis=1)
         cosine = inner * jax.lax.rsqrt(jnp.maximum(norm_squared, 1e-12))
         cosine = jnp.where(mask, word_gamma * cosine.reshape(-1, *mask.shape), MASKED_LOGIT)
         return jax.nn.logsumexp(cosine, axis=-1) / word_gamma
 
     num, per_caption = words.shape[0], regions.shape[0] * regions.shape[1] * words.shape[1]
-    if num * per_caption <= MAX_WHOLE:
+    if num * per_caption <= MAX_ELEMENTS:
         return score_captions((words, word_mask))
-    turns = -(-num * per_caption // MAX_A_TURN)
-    at_once = -(-num // turns)
-    missing = turns * at_once - num  # captions without words, whose scores are dropped
-    words = jnp.pad(words, ((0, missing), (0, 0), (0, 0))).reshape(turns, at_once, *words.shape[1:])
-    word_mask = jnp.pad(word_mask, ((0, missing), (0, 0))).reshape(turns, at_once, -1)
+    num_chunks = -(-num * per_caption // CHUNK_ELEMENTS)
+    chunk = -(-num // num_chunks)
+    missing = num_chunks * chunk - num  # captions without words, whose scores are dropped
+    words = jnp.pad(words, ((0, missing), (0, 0), (0, 0))).reshape(
+        num_chunks, chunk, *words.shape[1:]
+    )
+    word_mask = jnp.pad(word_mask, ((0, missing), (0, 0))).reshape(num_chunks, chunk, -1)
     scores = jax.lax.map(jax.checkpoint(score_captions), (words, word_mask))
-    return jnp.swapaxes(scores, 0, 1).reshape(-1, turns * at_once)[:, :num]
+    return jnp.swapaxes(scores, 0, 1).reshape(-1, num_chunks * chunk)[:, :num]
 
 
-def _counted_twice(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def _double_gradient(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return x, with twice its gradient.
 
     In a product of x with itself, both sides have the same gradient: R R' and a' G a are symmetric.
@@ -173,17 +136,89 @@ def _counted_twice(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def in_groups(
     contrast_fn: Callable[..., Contrast], group_size: int, *sides: Float[Array, "b ..."]
 ) -> Contrast:
-    """Contrast within groups of the batch instead of over the whole of it.
-
-    Args:
-        contrast_fn: a contrastive loss of arrays with a leading batch axis.
-        group_size: pairs that see each other as negatives; 0 is the whole batch.
-        *sides: the loss's arrays.
-
-    Returns:
-        Loss, accuracy and entropy, mean over the groups.
-    """
+    """Contrast within groups of `group_size` pairs (0: the whole batch); means over the groups."""
     if group_size == 0:
         return contrast_fn(*sides)
     grouped = [side.reshape(-1, group_size, *side.shape[1:]) for side in sides]
     return Contrast(*(jnp.mean(value) for value in jax.vmap(contrast_fn)(*grouped)))
+
+
+class _ContrastiveLoss:
+    """Base of the contrastive losses; temperature > 0."""
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        if not temperature > 0:
+            raise ConfigError(f"temperature = {temperature} of a contrastive loss must be above 0")
+        self.temperature = temperature
+
+    def _contrast(self, context: Context, *sides: Array) -> tuple[Float[Array, ""], Metrics]:
+        contrast = in_groups(self._pair, context.group_size, *sides)
+        return contrast.loss, {"accuracy": contrast.accuracy, "entropy": contrast.entropy}
+
+    def _pair(self, *sides: Array) -> Contrast:
+        a, b = sides
+        return feature_contrast(a, b, self.temperature)
+
+
+class SentenceContrast(_ContrastiveLoss):
+    """Images with their sentences; the discriminator learns from real images only."""
+
+    def discriminator(self, context: Context) -> tuple[Float[Array, ""], Metrics]:
+        return self._of(context, context.real)
+
+    def generator(self, context: Context) -> tuple[Float[Array, ""], Metrics]:
+        return self._of(context, context.fake)
+
+    def _of(self, context: Context, images: Features) -> tuple[Float[Array, ""], Metrics]:
+        return self._contrast(context, images.output.feature, images.output.sentence)
+
+
+class WordContrast(SentenceContrast):
+    """Image regions with words; temperature 0.02 is the official code's factor 50."""
+
+    def __init__(
+        self, temperature: float = 0.02, region_gamma: float = 5.0, word_gamma: float = 5.0
+    ) -> None:
+        super().__init__(temperature)
+        self.region_gamma, self.word_gamma = region_gamma, word_gamma
+
+    def _of(self, context: Context, images: Features) -> tuple[Float[Array, ""], Metrics]:
+        captions = context.captions
+        return self._contrast(context, images.output.regions, captions.words, captions.word_mask)
+
+    def _pair(self, *sides: Array) -> Contrast:
+        regions, words, word_mask = sides
+        return word_region_contrast(
+            regions,
+            words,
+            word_mask,
+            region_gamma=self.region_gamma,
+            word_gamma=self.word_gamma,
+            score_gamma=1 / self.temperature,
+        )
+
+
+class ImageContrast(_ContrastiveLoss):
+    """Generated images with the real images of their captions, by the discriminator's features."""
+
+    def generator(self, context: Context) -> tuple[Float[Array, ""], Metrics]:
+        return self._contrast(context, context.real.output.feature, context.fake.output.feature)
+
+
+class PretrainedContrast(_ContrastiveLoss):
+    """The same by the features of a frozen image network (`pretrained.encoders` loads it)."""
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        network: str = "resnet50",  # or efficientnet_lite0
+        weights: str = "",  # a path; empty: the network's own download, if it has one
+        feature: str = "logits",  # or pooled
+        input_size: int = 224,
+    ) -> None:
+        super().__init__(temperature)
+
+    def generator(self, context: Context) -> tuple[Float[Array, ""], Metrics]:
+        real: Any = context.real.pretrained
+        fake: Any = context.fake.pretrained
+        return self._contrast(context, real, fake)

@@ -1,6 +1,6 @@
 """The discriminator, which is an image encoder as well (paper, "Contrastive discriminator")."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from xmcgan.models.blocks import DiscriminatorBlock
 from xmcgan.models.convolution import Conv1x1, Dense
+from xmcgan.models.outputs import DiscriminatorOutput
 
 # Width of each block, the stem first, in multiples of the base width. All blocks but the last
 # halve the size. 128 and 256 are the paper's; smaller networks are the one for 128 without its
@@ -19,23 +20,6 @@ WIDTH_MULTIPLIERS = {
     256: (1, 2, 4, 8, 8, 16, 16),
     512: (1, 1, 2, 4, 8, 8, 16, 16),
 }
-
-
-class ImageEncoding(NamedTuple):
-    """Hold what the discriminator says of a batch of images and their captions.
-
-    Attributes:
-        logits: how real, and how well matched to its caption, each image looks: one per image, or
-            one per image and scale.
-        feature: one feature vector an image: the image's side of the sentence and image losses.
-        regions: one feature vector a region: the image's side of the word loss.
-        sentence: the projected sentences: the captions' side of the sentence loss.
-    """
-
-    logits: Float[Array, "b *k"]
-    feature: Float[Array, "b c"]
-    regions: Float[Array, "b r d"]
-    sentence: Float[Array, "b c"]
 
 
 class Discriminator(nn.Module):
@@ -66,7 +50,7 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], sentence: Float[Array, "b e"]
-    ) -> ImageEncoding:
+    ) -> DiscriminatorOutput:
         """Encode images and score them against their captions.
 
         Args:
@@ -98,7 +82,7 @@ class Discriminator(nn.Module):
         sentence = Dense(feature.shape[-1], dtype=jnp.float32, name="sentence")(sentence)
         logits = Dense(1, dtype=jnp.float32, name="logit")(feature)[:, 0]
         logits = logits + jnp.sum(feature * sentence, axis=-1)
-        return ImageEncoding(logits, feature, regions.astype(jnp.float32), sentence)
+        return DiscriminatorOutput(logits, feature, regions.astype(jnp.float32), sentence)
 
 
 def sum_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:

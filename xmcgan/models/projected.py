@@ -21,7 +21,8 @@ from xmcgan.models.convolution import (
     conv3x3_pool,
     upsample_nearest,
 )
-from xmcgan.models.discriminator import ImageEncoding, sum_pool
+from xmcgan.models.discriminator import sum_pool
+from xmcgan.models.outputs import DiscriminatorOutput
 
 
 class ProjectedDiscriminator(nn.Module):
@@ -50,7 +51,7 @@ class ProjectedDiscriminator(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], sentence: Float[Array, "b e"]
-    ) -> ImageEncoding:
+    ) -> DiscriminatorOutput:
         """Encode images and score them against their captions, once per scale."""
         channels = 16 * self.width
         halve = partial(Conv3x3, dtype=self.dtype, conv_fn=conv3x3_pool)
@@ -86,7 +87,7 @@ class ProjectedDiscriminator(nn.Module):
             sentences.append(dense(channels, name=f"sentence_{index}")(sentence))
             logit = dense(1, name=f"logit_{index}")(feature)[:, 0]
             logits.append(logit + jnp.sum(feature * sentences[-1], axis=-1))
-        return ImageEncoding(
+        return DiscriminatorOutput(
             logits=jnp.stack(logits, axis=-1),
             feature=jnp.concatenate(features, axis=-1),
             regions=regions.astype(jnp.float32),

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from xmcgan.data import Example
 from xmcgan.data.images import decode_image, resize_image
-from xmcgan.data.sources import Example
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 

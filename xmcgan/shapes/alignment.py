@@ -7,19 +7,19 @@ have a grammar, so that not only objects but colors, places and relations are re
 
 import collections
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.bootstrap import MIN_IMAGES, check_resamples, interval
-from xmcgan.evaluation.scores import Score
 from xmcgan.shapes.captions import relations
 from xmcgan.shapes.claims import ClaimedObject, Claims, parse_claims
 from xmcgan.shapes.detections import Detections
-from xmcgan.shapes.detector import Detector
+from xmcgan.shapes.detector import open_detector
 from xmcgan.shapes.scene import POSITIONS, SceneObject
+from xmcgan.utils.statistics import Score, check_resamples, mean_score
 
 KINDS = (
     "all",
@@ -79,56 +79,56 @@ def shapes_alignment(
     return {kind: np.array([row.get(kind, np.nan) for row in rows]) for kind in KINDS}
 
 
-def alignment_scores(
-    fake_images: UInt8[np.ndarray, "n s s 3"],
-    captions: Sequence[str],
-    *,
-    real_images: UInt8[np.ndarray, "n s s 3"],
-    detector: Detector,
-    resamples: int,
-    seed: int,
-) -> list[Score]:
-    """Score generated images of `shapes` by their captions.
+class ShapesAlignment:
+    """Metric: share of the claims of captions that a detector finds in their images."""
 
-    Args:
-        fake_images: one for each caption.
-        captions: of `shapes`.
-        real_images: the image that each caption was written for.
-        detector: made for this size of image.
-        resamples: of the bootstrap over captions.
-        seed: of the bootstrap and of the shuffling.
+    paired = True
 
-    Returns:
-        The scores of `detection_scores`.
+    def __init__(self, context: Any) -> None:
+        detector = open_detector(context.cache_dir, context.image_size)
+        self.recipe = {
+            "detector": detector.recipe,
+            "detector_sha256": detector.sha256,
+            "detector_accuracy": detector.accuracy,
+        }
+        self._detector, self._context = detector, context
+        self._claims = [parse_claims(caption) for caption in context.captions]
 
-    Raises:
-        DataError: a caption is not of `shapes`.
-        EvaluationError: numbers or sizes of the images do not fit.
-    """
-    claims = [parse_claims(caption) for caption in captions]
-    fake, real = detector(fake_images), detector(real_images)
-    return detection_scores(fake, claims, real=real, resamples=resamples, seed=seed)
+    def extract(
+        self, images: UInt8[np.ndarray, "n s s 3"], captions: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Detections in images, as arrays."""
+        return vars(self._detector(images))
+
+    def compute(
+        self, real: Mapping[str, np.ndarray], fake: Mapping[str, np.ndarray]
+    ) -> dict[str, Score]:
+        """Scores of each kind of claim, of real images and by chance; see `detection_scores`."""
+        return detection_scores(
+            Detections(**fake),
+            self._claims,
+            real=Detections(**real),
+            resamples=self._context.resamples,
+            seed=self._context.seed,
+        )
 
 
 def detection_scores(
     fake: Detections, claims: Sequence[Claims], *, real: Detections, resamples: int, seed: int
-) -> list[Score]:
-    """Score what was seen in generated images.
+) -> dict[str, Score]:
+    """Score what was detected in generated images of n captions.
 
     Args:
-        fake: of n generated images.
-        claims: of their captions.
-        real: of the real image of each caption.
-        resamples: of the bootstrap over captions, at least 5; 0 gives no intervals.
-        seed: of the bootstrap and of the shuffling.
+        real: Detections in the real image of each caption.
+        resamples: Of the bootstrap over captions, at least 5; 0 gives no intervals.
 
     Returns:
-        For each of `KINDS` that a caption claims: `shapes_KIND`, `shapes_KIND_real`, the same of
-        the real images, which bounds what the detector can tell, and `shapes_KIND_shuffled`, of
-        generated images with the captions of others, which is chance.
+        For each of `KINDS` that a caption claims: `KIND`, `KIND_real`, the same of the real
+        images, which bounds what the detector can tell, and `KIND_shuffled`, of generated images
+        with the captions of others, which is chance.
 
     Raises:
-        EvaluationError: numbers of images do not fit, there are fewer than two, or from 1 to 4
+        EvaluationError: Numbers of images do not fit, there are fewer than two, or from 1 to 4
             resamples.
     """
     check_resamples(resamples)
@@ -139,13 +139,15 @@ def detection_scores(
         "_real": shapes_alignment(real, claims),
         "_shuffled": _shuffled(fake, claims, seed),
     }
-    scores = []
+    scores = {}
     for kind in KINDS:
         for suffix, values in columns.items():
             known = values[kind][~np.isnan(values[kind])]
             if len(known):
-                name = f"shapes_{kind}{suffix}"
-                scores.append(_score(name, known, resamples, seed))
+                note = f"over {len(known):,} captions"
+                scores[f"{kind}{suffix}"] = mean_score(
+                    known, resamples=resamples, seed=seed, note=note
+                )
     return scores
 
 
@@ -168,18 +170,6 @@ def _mean_of_known(runs: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n
     known = ~np.isnan(values)
     total, number = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-
-def _score(name: str, values: Float[np.ndarray, " n"], resamples: int, seed: int) -> Score:
-    """Return the mean with its interval, where there are enough captions for one."""
-    num, low, high = len(values), None, None
-    if resamples and num >= MIN_IMAGES:
-        rng = np.random.default_rng(seed)
-        counts = rng.multinomial(num, np.full(num, 1 / num), size=resamples)
-        bounds = interval(float(values.mean()), counts @ values / num)
-        low, high = (float(np.clip(bound, 0, 1)) for bound in bounds)
-    note = f"over {num:,} captions"
-    return Score(name, float(values.mean()), low, high, better="higher", note=note)
 
 
 def _shares(seen: Detections, image: int, claims: Claims) -> dict[str, float]:

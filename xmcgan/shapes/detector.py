@@ -14,7 +14,6 @@ import safetensors.numpy
 from jaxtyping import UInt8
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.recipes import differences
 from xmcgan.shapes.detections import Detections, accuracy
 from xmcgan.shapes.detector_network import detect
 from xmcgan.shapes.detector_training import (
@@ -26,6 +25,7 @@ from xmcgan.shapes.detector_training import (
     view,
 )
 from xmcgan.utils.files import atomic_file, clear_leftovers, lock_folder
+from xmcgan.utils.provenance import fingerprint_differences
 
 HELD_OUT_SCENES = 1000
 # Raise it with every change of the network, the augmentation or the drawing of scenes.
@@ -190,7 +190,7 @@ def _read(path: Path, training: TrainingRecipe) -> Detector:
             raise ValueError("its sha256 is not the one it was written with")
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise EvaluationError(f"{path} is damaged ({error}); {remedy}") from None
-    differing = differences(recipe, _recipe(training))
+    differing = fingerprint_differences(recipe, _recipe(training))
     if differing:
         raise EvaluationError(f"{path} was trained another way ({'; '.join(differing)}); {remedy}")
     params: dict[str, dict[str, np.ndarray]] = {}

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Record:
     version: str = "0.1.0"  # of xmcgan; 0.1.0 stored none
 
 
-class Checkpointer:
+class Checkpointer(contextlib.AbstractContextManager):
     """Saves and restores the state of a run in `directory`; a context manager.
 
     Keeps the newest `keep` steps and the pinned ones, plus one more until the next save begins.
@@ -76,9 +76,6 @@ class Checkpointer:
                 record=ocp.JsonCheckpointHandler("record.json"),
             )
         )
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, exc_type: Any, exc_value: BaseException | None, traceback: Any) -> None:
         try:

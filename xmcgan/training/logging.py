@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, SupportsFloat
+from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ Scalars = Mapping[str, SupportsFloat]
 Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
 
 
-class MetricWriter:
+class MetricWriter(contextlib.AbstractContextManager):
     """Writer that forwards to `writers`; subclasses write what they can show, ignoring the rest."""
 
     def __init__(self, *writers: "MetricWriter") -> None:
@@ -60,9 +60,6 @@ class MetricWriter:
         """Flush and close; nothing may be written afterwards."""
         for writer in self._writers:
             writer.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
@@ -248,9 +245,9 @@ class MetricAverages:
     """
 
     def __init__(self, stored: dict[str, Any] | None = None) -> None:
-        self._sums: dict[str, float] = dict(stored["sums"]) if stored else {}
-        self._count: int = stored["count"] if stored else 0
-        self._skipped: float = stored["skipped"] if stored else 0.0
+        stored = stored or {"sums": {}, "count": 0, "skipped": 0.0}
+        self._sums: dict[str, float] = dict(stored["sums"])
+        self._count, self._skipped = stored["count"], stored["skipped"]
         self._waiting: list[dict[str, jax.Array]] = []
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
@@ -385,7 +382,7 @@ def print_end(console: Console, workdir: Path, step: int, num_steps: int, how: s
     results = {
         "samples": workdir / "samples",
         "checkpoint": workdir / "checkpoints" / str(step),
-        "report": workdir / "report.md",
+        "report": f"python scripts/report.py --workdir {workdir}",
         "logs": f"tensorboard --logdir {workdir / 'tensorboard'}",
     }
     for name, text in results.items():

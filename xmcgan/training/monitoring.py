@@ -12,32 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
 from xmcgan.errors import TrainingError
-from xmcgan.models.attention import l2_normalize
 from xmcgan.utils.distributed import all_gather_json
 from xmcgan.utils.mesh import put_shares, replicated, sample_sharding
-
-
-def pairwise_similarity(features: Float[Array, "b c"]) -> Float[Array, ""]:
-    """Mean cosine similarity of two different rows: 1 if all are the same."""
-    count = features.shape[0]
-    total = jnp.sum(l2_normalize(features), axis=0)
-    return (jnp.sum(total * total) - count) / max(count * (count - 1), 1)
-
-
-def hinge_to_contrast(
-    logit_grads: Float[Array, "*b"],
-    logit_slopes: Float[Array, "... b c"],
-    feature_grads: Float[Array, "... b c"],
-) -> Float[Array, ""]:
-    """Ratio of hinge to contrastive gradient norm at the generated images' global features."""
-    # With one logit per scale, each owns an equal part of the feature.
-    slopes = logit_slopes.reshape(*logit_grads.shape, -1)
-    hinge = jnp.linalg.norm(logit_grads[..., None] * slopes)
-    return hinge / (jnp.linalg.norm(feature_grads) + 1e-12)
 
 
 def sample_diversity(

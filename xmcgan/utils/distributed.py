@@ -54,9 +54,8 @@ def use_cpu_cores_as_devices(batch_size: int = 0) -> None:
     if "xla_force_host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = min(cores or 1, _MAX_CPU_DEVICES)
-    while batch_size % devices:
-        devices -= 1
+    counts = range(1, min(cores or 1, _MAX_CPU_DEVICES) + 1)
+    devices = max(count for count in counts if batch_size % count == 0)
     jax.config.update("jax_num_cpu_devices", devices)
 
 
@@ -209,14 +208,12 @@ def _join(args: argparse.Namespace) -> None:
 def _exit_unmet(args: argparse.Namespace) -> None:
     own = os.environ.get("SLURM_PROCID") or os.environ.get("OMPI_COMM_WORLD_RANK") or "?"
     process = own if args.process_id is None else args.process_id
-    address = args.coordinator or "the address that the cluster gives"
-    print(
+    message = (
         f"error: process {process} did not meet the others in {args.join_timeout} seconds. "
-        f"Process 0 is expected at {address}: is it running, reachable, and are all processes "
-        "started? --join-timeout SECONDS waits longer.",
-        file=sys.stderr,
-        flush=True,
+        f"Process 0 is expected at {args.coordinator or 'the address that the cluster gives'}: is "
+        "it running, reachable, and are all processes started? --join-timeout SECONDS waits longer."
     )
+    print(message, file=sys.stderr, flush=True)
     os._exit(EXIT_USER_ERROR)  # from a thread: the main one waits inside JAX
 
 

@@ -24,12 +24,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        # The new name is on the disk only after its folder is.
         folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.fsync(folder)  # the new name is on the disk only after its folder is
+        os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,40 +17,35 @@ BASELINE = "none"  # the hinge loss alone
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Hold one training run of the table.
-
-    Attributes:
-        losses: name of its row, as after `ablation=`: "none", "word" or "sentence+word".
-        seed: of the run.
-        workdir: takes the run.
-        spec: `NAME:variant` of its config.
-        overrides: `field=value`, in their order.
-        config: what the two give.
-    """
+    """One training run of the table; `losses` names its row: "none", "word", "sentence+word"."""
 
     losses: str
     seed: int
     workdir: Path
-    spec: str
-    overrides: tuple[str, ...]
-    config: ConfigDict
+    spec: str  # `NAME:variant` of its config
+    overrides: tuple[str, ...]  # `field=value`
+    config: ConfigDict  # what the two give
 
     @property
     def name(self) -> str:
-        """Return what the cell is called in messages."""
+        """Name of the run in messages."""
         return f"{self.losses}, seed {self.seed}"
+
+    @property
+    def train_command(self) -> list[str]:
+        """Command line that trains the run, or resumes it."""
+        overrides = [f"--config.{override}" for override in self.overrides]
+        flags = ["--config", self.spec, "--workdir", str(self.workdir), *overrides]
+        return [sys.executable, "-m", "xmcgan.train", *flags]
 
 
 def combinations(grid: Sequence[str]) -> list[str]:
-    """Return the rows of the table: no contrastive loss, each alone, pairs, and all.
+    """Return the rows of the table: no contrastive loss, each of the grid alone, pairs, and all.
 
-    With all four losses these are all rows of the paper's ablation table, among others.
-
-    Args:
-        grid: names of `variants.ABLATION_NAMES`, each once.
+    With all four losses these include every row of the paper's ablation table.
 
     Raises:
-        ConfigError: none, an unknown one, or one twice.
+        ConfigError: a loss that is not in `variants.ABLATION_NAMES`, or is given twice.
     """
     for name in grid:
         if name not in ABLATION_NAMES:
@@ -68,12 +64,8 @@ def plan_cells(
 ) -> list[Cell]:
     """Return all runs of a table, every row with its first seed before any with its second.
 
-    Args:
-        spec: `NAME[:variant]` of a config, without `ablation=`.
-        grid: names of the losses.
-        seeds: runs of each row, with seeds from the config's own on.
-        overrides: `field=value`, the same for all runs.
-        out: folder of the table.
+    The `seeds` seeds of each row are the config's own and those after it; `overrides` are
+    `field=value`, the same for all runs.
 
     Raises:
         ConfigError: a config that does not exist or cannot work, an override of what the table
@@ -86,10 +78,8 @@ def plan_cells(
     for override in overrides:
         if override.startswith("losses.") and ".enabled" in override:
             raise ConfigError(f"--config.{override}: the grid switches the losses; leave it out")
-    cells = [_cell(spec, losses, 0, overrides, out) for losses in combinations(grid)]
-    return [
-        _cell(spec, cell.losses, extra, overrides, out) for extra in range(seeds) for cell in cells
-    ]
+    rows = combinations(grid)
+    return [_cell(spec, losses, extra, overrides, out) for extra in range(seeds) for losses in rows]
 
 
 def _cell(spec: str, losses: str, extra: int, overrides: Sequence[str], out: Path) -> Cell:
@@ -97,9 +87,9 @@ def _cell(spec: str, losses: str, extra: int, overrides: Sequence[str], out: Pat
     config = load_config(full)
     for override in overrides:
         apply_override(config, override)
-    added = [f"seed={config.seed + extra}"] if extra else []
-    for override in added:
-        apply_override(config, override)
+    if extra:
+        overrides = (*overrides, f"seed={config.seed + extra}")
+        apply_override(config, overrides[-1])
     validate(config)
     workdir = out / "runs" / losses / f"seed_{config.seed}"
-    return Cell(losses, config.seed, workdir, full, (*overrides, *added), config)
+    return Cell(losses, config.seed, workdir, full, tuple(overrides), config)

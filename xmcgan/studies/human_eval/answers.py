@@ -8,54 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from xmcgan.errors import DataError
-from xmcgan.studies.human_eval.key import Key
-from xmcgan.studies.human_eval.study import FORMAT
+from xmcgan.studies.human_eval.page import FORMAT, Key
 
 QUESTIONS = ("quality", "alignment")
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Hold the answers of one rater.
-
-    Attributes:
-        file: where they were read.
-        name: that the rater gave; two raters may share it.
-        rater: random id that the page drew; no two share it.
-        finished: time, ISO 8601 in UTC.
-        checksum: of the content.
-        rankings: for each question, the order of images (best first) by item.
-        skipped: reason by item.
-    """
+    """Answers of one rater; `rankings` are image ids, best first, by question and item."""
 
     file: Path
-    name: str
-    rater: str
-    finished: str
+    name: str  # two raters may share it
+    rater: str  # random id that the page chose; no two share it
+    finished: str  # time, ISO 8601 in UTC
     checksum: str
     rankings: Mapping[str, Mapping[str, tuple[str, ...]]]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, str]  # reason by item
 
     @property
     def label(self) -> str:
-        """Name and the beginning of the id, which tells raters of one name apart."""
+        """Name and beginning of the id, which tells raters of one name apart."""
         return f"{self.name} ({self.rater[:6]})"
 
 
 def result_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the .json files in given folders but for keys.
+    """Return the given files, and the .json files in given folders except keys.
 
     Raises:
         DataError: there are none.
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            files += [p for p in sorted(path.glob("*.json")) if not p.name.endswith(".key.json")]
-        elif path.exists():
-            files.append(path)
-        else:
+        if not path.exists():
             raise DataError(f"{path} does not exist")
+        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        files += [file for file in found if file == path or not file.name.endswith(".key.json")]
     if not files:
         raise DataError(f"no results: {', '.join(map(str, paths))} has no .json file")
     return files
@@ -79,27 +66,15 @@ def read_answers(path: Path, key: Key) -> Answers:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
         stated, page = content.pop("checksum"), content["page"]
-        actual = checksum(content)
+        if stated != checksum(content):
+            raise DataError(f"{path} was edited after the page wrote it: leave it out")
+        if page != key.page:
+            raise DataError(f"{path} has answers to page {page}, but the key is of {key.page}")
+        return _parse(path, content, key, stated)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is no results file of a ranking page: {error!r}") from None
-    if stated != actual:
-        raise DataError(
-            f"{path} was edited after the page wrote it (checksum); ask {_name(content)} for the "
-            "original, or leave the file out"
-        )
-    if page != key.page:
-        raise DataError(f"{path} has results of another page ({page}, the key is of {key.page})")
-    try:
-        return _parse(path, content, key, stated)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} does not fit the page: {error!r}") from None
-
-
-def _name(content: Mapping[str, Any]) -> str:
-    rater = content.get("rater")
-    return str(rater.get("name", "the rater")) if isinstance(rater, dict) else "the rater"
+        raise DataError(f"{path} is no results file of this ranking page: {error!r}") from None
 
 
 def _parse(path: Path, content: Mapping[str, Any], key: Key, stated: str) -> Answers:
@@ -117,32 +92,27 @@ def _parse(path: Path, content: Mapping[str, Any], key: Key, stated: str) -> Ans
             if sorted(order) != sorted(key.items[item].models):
                 raise ValueError(f"{question} of item {item} does not rank its images")
             rankings[question][item] = order
-    rater = content["rater"]
+    rater, finished = content["rater"], str(content["finished"])
     name, identity = str(rater["name"]), str(rater["id"])
-    finished = str(content["finished"])
     return Answers(path, name, identity, finished, stated, rankings, skipped)
 
 
-def without_duplicates(answers: Sequence[Answers]) -> tuple[list[Answers], list[str]]:
-    """Keep one file of each rater id, the one finished first.
-
-    Returns:
-        Answers in the order of their files, and a line about each file that is left out.
-    """
-    kept: dict[str, Answers] = {}
+def drop_duplicates(answers: Sequence[Answers]) -> tuple[list[Answers], list[str]]:
+    """Keep one file per rater id, the one finished first; also return a note per other file."""
+    first: dict[str, Answers] = {}
     for one in sorted(answers, key=lambda one: (one.finished, str(one.file))):
-        kept.setdefault(one.rater, one)
+        first.setdefault(one.rater, one)
     notes = []
     for one in answers:
-        first = kept[one.rater]
-        if one is not first:
-            what = "the same file" if one.checksum == first.checksum else "other, later answers"
-            notes.append(f"{one.file.name}: {what} of {one.label} as {first.file.name}; left out")
-    return [one for one in answers if kept[one.rater] is one], notes
+        kept = first[one.rater]
+        if one is not kept:
+            what = "the same file" if one.checksum == kept.checksum else "other, later answers"
+            notes.append(f"{one.file.name}: {what} of {one.label} as {kept.file.name}; left out")
+    return [one for one in answers if first[one.rater] is one], notes
 
 
 def attention(one: Answers, key: Key) -> tuple[int, int]:
-    """Return how many check questions a rater got right, of how many.
+    """Return how many check questions a rater got right, and of how many.
 
     Each attention check asks two: noise has to come last for quality and for alignment. A check
     that was skipped counts as wrong, unless its images failed to load.
@@ -157,13 +127,10 @@ def attention(one: Answers, key: Key) -> tuple[int, int]:
     return right, total
 
 
-def attentive(
-    answers: Sequence[Answers], key: Key, lowest: float
+def drop_inattentive_raters(
+    answers: Sequence[Answers], key: Key, min_share: float
 ) -> tuple[list[Answers], list[str]]:
-    """Keep the raters who got at least the share `lowest` of check questions right.
-
-    Returns:
-        Their answers, and a line about each rater who is left out.
+    """Keep raters with at least this share of check questions right; also return a note per other.
 
     Raises:
         DataError: nobody is left.
@@ -171,7 +138,7 @@ def attentive(
     kept, notes = [], []
     for one in answers:
         right, total = attention(one, key)
-        if right >= lowest * total:
+        if right >= min_share * total:
             kept.append(one)
         else:
             notes.append(f"{one.label}: {right} of {total} attention questions right; left out")

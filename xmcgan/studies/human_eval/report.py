@@ -6,89 +6,242 @@ OUT/ranks.png      how often each model got each rank
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
+from scipy import stats
 
 from xmcgan.errors import DataError
+from xmcgan.studies.estimates import Estimate
 from xmcgan.studies.human_eval.answers import (
     QUESTIONS,
     Answers,
-    attentive,
+    drop_duplicates,
+    drop_inattentive_raters,
     read_answers,
     result_files,
-    without_duplicates,
 )
-from xmcgan.studies.human_eval.key import Key, read_key
-from xmcgan.studies.human_eval.ranking import Estimate, Outcome, outcome
+from xmcgan.studies.human_eval.page import Key, read_key
 from xmcgan.utils.files import write_text
-from xmcgan.utils.tables import aligned_table, markdown_table
+from xmcgan.utils.tables import markdown_table
 
 TITLES = {"quality": "Image quality", "alignment": "Match with the caption"}
-_HATCHES = ("", "///", "...", "xx", "\\\\\\", "--", "oo", "++", "**", "||")  # without colours
+_HATCHES = ("", "///", "...", "xx", "\\\\\\", "--", "oo", "++", "**", "||")  # for `MAX_MODELS`
+
+
+def krippendorff_alpha(ratings: Float[np.ndarray, "r u"]) -> float:
+    """Return Krippendorff's alpha for ordinal data: agreement of raters, 1 perfect, 0 chance.
+
+    Source: Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011. A rater may have left
+    out units (NaN). NaN if no unit has two ratings, or all ratings are equal.
+    """
+    ratings = ratings[:, (~np.isnan(ratings)).sum(axis=0) >= 2]
+    values = np.unique(ratings[~np.isnan(ratings)])
+    counts = (ratings[:, :, None] == values).sum(axis=0).astype(float)  # (u, v)
+    # Coincidences: ordered pairs of values within a unit, weighted by 1 / (ratings - 1).
+    weighted = counts / (counts.sum(axis=1, keepdims=True) - 1)
+    coincidences = weighted.T @ counts - np.diag(weighted.sum(axis=0))
+    margins = coincidences.sum(axis=1)
+    # Distance of two values: the ratings between them, half of those at both ends.
+    middle = np.cumsum(margins) - margins / 2
+    distances = (middle[:, None] - middle) ** 2
+    expected = margins @ distances @ margins
+    if expected == 0:
+        return math.nan
+    return float(1 - (coincidences * distances).sum() * (margins.sum() - 1) / expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRanks:
+    """How one model was ranked."""
+
+    ranked_best: Estimate  # share of rankings with the model on top
+    mean_rank: Estimate  # 1 is best
+    share_of_ranks: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """What the raters said to one question."""
+
+    captions: int  # that have an answer
+    rankings: int  # of all raters
+    krippendorff_alpha_ordinal: float | None  # over all images; None for a single rater
+    models: dict[str, ModelRanks]
+    preferred: dict[tuple[str, str], Estimate]  # share of rankings with the first above the second
+
+
+def rank_models(
+    answers: Sequence[Answers], key: Key, question: str, *, resamples: int, seed: int
+) -> Ranking:
+    """Join the rankings of all raters.
+
+    Each caption counts the same: its raters are averaged first. Intervals are percentiles of a
+    bootstrap over captions, so they tell what other captions would change, with these raters.
+
+    Raises:
+        DataError: nobody ranked anything.
+    """
+    ranks = _ranks(answers, key, question)
+    ranks = ranks[:, ~np.isnan(ranks).all(axis=(0, 2))]
+    if not ranks.size:
+        raise DataError(f"nobody ranked a caption for {question}: all were skipped")
+    answered = ~np.isnan(ranks[..., 0])
+
+    def estimate(indicator: Bool[np.ndarray, "r c"] | Float[np.ndarray, "r c"]) -> Estimate:
+        by_caption = np.nanmean(np.where(answered, indicator, np.nan), axis=0)
+        value = float(by_caption.mean())
+        if len(by_caption) < 2:
+            return Estimate(value)
+        found = stats.bootstrap(
+            (by_caption,), np.mean, n_resamples=resamples, method="percentile", rng=seed
+        ).confidence_interval
+        return Estimate(value, float(found.low), float(found.high), "captions")
+
+    by_model = dict(zip(key.models, np.moveaxis(ranks, 2, 0), strict=True))
+    alpha = krippendorff_alpha(ranks.reshape(len(ranks), -1))
+    return Ranking(
+        captions=ranks.shape[1],
+        rankings=int(answered.sum()),
+        krippendorff_alpha_ordinal=None if math.isnan(alpha) else alpha,
+        models={
+            name: ModelRanks(
+                ranked_best=estimate(own == 1),
+                mean_rank=estimate(own),
+                share_of_ranks=[
+                    float(np.nanmean(np.where(answered, own == rank, np.nan), axis=0).mean())
+                    for rank in range(1, len(by_model) + 1)
+                ],
+            )
+            for name, own in by_model.items()
+        },
+        preferred={
+            (one, two): estimate(by_model[one] < by_model[two])
+            for one, two in itertools.permutations(by_model, 2)
+        },
+    )
+
+
+def _ranks(answers: Sequence[Answers], key: Key, question: str) -> Float[np.ndarray, "r c m"]:
+    """Return the rank by rater, caption and model, NaN if not answered; checks are left out."""
+    items = [item for item in key.items.values() if item.noise is None]
+    ranks = np.full((len(answers), len(items), len(key.models)), np.nan)
+    for r, one in enumerate(answers):
+        for c, item in enumerate(items):
+            models = [item.models[image] for image in one.rankings[question].get(item.id, ())]
+            if models:
+                ranks[r, c] = [models.index(name) + 1 for name in key.models]
+    return ranks
 
 
 def write_report(
-    key_file: Path, results: Sequence[Path], out: Path, *, lowest: float, resamples: int, seed: int
+    key_file: Path,
+    results: Sequence[Path],
+    out: Path,
+    *,
+    min_share: float,
+    resamples: int,
+    seed: int,
 ) -> str:
-    """Join raters' files with the key, and write the report.
+    """Join raters' files (or folders of them) with the key, write the report, return its text.
 
-    Args:
-        key_file: that `create` wrote.
-        results: files of raters, or folders of them.
-        out: folder to write.
-        lowest: share of attention questions that a rater has to get right.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-
-    Returns:
-        The tables, and where the files are.
+    Raters with less than `min_share` of the attention questions right are left out.
 
     Raises:
         DataError: a file cannot be used, or no rater is valid.
     """
     key = read_key(key_file)
     given = [read_answers(path, key) for path in result_files(results)]
-    unique, doubles = without_duplicates(given)
-    valid, inattentive = attentive(unique, key, lowest)
-    outcomes = {
-        question: outcome(valid, key, question, resamples=resamples, seed=seed)
+    unique, doubles = drop_duplicates(given)
+    valid, inattentive = drop_inattentive_raters(unique, key, min_share)
+    found = {
+        question: rank_models(valid, key, question, resamples=resamples, seed=seed)
         for question in QUESTIONS
     }
-    notes = _notes(valid, doubles, inattentive, lowest, resamples)
-    text = "\n".join([*_sections(outcomes, aligned_table, "", ""), "", *notes])
-    markdown = ["# Human ranking", "", *_sections(outcomes, markdown_table, "## ", "**"), ""]
-    markdown += [f"- {note}" for note in notes] + ["", "![ranks](ranks.png)", ""]
+    lines = ["# Human ranking", ""]
+    for question, ranking in found.items():
+        lines += _section(TITLES[question], ranking)
+    lines += [f"- Raters: {', '.join(one.label for one in valid)}"]
+    skipped = [(one.label, reason) for one in valid for reason in one.skipped.values()]
+    for label, reason in sorted(set(skipped)):
+        lines += [f"- Skipped by {label}: {skipped.count((label, reason))} ({reason})"]
+    lines += [f"- Sent twice: {note}" for note in doubles]
+    asked = f"at least {100 * min_share:g} % asked"
+    lines += [f"- Inattentive: {note} ({asked})" for note in inattentive]
+    lines += [
+        f"- Intervals: 95 %, percentiles of {resamples} bootstrap resamples of the captions; each "
+        "caption counts the same"
+    ]
+    content = {
+        "page": key.page,
+        "models": key.models,
+        "raters": [
+            {"name": one.name, "id": one.rater, "file": one.file.name, "checksum": one.checksum}
+            for one in valid
+        ],
+        "sent_twice": doubles,
+        "inattentive": inattentive,
+        "questions": {question: _json(ranking) for question, ranking in found.items()},
+        "min_checks": min_share,
+        "resamples": resamples,
+        "seed": seed,
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "report.md", "\n".join(markdown))
-        content = _content(key, valid, doubles, inattentive, outcomes)
-        content |= {"min_checks": lowest, "resamples": resamples, "seed": seed}
+        write_text(out / "report.md", "\n".join([*lines, "", "![ranks](ranks.png)", ""]))
         write_text(out / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-        histograms(outcomes).savefig(out / "ranks.png", dpi=110)
+        histograms(found).savefig(out / "ranks.png", dpi=110)
     except OSError as error:
         raise DataError(f"cannot write to --out {out}: {error.strerror}") from None
-    return f"{text}\n\nreport.md, report.json and ranks.png in {out}"
+    return "\n".join(lines)
 
 
-def histograms(outcomes: Mapping[str, Outcome]) -> Figure:
-    """Draw how often each model got each rank, a panel a question."""
-    figure = Figure(figsize=(5 * len(outcomes), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(outcomes), squeeze=False, sharey=True)[0]
-    for axis, (question, found) in zip(panels, outcomes.items(), strict=True):
-        width = 0.8 / len(found.shares)
-        for index, (name, shares) in enumerate(found.shares.items()):
-            at = [rank + (index + 0.5) * width - 0.4 for rank in range(1, len(shares) + 1)]
-            heights = [100 * share for share in shares]
-            hatch = _HATCHES[index % len(_HATCHES)]
-            axis.bar(at, heights, width, label=name, hatch=hatch, edgecolor="white")
-        axis.set_title(TITLES[question])
-        axis.set_xlabel("rank (1 = best)")
-        axis.set_xticks(range(1, len(found.shares) + 1))
+def _section(title: str, found: Ranking) -> list[str]:
+    alpha = found.krippendorff_alpha_ordinal
+    agreement = "-" if alpha is None else f"{alpha:.3f}"
+    names = list(found.models)
+    lower_ranks = [f"rank {rank}, %" for rank in range(2, len(names) + 1)]
+    ranks = [["model", "ranked best, %", "mean rank", *lower_ranks]]
+    pairs = [["", *names]]
+    for name, model in found.models.items():
+        shares = [f"{100 * share:.1f}" for share in model.share_of_ranks[1:]]
+        ranks.append([name, model.ranked_best.text(1, 100), model.mean_rank.text(), *shares])
+        over = [found.preferred.get((name, other)) for other in names]
+        pairs.append([name, *(share.text(1, 100) if share else "-" for share in over)])
+    heading = (
+        f"## {title}: {found.rankings} rankings of {found.captions} captions, Krippendorff's alpha "
+        f"(ordinal) {agreement}"
+    )
+    lines = [heading, "", *markdown_table(ranks), ""]
+    lines += ["How often the row is preferred over the column, %", "", *markdown_table(pairs), ""]
+    return lines
+
+
+def _json(found: Ranking) -> dict[str, object]:
+    preferred = [
+        {"model": one, "over": two, **dataclasses.asdict(share)}
+        for (one, two), share in found.preferred.items()
+    ]
+    return {**dataclasses.asdict(found), "preferred": preferred}
+
+
+def histograms(rankings: Mapping[str, Ranking]) -> Figure:
+    """Draw how often each model got each rank, a panel per question."""
+    figure = Figure(figsize=(5 * len(rankings), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(rankings), squeeze=False, sharey=True)[0]
+    for axis, (question, found) in zip(panels, rankings.items(), strict=True):
+        places, width = np.arange(1, len(found.models) + 1), 0.8 / len(found.models)
+        for index, (name, model) in enumerate(found.models.items()):
+            at = places + (index + 0.5) * width - 0.4
+            heights = 100 * np.array(model.share_of_ranks)
+            axis.bar(at, heights, width, label=name, hatch=_HATCHES[index], edgecolor="white")
+        axis.set(title=TITLES[question], xlabel="rank (1 = best)", xticks=places)
         axis.grid(axis="y", alpha=0.25)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
@@ -96,110 +249,3 @@ def histograms(outcomes: Mapping[str, Outcome]) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return figure
-
-
-def _sections(outcomes: Mapping[str, Outcome], table, heading: str, strong: str) -> list[str]:
-    lines: list[str] = []
-    for question, found in outcomes.items():
-        alpha = "-" if math.isnan(found.alpha) else f"{found.alpha:.3f}"
-        lines += [
-            *([""] if lines else []),
-            f"{heading}{TITLES[question]}: {found.rankings} rankings of {found.captions} captions, "
-            f"Krippendorff's alpha (ordinal) {alpha}",
-            "",
-            *table(_rank_rows(found)),
-            "",
-            f"{strong}How often the row is preferred over the column, %{strong}",
-            "",
-            *table(_pair_rows(found)),
-        ]
-    return lines
-
-
-def _rank_rows(found: Outcome) -> list[list[str]]:
-    ranks = range(2, len(found.shares) + 1)
-    rows = [["model", "ranked best, %", "mean rank", *(f"rank {rank}, %" for rank in ranks)]]
-    for name, shares in found.shares.items():
-        shown = [f"{100 * share:.1f}" for share in shares[1:]]
-        rows.append([name, _percent(found.first[name]), _number(found.mean_rank[name]), *shown])
-    return rows
-
-
-def _pair_rows(found: Outcome) -> list[list[str]]:
-    names = list(found.shares)
-    rows = [["", *names]]
-    for one in names:
-        cells = ["-" if one == two else _percent(found.preferred[one, two]) for two in names]
-        rows.append([one, *cells])
-    return rows
-
-
-def _percent(found: Estimate) -> str:
-    return _number(found, digits=1, scale=100)
-
-
-def _number(found: Estimate, digits: int = 2, scale: int = 1) -> str:
-    value = f"{scale * found.value:.{digits}f}"
-    if found.low is None or found.high is None:
-        return value
-    return f"{value} ({scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
-
-
-def _notes(
-    valid: Sequence[Answers],
-    doubles: Sequence[str],
-    inattentive: Sequence[str],
-    lowest: float,
-    resamples: int,
-) -> list[str]:
-    notes = [f"Raters: {', '.join(one.label for one in valid)}"]
-    skipped = [(one.label, reason) for one in valid for reason in one.skipped.values()]
-    for label, reason in sorted(set(skipped)):
-        notes.append(f"Skipped by {label}: {skipped.count((label, reason))} ({reason})")
-    notes += [f"Sent twice: {note}" for note in doubles]
-    notes += [f"Inattentive: {note} (at least {100 * lowest:g} % asked)" for note in inattentive]
-    notes.append(
-        f"Intervals: 95 %, percentiles of {resamples} bootstrap resamples of the captions; each "
-        "caption counts the same"
-    )
-    return notes
-
-
-def _content(
-    key: Key,
-    valid: Sequence[Answers],
-    doubles: Sequence[str],
-    inattentive: Sequence[str],
-    outcomes: Mapping[str, Outcome],
-) -> dict[str, Any]:
-    return {
-        "page": key.page,
-        "models": list(key.models),
-        "raters": [
-            {"name": one.name, "id": one.rater, "file": one.file.name, "checksum": one.checksum}
-            for one in valid
-        ],
-        "sent_twice": list(doubles),
-        "inattentive": list(inattentive),
-        "questions": {question: _values(found) for question, found in outcomes.items()},
-    }
-
-
-def _values(found: Outcome) -> dict[str, Any]:
-    return {
-        "captions": found.captions,
-        "rankings": found.rankings,
-        "krippendorff_alpha_ordinal": None if math.isnan(found.alpha) else found.alpha,
-        "models": {
-            name: {
-                "ranked_best": dataclasses.asdict(found.first[name]),
-                "mean_rank": dataclasses.asdict(found.mean_rank[name]),
-                "share_of_ranks": shares,
-            }
-            for name, shares in found.shares.items()
-        },
-        "preferred": [
-            {"model": one, "over": two, **dataclasses.asdict(share)}
-            for (one, two), share in found.preferred.items()
-        ],
-    }

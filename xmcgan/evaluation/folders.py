@@ -1,0 +1,369 @@
+"""Score folder against folder, without a training run: compare, features, stats.
+
+All processes read all images and share the network's work; process 0 scores and writes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from tqdm import tqdm
+
+from xmcgan.data.archives import IMAGE_SUFFIXES, ImageStore
+from xmcgan.data.images import Resize, decode_image, resize_image
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.features import (
+    FeatureExtractor,
+    Networks,
+    Rows,
+    check_writable,
+    read_npz,
+    save_npz,
+)
+from xmcgan.evaluation.metrics import Context, build_metrics, quality_metrics
+from xmcgan.evaluation.metrics.fid import frechet_score, mean_and_covariance
+from xmcgan.evaluation.protocols import FeatureProtocol
+from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
+from xmcgan.utils.mesh import make_mesh
+from xmcgan.utils.provenance import fingerprint_differences, provenance
+from xmcgan.utils.statistics import Score, check_resamples
+
+_MAX_WORKERS = 16
+_READ_BATCH = 32  # images at least that are decoded together
+# What two sets of features must have in common; their images, and how many, may differ.
+_COMPARED = ("protocol", "network", "resize", "scaling", "weights_sha256")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How images become features."""
+
+    protocol: FeatureProtocol
+    weights: str | None = None  # path of the network's; None: the protocol's own
+    allow_unverified: bool = False  # accept weights that are not the published file
+    image_size: int | None = None  # side in pixels to bring images to first; None: as stored
+    resize: Resize = "crop"
+    num_samples: int | None = None  # images of each set, at random; None: all
+    seed: int = 0  # of that choice and of the bootstrap
+    batch_size: int | None = None  # images at once; None fits the devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Mean and covariance of the features of n images; None and {} if a file does not say."""
+
+    mu: Float[np.ndarray, "d"]
+    sigma: Float[np.ndarray, "d d"]
+    n: int | None
+    recipe: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write a .npz, whole or not at all."""
+        arrays = {"mu": self.mu, "sigma": self.sigma, "n": np.array(self.n)}
+        save_npz(path, arrays | {"recipe": np.array(json.dumps(self.recipe, sort_keys=True))})
+
+    @classmethod
+    def load(cls, path: Path) -> "Statistics":
+        """Read what `save` wrote, or mu and sigma alone, as pytorch-fid and TTUR write them.
+
+        Raises:
+            EvaluationError: The file is missing, damaged, holds other things, or is not finite.
+        """
+        arrays = read_npz(path)
+        if missing := {"mu", "sigma"} - arrays.keys():
+            raise EvaluationError(
+                f"{path} holds no statistics: {' and '.join(sorted(missing))} missing (it has: "
+                f"{', '.join(arrays) or 'nothing'}); make it with eval_fid.py stats"
+            )
+        mu, sigma = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
+        if mu.ndim != 1 or sigma.shape != mu.shape * 2 or not np.isfinite(mu.sum() + sigma.sum()):
+            raise EvaluationError(
+                f"{path}: mu {mu.shape} and sigma {sigma.shape} do not fit together, or are not "
+                "finite"
+            )
+        try:
+            recipe = json.loads(str(arrays["recipe"])) if "recipe" in arrays else {}
+            n = int(arrays["n"]) if "n" in arrays else None
+            return cls(mu, sigma, n, {**recipe})
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(f"{path}: its n or recipe is damaged: {error}") from None
+
+
+class ImageFolder:
+    """Images of a directory (all folders in it, and zips at its top) or of a zip, by name.
+
+    Args:
+        image_size: Side in pixels to which images are resized; None: as they are.
+        names: Which images, `chosen` how; None: all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        image_size: int | None = None,
+        resize: Resize = "crop",
+        names: Sequence[str] | None = None,
+        chosen: str = "",
+    ) -> None:
+        self._store = ImageStore(path)
+        self.path, self._image_size = path, image_size
+        self._resize: Resize = resize
+        self._chosen = chosen
+        self._digests: dict[str, bytes] = {}
+        self.names = list(self._store.images() if names is None else names)
+        if not self.names:
+            raise EvaluationError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sample(self, num: int, seed: int = 0) -> "ImageFolder":
+        """`num` of the images at random, in order of name: first names are often of one class."""
+        if not 1 <= num <= len(self):
+            raise EvaluationError(f"{num} images were asked for, and {self.path} has {len(self)}")
+        indices = np.random.default_rng(seed).choice(len(self), num, replace=False)
+        names = [self.names[index] for index in sorted(indices)]
+        chosen = f"{num} of {len(self)} by numpy.random.default_rng({seed})"
+        return ImageFolder(self.path, self._image_size, self._resize, names, chosen)
+
+    def batches(
+        self, batch_size: int = _READ_BATCH, workers: int | None = None
+    ) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
+        """Yield all images; files are read and decoded by threads, a batch ahead."""
+        starts = range(0, len(self), batch_size)
+        chunks = [self.names[start : start + batch_size] for start in starts]
+        shape = self._pixels(self.names[0]).shape
+        with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, _MAX_WORKERS)) as pool:
+            ahead = pool.map(self._pixels, chunks[0])
+            for names, following in zip(chunks, [*chunks[1:], []], strict=True):
+                images = list(ahead)
+                ahead = pool.map(self._pixels, following)
+                self._check_shapes(names, images, shape)
+                yield np.stack(images)
+
+    def recipe(self) -> dict[str, Any]:
+        """Which images these are and how pixels are made of them, as JSON values."""
+        size = self._image_size
+        entries: dict[str, Any] = {
+            "source": str(self.path),
+            "num_images": len(self),
+            "images_sha256": self.digest(),
+            "image_size": list(self._pixels(self.names[0]).shape[:2]),
+            "preparation": f"{self._resize} to {size}, bicubic" if size else "as stored",
+        }
+        return entries | ({"chosen": self._chosen} if self._chosen else {})
+
+    def digest(self) -> str:
+        """sha256 over each image's name and the sha256 of its file; what was read is kept."""
+        sha = hashlib.sha256()
+        for name in self.names:
+            if name not in self._digests:
+                self._read(name)
+            sha.update(os.fsencode(name) + b"\0" + self._digests[name])
+        return sha.hexdigest()
+
+    def _read(self, name: str) -> bytes:
+        data = self._store.read(name)
+        self._digests[name] = hashlib.sha256(data).digest()
+        return data
+
+    def _pixels(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
+        data = self._read(name)
+        image = decode_image(data, f"{self.path}/{name}")
+        if self._image_size:
+            return resize_image(image, self._image_size, self._resize)
+        return np.asarray(image)
+
+    def _check_shapes(
+        self, names: Sequence[str], images: Sequence[np.ndarray], shape: tuple[int, ...]
+    ) -> None:
+        for name, image in zip(names, images, strict=True):
+            if image.shape != shape:
+                raise EvaluationError(
+                    f"{self.path} has images of several sizes: {self.names[0]} is "
+                    f"{shape[1]} x {shape[0]}, {name} is {image.shape[1]} x {image.shape[0]}; "
+                    "resize them with --image-size"
+                )
+
+
+def compare(
+    real: Path, fake: Path, options: Options, *, resamples: int, allow_foreign: bool = False
+) -> tuple[dict[str, Score], dict[str, Any]]:
+    """Score one set of images, a directory or zip or .npz statistics, against a reference.
+
+    Args:
+        allow_foreign: Accept statistics that do not say how they were made.
+
+    Returns:
+        The scores (of two sets of images all, of statistics the Frechet distance alone), and
+        their recipe as JSON values; nothing in processes other than the first.
+    """
+    with raise_on_all():
+        check_resamples(resamples)
+        sides = [_open(path, options) for path in (real, fake)]
+        context = _context(options, resamples)
+        has_images = any(isinstance(side, ImageFolder) for side in sides)
+        extractor = context.features(options.protocol.name) if has_images else None
+        recipe = dict(extractor.recipe) if extractor else {}
+        for path, side in zip((real, fake), sides, strict=True):
+            if isinstance(side, Statistics):
+                check_statistics(side, path, options.protocol, recipe, allow_foreign)
+                known = (*_COMPARED, "weights_verified")
+                recipe = recipe or {key: side.recipe.get(key) for key in known}
+    arrays = [
+        {"mu": side.mu, "sigma": side.sigma, "n": side.n}
+        if isinstance(side, Statistics)
+        else _extract(extractor, side, options)
+        for side in sides
+    ]
+    with raise_on_all():
+        if not is_host0():
+            return {}, {}
+        if all("values" in each for each in arrays):
+            scores: dict[str, Score] = {}
+            protocols = [options.protocol.name]
+            for metric in build_metrics(quality_metrics(protocols), protocols, context):
+                scores |= metric.metric.compute(*arrays)
+        else:
+            score = frechet_score(*arrays, resamples=resamples, seed=options.seed)
+            scores = {options.protocol.label.lower(): score}
+        described = [_describe(*pair) for pair in zip(sides, (real, fake), strict=True)]
+    _warn(described, options.protocol)
+    recipe |= provenance() | {"bootstrap": resamples, "seed": options.seed}
+    return scores, recipe | {"real": described[0], "fake": described[1]}
+
+
+def write_features(images: Path, out: Path, options: Options) -> int:
+    """Write names, features and logits of images to a .npz; return the number of images."""
+    folder, extractor = _open_to_write(images, out, options)
+    arrays = _extract(extractor, folder, options)
+    with raise_on_all():
+        if is_host0():
+            named = {"names": np.array(folder.names), "features": arrays["values"]}
+            save_npz(out, named | {"logits": arrays["logits"]})
+    return len(folder)
+
+
+def write_statistics(images: Path, out: Path, options: Options) -> Statistics:
+    """Write mean, covariance, count and recipe of images to a .npz, and return them."""
+    folder, extractor = _open_to_write(images, out, options)
+    arrays = _extract(extractor, folder, options)
+    with raise_on_all():
+        recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
+        statistics = Statistics(*mean_and_covariance(arrays["values"]), len(folder), recipe)
+        if is_host0():
+            _warn([folder.recipe()], options.protocol)
+            statistics.save(out)
+    return statistics
+
+
+def _open(path: Path, options: Options) -> ImageFolder | Statistics:
+    if path.suffix == ".npz":
+        return Statistics.load(path)
+    folder = ImageFolder(path, options.image_size, options.resize)
+    if options.num_samples is not None:
+        return folder.sample(options.num_samples, options.seed)
+    return folder
+
+
+def _open_to_write(
+    images: Path, out: Path, options: Options
+) -> tuple[ImageFolder, FeatureExtractor]:
+    with raise_on_all():
+        if is_host0():
+            check_writable(out)
+        folder = _open(images, options)
+        if isinstance(folder, Statistics):
+            raise EvaluationError(f"{images} holds no images")
+        return folder, _context(options).features(options.protocol.name)
+
+
+def _context(options: Options, resamples: int = 0) -> Context:
+    weights = {options.protocol.name: options.weights} if options.weights else {}
+    networks = Networks(make_mesh(), options.batch_size, options.allow_unverified, weights)
+    return Context(networks, seed=options.seed, resamples=resamples)
+
+
+def _extract(
+    extractor: FeatureExtractor | None, folder: ImageFolder, options: Options
+) -> dict[str, np.ndarray]:
+    assert extractor is not None
+    name, unit = folder.path.name, extractor.batch_size
+    require_same(
+        {
+            f"number of images in {name}": len(folder),
+            "--batch-size": options.batch_size,
+            "network": extractor.recipe,
+        }
+    )
+    rows = Rows()
+    batches = folder.batches(-(-_READ_BATCH // unit) * unit)
+    # None: a bar on a terminal, nothing in a file of logs.
+    disable = None if is_host0() else True
+    with tqdm(total=len(folder), desc=name, unit="img", disable=disable) as bar:
+        while True:
+            with raise_on_all():
+                batch = next(batches, None)
+            if batch is None:
+                break
+            rows.add(extractor(batch), len(batch))
+            bar.update(len(batch))
+    # Else a score would be of one half of each.
+    require_same({f"images of {name}": folder.recipe() | {"source": ""}})
+    return rows.joined(len(folder))
+
+
+def check_statistics(
+    statistics: Statistics,
+    path: Path,
+    protocol: FeatureProtocol,
+    recipe: Mapping[str, Any],
+    allow_foreign: bool,
+) -> None:
+    """Raise EvaluationError if features of statistics do not live in the space of a recipe."""
+    if statistics.mu.size != protocol.num_features:
+        raise EvaluationError(
+            f"{path} has {statistics.mu.size} dimensions where {protocol.name} has "
+            f"{protocol.num_features}: it is of another network"
+        )
+    if not statistics.recipe and not allow_foreign:
+        raise EvaluationError(
+            f"{path} does not say how it was made: if you know that it was by {protocol.name} "
+            "and with the same weights, pass --allow-foreign-statistics"
+        )
+    wanted = {key: recipe[key] for key in _COMPARED if key in recipe} or {"protocol": protocol.name}
+    stored = {key: statistics.recipe.get(key) for key in wanted}
+    if statistics.recipe and (differing := fingerprint_differences(stored, wanted)):
+        raise EvaluationError(
+            f"{path} was made differently and cannot be compared ({'; '.join(differing)})"
+        )
+
+
+def _describe(side: ImageFolder | Statistics, path: Path) -> dict[str, Any]:
+    if isinstance(side, ImageFolder):
+        return side.recipe()
+    return {**side.recipe.get("images", {}), "statistics": str(path), "num_images": side.n}
+
+
+def _warn(described: Sequence[Mapping[str, Any]], protocol: FeatureProtocol) -> None:
+    for each in described:
+        num, name = each["num_images"], each.get("statistics") or each["source"]
+        if num is not None and num <= protocol.num_features:
+            print(
+                f"warning: {name}: {num} images are no more than the {protocol.num_features} "
+                f"dimensions of a feature; the {protocol.label} is biased upwards and comparable "
+                "at this number only",
+                file=sys.stderr,
+            )
+    sizes = [each["image_size"] for each in described if "image_size" in each]
+    if len(sizes) == 2 and sizes[0] != sizes[1]:
+        message = f"images of {sizes[0]} are compared with images of {sizes[1]} pixels"
+        print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,166 @@
+"""Metrics of generated images: one file each, found by name or by `module:Class` of your own.
+
+    class Sharpness:
+        paired = False  # True: the real images are those of the captions, row for row
+
+        def __init__(self, scale=1.0): ...        # fields of config.evaluation.NAME
+        def extract(self, images, captions): ...  # per batch: {name: array with one row per image}
+        def compute(self, real, fake): ...        # all rows of both sides: {name: Score(...)}
+
+What `extract` gives for real images is cached. A constructor parameter `protocol` gets one of the
+feature protocols of the evaluation, and `context` what its metrics share (`Context`). With
+`samples_per_caption = k`, `fake` has the shape (captions, k, ...) and covers the first 64 captions.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from xmcgan.errors import ConfigError, EvaluationError
+from xmcgan.evaluation.features import Arrays, FeatureExtractor, Images, Networks
+from xmcgan.evaluation.protocols import get_protocol
+from xmcgan.utils import registry
+
+METRICS = {
+    "fid": "xmcgan.evaluation.metrics.fid:FrechetDistance",
+    "kid": "xmcgan.evaluation.metrics.kid:KernelDistance",
+    "inception_score": "xmcgan.evaluation.metrics.inception_score:InceptionScore",
+    "precision_recall": "xmcgan.evaluation.metrics.precision_recall:PrecisionRecall",
+    "retrieval": "xmcgan.evaluation.metrics.retrieval:Retrieval",
+    "diversity": "xmcgan.evaluation.metrics.diversity:Diversity",
+    "cmmd": "xmcgan.evaluation.metrics.cmmd:CMMD",
+    "clip": "xmcgan.evaluation.metrics.clip_alignment:ClipAlignment",
+    "shapes": "xmcgan.shapes.alignment:ShapesAlignment",
+}
+NUM_DISTRACTORS = 99  # that retrieval and R-precision rank an image or a caption among
+
+
+@dataclasses.dataclass
+class Context:
+    """What the metrics of one evaluation share; feature networks are loaded once."""
+
+    networks: Networks
+    seed: int = 0
+    resamples: int = 0
+    image_size: int = 0
+    cache_dir: Path = Path()
+    num_real: int = 0
+    captions: Sequence[str] = ()  # of the generated images, in their order
+    image_ids: Sequence[str] = ()  # of the image that each caption describes
+    targets: Int[np.ndarray, "n"] | None = None  # its row among the real images
+    # Rows of another real image with the same caption, -1 if there is none.
+    find_twins: Callable[[], Int[np.ndarray, "n"]] | None = None
+
+    def __post_init__(self) -> None:
+        self.features = functools.cache(
+            lambda protocol: FeatureExtractor(get_protocol(protocol), self.networks)
+        )
+
+
+class FeatureMetric:
+    """Base of metrics that compare features `values` and `logits` of a protocol's network.
+
+    All metrics of one protocol share one pass of the network.
+    """
+
+    paired = False
+
+    def __init__(self, context: Context, protocol: str) -> None:
+        self.extractor = context.features(protocol)
+        self.prefix, self.recipe = protocol, self.extractor.recipe
+        self.resamples, self.seed = context.resamples, context.seed
+
+    def extract(self, images: Images, captions: Sequence[str]) -> Arrays:
+        """Features (n, d) and logits (n, k) of images."""
+        return self.extractor(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltMetric:
+    """A metric, with defaults for what its class leaves out."""
+
+    metric: Any
+    settings: Mapping[str, Any]  # name, type and fields, the protocol among them
+    recipe: Mapping[str, Any]  # how it extracts
+    prefix: str  # its scores are called PREFIX/SCORE
+    paired: bool
+    samples_per_caption: int
+    extraction: str  # metrics of which this is equal share what `extract` gives
+    cache_name: str
+
+
+def quality_metrics(protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What --metrics calls "quality": the scores of a set of images against another one."""
+    labels = {get_protocol(name).label for name in protocols}
+    names = ["fid", "kid", *["inception_score"] * ("FID" in labels), "precision_recall"]
+    return {name: {} for name in names}
+
+
+def build_metrics(
+    specs: Mapping[str, Mapping[str, Any]], protocols: Sequence[str], context: Context
+) -> list[BuiltMetric]:
+    """Metrics of a config: `{NAME: {"type": name or module:Class, field: value, ...}}`.
+
+    A metric with a parameter `protocol` is built once for each of the protocols unless its fields
+    name one.
+    """
+    built = []
+    for number, protocol in enumerate(protocols):
+        for name, spec in specs.items():
+            fields = {key: value for key, value in spec.items() if key != "type"}
+            cls = registry.find(spec.get("type", name), METRICS, "metric")
+            takes = inspect.signature(cls).parameters
+            if "protocol" in takes and "protocol" not in fields:
+                label = get_protocol(protocol).label
+                if getattr(cls, "label", label) != label:
+                    continue
+                fields["protocol"] = protocol
+            elif number > 0:
+                continue  # does not depend on the protocol
+            arguments = fields | ({"context": context} if "context" in takes else {})
+            try:
+                inspect.signature(cls).bind(**arguments)
+            except TypeError as error:
+                raise ConfigError(f"evaluation.{name}: {error}") from error
+            metric = cls(**arguments)
+            built.append(
+                _with_defaults(metric, {"name": name, "type": spec.get("type", name), **fields})
+            )
+    missing = specs.keys() - {metric.settings["name"] for metric in built}
+    if missing or not built:
+        raise EvaluationError(
+            f"no metrics: {', '.join(protocols)} cannot give {', '.join(missing) or 'any'}; known: "
+            f"{', '.join(METRICS)}"
+        )
+    return built
+
+
+def _with_defaults(metric: Any, settings: Mapping[str, Any]) -> BuiltMetric:
+    extract = type(metric).extract
+    is_ours = extract.__module__.startswith("xmcgan.")
+    if is_ours:
+        recipe = metric.recipe
+    else:  # code of a user may change between two runs, and the cache must not survive that
+        source = Path(inspect.getfile(extract)).read_bytes()
+        recipe = {"metric": settings, "source_sha256": hashlib.sha256(source).hexdigest()}
+    prefix = getattr(metric, "prefix", settings.get("protocol", settings["name"]))
+    extraction = json.dumps(recipe, sort_keys=True)
+    digest = hashlib.sha256(extraction.encode()).hexdigest()[:8]
+    return BuiltMetric(
+        metric,
+        settings,
+        recipe,
+        prefix,
+        paired=getattr(metric, "paired", False),
+        samples_per_caption=getattr(metric, "samples_per_caption", 1),
+        extraction=extraction,
+        cache_name=prefix if is_ours else f"{prefix}_{digest}",
+    )

@@ -1,0 +1,215 @@
+"""CLIPScore and R-precision: how well images fit their captions, from CLIP's embeddings.
+
+Every score comes with that of the real images, because a bare number says little: encoder, captions
+and prefix move it as much as the generator does. A score from an encoder that took part in training
+is inflated.
+"""
+
+import functools
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+import xmcgan
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.captions import text_key
+from xmcgan.evaluation.features import Arrays, BatchRunner, Images, Networks, unit_rows
+from xmcgan.evaluation.metrics import NUM_DISTRACTORS, Context
+from xmcgan.evaluation.protocols import antialiased_matrix
+from xmcgan.pretrained.clip import load_clip
+from xmcgan.utils.mesh import put, replicated
+from xmcgan.utils.statistics import Score, mean_score
+
+PREFIX = "A photo depicts "  # Hessel et al., "CLIPScore", EMNLP 2021, section 3
+_BEST_CLIP_SCORE = 2.5  # of an image and a caption that point the same way
+# Cosines of float32 embeddings that are nearer than this are equal but for rounding.
+TIE = 1e-6
+# Images whose candidates are compared together: small enough (6 MB at 99 others of width 512)
+# that memory is used again; larger blocks take twice the time.
+_BLOCK = 16
+
+
+class ClipAlignment:
+    """CLIPScore and R-precision; `weights` is a folder with CLIP ViT-B/32."""
+
+    paired = True
+
+    def __init__(self, context: Context, weights: str) -> None:
+        self._clip = ClipExtractor(weights, context.networks)
+        self.recipe = {**self._clip.recipe, "prefix": PREFIX}
+        self._context = context
+        self._embed_texts = functools.cache(self._clip.texts)  # once for all checkpoints
+
+    def extract(self, images: Images, captions: Sequence[str]) -> Arrays:
+        """Embeddings (n, e) of images and of their captions."""
+        texts = self._embed_texts(tuple(captions))
+        return {"images": self._clip.images(images), "texts": texts}
+
+    def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
+        """Scores `score` and `r_precision`, and the same of the real images."""
+        return alignment_scores(
+            fake["images"],
+            fake["texts"],
+            self._context.captions,
+            self._context.image_ids,
+            real_images_emb=real["images"],
+            resamples=self._context.resamples,
+            seed=self._context.seed,
+        )
+
+
+def alignment_scores(
+    fake_images_emb: Float[np.ndarray, "n e"],
+    text_emb: Float[np.ndarray, "n e"],
+    captions: Sequence[str],
+    image_ids: Sequence[Hashable],
+    *,
+    real_images_emb: Float[np.ndarray, "n e"],
+    resamples: int,
+    seed: int,
+) -> dict[str, Score]:
+    """Scores of generated and of real images, one of each for each caption.
+
+    Captions are resampled for the intervals, the same ones for every score; distractors stay.
+    """
+    sides = {"": fake_images_emb, "_real": real_images_emb}
+    resampling: Any = {"resamples": resamples, "seed": seed}
+    scores = {}
+    for side, images in sides.items():
+        cosines = clip_score(images, text_emb)
+        scores[f"score{side}"] = mean_score(cosines, most=_BEST_CLIP_SCORE, **resampling)
+    for side, images in sides.items():
+        is_nearest = r_precision(images, text_emb, captions, image_ids, seed=seed)
+        scores[f"r_precision{side}"] = mean_score(is_nearest, **resampling)
+    return scores
+
+
+def clip_score(
+    image_emb: Float[np.ndarray, "n e"], text_emb: Float[np.ndarray, "n e"]
+) -> Float[np.ndarray, "n"]:
+    """CLIPScore of each image and its caption, 2.5 * max(cosine, 0).
+
+    Hessel et al., "CLIPScore", EMNLP 2021, equation 1: with ViT-B/32, and captions that begin with
+    `PREFIX`.
+    """
+    images = unit_rows(image_emb, "embeddings")
+    texts = unit_rows(text_emb, "embeddings of the captions")
+    return _BEST_CLIP_SCORE * np.maximum(np.einsum("ne,ne->n", images, texts), 0.0)
+
+
+def r_precision(
+    image_emb: Float[np.ndarray, "n e"],
+    text_emb: Float[np.ndarray, "n e"],
+    captions: Sequence[str],
+    image_ids: Sequence[Hashable],
+    *,
+    seed: int,
+) -> Float[np.ndarray, "n"]:
+    """1 for each image whose caption is strictly nearest among 99 captions of other images, else 0.
+
+    Xu et al., "AttnGAN", CVPR 2018, with CLIP's cosines (Park et al., "Benchmark for Compositional
+    Text-to-Image Synthesis", 2021). A tie counts against the model.
+    """
+    images = unit_rows(image_emb, "embeddings")
+    texts = unit_rows(text_emb, "embeddings of the captions")
+    distractors = draw_distractors(captions, image_ids, NUM_DISTRACTORS, seed)
+    is_nearest = np.empty(len(images))
+    for start in range(0, len(images), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        true = np.einsum("ne,ne->n", images[block], texts[block])
+        others = np.einsum("ne,nke->nk", images[block], texts[distractors[block]])
+        is_nearest[block] = true > others.max(axis=1) + TIE
+    return is_nearest
+
+
+def draw_distractors(
+    captions: Sequence[str], image_ids: Sequence[Hashable], num: int, seed: int
+) -> Int[np.ndarray, "n k"]:
+    """Sample for each caption the rows of `num` distinct captions that describe other images only.
+
+    Texts are the same if they differ in case and white space alone; a text that also describes
+    this image is never drawn for it, from whichever image it comes. The draw follows from the seed,
+    the text and the image, not from the order of the rows.
+    """
+    keys = np.array([text_key(caption) for caption in captions])
+    texts, first_row, text_of = np.unique(keys, return_index=True, return_inverse=True)
+    texts_of_image: dict[Hashable, set[int]] = {}
+    for image, text in zip(image_ids, text_of.tolist(), strict=True):
+        texts_of_image.setdefault(image, set()).add(text)
+    needed = num + max((len(own) for own in texts_of_image.values()), default=1)
+    if len(texts) < needed:
+        raise EvaluationError(
+            f"R-precision ranks each caption among {num} of other images, which needs {needed} "
+            f"distinct captions here; there are {len(texts)}: use more samples"
+        )
+    rows = np.empty((len(keys), num), np.int64)
+    for row, (image, text) in enumerate(zip(image_ids, text_of.tolist(), strict=True)):
+        own = texts_of_image[image]
+        rng = np.random.default_rng([seed, text, min(own)])
+        # More than are needed: the image's own captions fall out.
+        drawn = rng.choice(len(texts), num + len(own), replace=False).tolist()
+        rows[row] = first_row[[other for other in drawn if other not in own][:num]]
+    return rows
+
+
+class ClipExtractor:
+    """CLIP's embeddings, not normalized, in float32 at highest precision."""
+
+    def __init__(self, path: Path | str, networks: Networks) -> None:
+        allow_unverified = networks.allow_unverified
+        clip = load_clip(Path(path).expanduser(), allow_unverified=allow_unverified)
+        self.recipe: dict[str, Any] = {
+            "network": f"CLIP, {clip.architecture}",
+            "resize": f"Pillow's bicubic of the short side, center crop, to {clip.image_size}",
+            "weights_sha256": clip.sha256,
+            "weights_verified": clip.verified,
+            "package_version": xmcgan.__version__,
+        }
+
+        def encode_images(params: Any, images: Array) -> Array:
+            return clip.encode_images(params, preprocess(images, clip.image_size))
+
+        self._tokenizer = clip.tokenizer
+        params = put(clip.params, replicated(networks.mesh))
+        self._encode_images = BatchRunner(encode_images, params, networks)
+        self._encode_texts = BatchRunner(clip.encode_text, params, networks)
+
+    def images(self, images: Images) -> Float[np.ndarray, "n e"]:
+        """Embeddings of images."""
+        return self._encode_images(images)
+
+    def texts(self, captions: Sequence[str], prefix: str = PREFIX) -> Float[np.ndarray, "n e"]:
+        """Embeddings of captions after a prefix, cut to the network's number of tokens."""
+        return self._encode_texts(self._tokenizer([prefix + caption for caption in captions]))
+
+
+def preprocess(images: UInt8[Array, "b h w 3"], size: int) -> Float[Array, "b s s 3"]:
+    """Resize the short side with Pillow's bicubic filter, crop the center, and scale to [0, 1].
+
+    The preprocessing of CLIP's own code. Pillow filters rows, rounds to whole gray levels, then
+    filters columns and rounds again.
+    """
+    height, width = images.shape[1:3]
+    x = jnp.asarray(images).astype(jnp.float32)
+    columns, rows = (_crop_matrix(side, min(height, width), size) for side in (width, height))
+    highest = jax.lax.Precision.HIGHEST
+    x = _to_gray_levels(jnp.einsum("jw,bhwc->bhjc", columns, x, precision=highest))
+    x = _to_gray_levels(jnp.einsum("ih,bhjc->bijc", rows, x, precision=highest))
+    return x / 255
+
+
+def _crop_matrix(side: int, short_side: int, size: int) -> Float[np.ndarray, "size side"]:
+    """Matrix that resizes one side and keeps its center."""
+    resized = size * side // short_side
+    # Halves go to the even pixel, as in torchvision's crop.
+    first = round((resized - size) / 2)
+    return antialiased_matrix(side, resized, "bicubic")[first : first + size]
+
+
+def _to_gray_levels(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jnp.clip(jnp.floor(x + 0.5), 0, 255)

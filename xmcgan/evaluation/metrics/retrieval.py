@@ -1,0 +1,97 @@
+"""Retrieval: is a generated image nearer to the real image of its caption than to 99 others?"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.features import Arrays, unit_rows
+from xmcgan.evaluation.metrics import NUM_DISTRACTORS, Context, FeatureMetric
+from xmcgan.evaluation.metrics.clip_alignment import TIE
+from xmcgan.utils.statistics import MIN_IMAGES, Score, mean_score
+
+TOP = (1, 10)
+RETRIEVALS = tuple(f"retrieval@{k}" for k in TOP)  # names of the scores
+
+
+class Retrieval(FeatureMetric):
+    """Retrieval@1 and @10, and what other real images of the same captions reach."""
+
+    def __init__(self, context: Context, protocol: str) -> None:
+        if context.num_real <= NUM_DISTRACTORS:
+            raise EvaluationError(
+                f"retrieval ranks one real image among {NUM_DISTRACTORS} others and needs "
+                f"{NUM_DISTRACTORS + 1}, but there are {context.num_real} real images; take "
+                "another --split, or other --metrics"
+            )
+        super().__init__(context, protocol)
+        self._targets, self._find_twins = context.targets, context.find_twins
+
+    def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
+        """Scores `retrieval@K`, and `retrieval@K_real` if enough captions have two images."""
+        assert self._targets is not None
+        assert self._find_twins is not None
+        return retrieval_scores(
+            real["values"],
+            fake["values"],
+            self._targets,
+            self._find_twins(),
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+
+
+def retrieval_scores(
+    real: Float[np.ndarray, "m d"],
+    fake: Float[np.ndarray, "n d"],
+    targets: Int[np.ndarray, "n"],
+    twins: Int[np.ndarray, "n"],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Score]:
+    """Shares of hits; `twins`: rows of another real image of the caption, -1 if there is none."""
+
+    def shares(hits: dict[int, Bool[np.ndarray, "n"]], suffix: str, note: str) -> dict[str, Score]:
+        return {
+            f"retrieval@{k}{suffix}": mean_score(
+                hit.astype(float), note=note or f"chance {k} %", resamples=resamples, seed=seed
+            )
+            for k, hit in hits.items()
+        }
+
+    scores = shares(retrieval(real, fake, seed, targets), "", "")
+    shared = np.flatnonzero(twins >= 0)
+    if len(shared) >= MIN_IMAGES:
+        rows = twins[shared]
+        note = f"real images, of the {len(shared)} captions that another image has as well"
+        scores |= shares(retrieval(real, real[rows], seed, targets[shared], rows), "_real", note)
+    return scores
+
+
+def retrieval(
+    real: Float[np.ndarray, "m d"],
+    fake: Float[np.ndarray, "n d"],
+    seed: int,
+    targets: Int[np.ndarray, "n"],
+    own: Int[np.ndarray, "n"] | None = None,
+) -> dict[int, Bool[np.ndarray, "n"]]:
+    """For each k of `TOP`, whether the target is among the k nearest of 100 real images.
+
+    The other 99 follow from the seed and the target, not from the order of the generated images. By
+    chance 1 % and 10 % are hits. A tie counts against the generated image.
+
+    Args:
+        targets: Row of the real image of each generated image's caption.
+        own: If real images stand in for generated ones, their rows, which are passed over.
+    """
+    real, fake = unit_rows(real, "features"), unit_rows(fake, "features of the generated images")
+    ranks = np.empty(len(fake), np.int64)
+    # One more than is needed, as one may be passed over.
+    num = min(NUM_DISTRACTORS + 1, len(real) - 1)
+    for row, target in enumerate(targets.tolist()):
+        rng = np.random.default_rng([seed, target])
+        others = rng.choice(len(real) - 1, num, replace=False)
+        others += others >= target  # all rows but the target's
+        others = others[others != (-1 if own is None else own[row])][:NUM_DISTRACTORS]
+        ranks[row] = (real[others] @ fake[row] > real[target] @ fake[row] - TIE).sum()
+    return {k: ranks < k for k in TOP}

@@ -1,0 +1,172 @@
+"""The evaluation job: scores of the checkpoints of a run, during its training or after it.
+
+A program of its own. It may be killed at any time: a checkpoint has a whole result or none, and is
+pinned until it has one, so training does not delete it. Of several processes the first decides
+which checkpoint comes next, and writes.
+"""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from xmcgan.errors import AgreedError, CheckpointError
+from xmcgan.evaluation.evaluator import Evaluator, Options
+from xmcgan.evaluation.metrics.retrieval import RETRIEVALS
+from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
+from xmcgan.sampling.sampler import load_generator
+from xmcgan.training import checkpoint
+from xmcgan.training.checkpoint import checkpoint_digest, read_record
+from xmcgan.training.logging import TensorBoardWriter
+from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
+from xmcgan.utils.files import lock_workdir, write_text
+
+POLL_SECONDS = 10.0
+_PENDING, _BEST = "evaluation", "best"  # reasons of pins
+
+
+class EvaluationJob:
+    """Evaluation of the checkpoints of one workdir, whose training may still run."""
+
+    def __init__(self, workdir: Path, options: Options) -> None:
+        self._workdir, self._weights = workdir, options.weights
+        self._directory = workdir / "evaluation"
+        self._checkpoints = workdir / "checkpoints"
+        self._evaluator = Evaluator(workdir, options)
+        self._results = ResultFile(self._directory)
+        self._recipe_id = ""  # known to process 0
+        self._damaged: dict[int, str] = {}  # steps that cannot be evaluated, and why
+
+    def run(self, steps: Sequence[int] | None = None, *, watch: bool = False) -> int:
+        """Evaluate what has no result yet; return how many results were added.
+
+        Args:
+            steps: Checkpoints; None takes all that are there.
+            watch: Wait for more, until the run's last step has been evaluated.
+        """
+        with contextlib.ExitStack() as held:
+            with raise_on_all():
+                if is_host0():
+                    self._directory.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(lock_workdir(self._directory))
+                    self._prepare(steps)
+            # Before the first image is sampled: what is wrong with the real ones shows now.
+            self._evaluator.extract_references()
+            added = 0
+            while True:
+                pending, is_last = broadcast_from_host0(
+                    lambda: (self._next(steps), not watch or self._is_finished())
+                )
+                if pending:
+                    added += self._evaluate_step(*pending)
+                elif is_last:
+                    break
+                else:
+                    time.sleep(POLL_SECONDS)
+        with raise_on_all():
+            if self._damaged and is_host0():
+                raise CheckpointError(
+                    f"{added} results were added; these steps have none:\n"
+                    + "\n".join(self._damaged.values())
+                )
+        return added
+
+    def _prepare(self, steps: Sequence[int] | None) -> None:
+        there = checkpoint.committed_steps(self._checkpoints)
+        if missing := sorted(set(steps or ()) - set(there)):
+            raise CheckpointError(
+                f"{self._checkpoints} has no checkpoint of step {', '.join(map(str, missing))}; "
+                f"it has {', '.join(map(str, there)) or 'none yet'}"
+            )
+        self._recipe_id = self._results.write_recipe(self._evaluator.recipe())
+        write_text(self._directory / "captions.jsonl", self._evaluator.manifest.text)
+        # Pins of steps that a run has left behind, restored from an older one.
+        for step in checkpoint.pinned_steps(self._checkpoints, _PENDING) - set(there):
+            checkpoint.unpin(self._checkpoints, step, _PENDING)
+        self._next(steps)
+
+    def _next(self, steps: Sequence[int] | None) -> tuple[int, list[Weights]] | None:
+        """The oldest step that lacks results, and these; all such steps are pinned."""
+        pending: list[tuple[int, list[Weights]]] = []
+        done = {result.key for result in self._results.read()}
+        for step in checkpoint.committed_steps(self._checkpoints):
+            if step in self._damaged or (steps is not None and step not in steps):
+                continue
+            if not checkpoint.pin(self._checkpoints, step, _PENDING):
+                continue  # training was quicker
+            try:
+                digest = checkpoint_digest(self._checkpoints, step)
+            except CheckpointError as error:
+                self._damaged[step] = str(error)
+                checkpoint.unpin(self._checkpoints, step, _PENDING)
+                continue
+            keys: dict[Weights, Any] = {
+                w: (step, w, self._recipe_id, digest) for w in self._weights
+            }
+            lacking: list[Weights] = [weights for weights, key in keys.items() if key not in done]
+            if lacking:
+                pending.append((step, lacking))
+            else:
+                checkpoint.unpin(self._checkpoints, step, _PENDING)
+        return pending[0] if pending else None
+
+    def _evaluate_step(self, step: int, lacking: list[Weights]) -> int:
+        """Add the results that a step lacks; return how many."""
+        for number, weights in enumerate(lacking):
+            start = time.time()
+            try:
+                with raise_on_all():
+                    variables = load_generator(
+                        self._evaluator.sampler, self._checkpoints, step, raw=weights == "raw"
+                    )
+                    digest = checkpoint_digest(self._checkpoints, step)
+            except (CheckpointError, AgreedError) as error:
+                self._damaged[step] = str(error)
+                return number
+            scores = self._evaluator.score(variables, f"step {step:,} ({weights})")
+            with raise_on_all():
+                if is_host0():
+                    now = time.time()
+                    seconds = round(now - start, 3)
+                    recipe = self._recipe_id
+                    self._write(
+                        Result(step, weights, recipe, digest, scores, round(now, 3), seconds)
+                    )
+        return len(lacking)
+
+    def _write(self, result: Result) -> None:
+        # TensorBoard first: a result that is in the file is never evaluated again.
+        folder = self._workdir / "tensorboard" / f"evaluation_{result.weights}"
+        with TensorBoardWriter(folder) as writer:
+            writer.write_scalars(result.step, {k: s.value for k, s in result.scores.items()})
+        self._results.append(result)
+        primary = next(iter(result.scores))
+        self._print(result, primary)
+        best = best_result(self._results.read(), primary)
+        if best is not None and checkpoint.pin(self._checkpoints, best.step, _BEST):
+            for step in checkpoint.pinned_steps(self._checkpoints, _BEST) - {best.step}:
+                checkpoint.unpin(self._checkpoints, step, _BEST)
+
+    def _print(self, result: Result, primary: str) -> None:
+        prefix = primary.partition("/")[0]
+        shown = dict.fromkeys([primary, *(f"{prefix}/{name}" for name in RETRIEVALS)])
+        found = {name: result.scores[name] for name in shown if name in result.scores}
+        values = [f"{name.partition('/')[2]} {score.value:.4g}" for name, score in found.items()]
+        flattered = "  (flattered)" if found[primary].flattered else ""
+        tqdm.write(
+            f"step {result.step:>7,} ({result.weights})  {prefix}: {'  '.join(values)}{flattered}  "
+            f"({result.seconds:.0f} s)"
+        )
+        ratio = result.scores.get(f"{prefix}/diversity_ratio")
+        if ratio and ratio.note:
+            tqdm.write(f"  warning: {ratio.note}")
+
+    def _is_finished(self) -> bool:
+        steps = checkpoint.committed_steps(self._checkpoints)
+        if not steps:
+            return False
+        last_step = read_record(self._checkpoints, steps[-1]).extra.get("num_train_steps")
+        return last_step is not None and steps[-1] >= last_step

@@ -1,0 +1,29 @@
+"""What the networks take and return."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float
+
+
+class Captions(NamedTuple):
+    """Encoded captions of a batch; special tokens count as words."""
+
+    words: Float[Array, "b t d"]
+    word_mask: Bool[Array, "b t"]  # false on padding
+    sentence: Float[Array, "b e"]
+
+
+class DiscriminatorOutput(NamedTuple):
+    """Discriminator outputs, all float32.
+
+    Attributes:
+        logits: One per image, or one per image and scale.
+        feature: Global image feature, for the sentence and image losses.
+        regions: Region features, for the word loss.
+        sentence: Projected sentence, the captions' side of the sentence loss.
+    """
+
+    logits: Float[Array, "b *k"]
+    feature: Float[Array, "b c"]
+    regions: Float[Array, "b r d"]
+    sentence: Float[Array, "b c"]

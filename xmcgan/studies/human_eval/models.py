@@ -1,0 +1,116 @@
+"""The images of each model by caption, from folders that hold the same captions."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from xmcgan.data.annotations import clean_captions, parse_jsonl
+from xmcgan.data.archives import ImageStore
+from xmcgan.errors import DataError
+
+MANIFEST = "manifest.json"
+MAX_MODELS = 10  # nobody ranks more pictures than that with care
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelImages:
+    """Images of one model: for each caption the paths of its images in the store."""
+
+    name: str
+    store: ImageStore
+    files: Mapping[str, Sequence[str]]
+
+
+def read_models(folders: Sequence[tuple[str, Path]], captions: Path | None) -> list[ModelImages]:
+    """Find the images of each model, given its name and folder; all need the same captions.
+
+    `captions` says which file shows which caption, in any of the folders: JSON lines with `image`
+    and `captions`, or lines `NAME<tab>CAPTION`; suffixes of images do not matter. If None, each
+    folder has a `manifest.json`, as `scripts/generate.py` writes it.
+
+    Raises:
+        DataError: fewer than two models, a name or folder twice, an image that is missing, or
+            different captions.
+    """
+    if not 2 <= len(folders) <= MAX_MODELS:
+        raise DataError(
+            f"models given: {len(folders)}; a ranking needs 2 to {MAX_MODELS}: repeat --images "
+            "NAME=DIR"
+        )
+    names, places = {name for name, _ in folders}, {folder.resolve() for _, folder in folders}
+    if min(len(names), len(places)) < len(folders):
+        raise DataError("--images: a name or a folder is given twice")
+    by_name = _read_captions(captions) if captions else None
+    models = []
+    for name, folder in folders:
+        store = ImageStore(folder)
+        found = _by_manifest(store, folder) if by_name is None else _by_name(store, folder, by_name)
+        files: dict[str, list[str]] = {}
+        for file, caption in found:
+            files.setdefault(caption, []).append(file)
+        models.append(ModelImages(name, store, files))
+    first = models[0]
+    for other in models[1:]:
+        if differing := sorted(first.files.keys() ^ other.files.keys()):
+            raise DataError(
+                f"different captions: {len(differing)} are in only one of {first.name} and "
+                f"{other.name}, such as {differing[0][:80]!r}"
+            )
+    return models
+
+
+def _read_captions(path: Path) -> dict[str, str]:
+    """Return captions by the name of their image, without its suffix."""
+    try:
+        data = path.read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    if path.suffix in (".json", ".jsonl"):
+        pairs = [(entry.image, entry.captions[0]) for entry in parse_jsonl(data, str(path))[0]]
+    else:
+        pairs = []
+        for number, line in enumerate(lines, start=1):
+            file, tab, caption = line.partition("\t")
+            if line.strip() and not tab:
+                raise DataError(f"{path}, line {number}: expected NAME<tab>CAPTION")
+            if tab:
+                kept, _ = clean_captions([caption], f"{path}, line {number}")
+                pairs.append((file.strip(), kept[0]))
+    captions = {_stem(file): caption for file, caption in pairs}
+    if not captions or len(captions) < len(pairs):
+        raise DataError(f"{path} has {'the same image twice' if pairs else 'no captions'}")
+    return captions
+
+
+def _by_name(
+    store: ImageStore, folder: Path, captions: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    images: dict[str, str] = {}
+    for image in store.images():
+        if images.setdefault(_stem(image), image) != image:
+            raise DataError(f"{folder}: {images[_stem(image)]} and {image} have the same name")
+    for stem in sorted(captions):
+        if stem not in images:
+            raise DataError(f"{folder}: there is no image {stem}.* for {captions[stem]!r}")
+        yield images[stem], captions[stem]
+
+
+def _by_manifest(store: ImageStore, folder: Path) -> Iterator[tuple[str, str]]:
+    path = folder / MANIFEST
+    if MANIFEST not in store:
+        raise DataError(f"there is no {path} (scripts/generate.py writes it): give --captions FILE")
+    try:
+        entries = json.loads(store.read(MANIFEST))["images"]
+        pairs = [(str(entry["file"]), str(entry["caption"])) for entry in entries]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged, or no list of images: {error!r}") from None
+    for file, caption in pairs:
+        if file not in store:
+            raise DataError(f"{folder}: the image {file} of {MANIFEST} is missing")
+        yield file, clean_captions([caption], f"{path}, {file}")[0][0]
+
+
+def _stem(file: str) -> str:
+    return PurePosixPath(file).with_suffix("").as_posix() if file else ""
