@@ -254,7 +254,7 @@ def _ruler(rows: Sequence[Row], name: str) -> Estimate | None:
 
 def chart(rows: Sequence[Row], names: Sequence[str], heading: str) -> Figure:
     """Draw a panel per score: a line per row, with its mean, interval and seeds."""
-    columns = min(_MAX_COLUMNS, len(names))
+    columns = 2 if len(names) == 4 else min(_MAX_COLUMNS, len(names))
     lines = -(-len(names) // columns)
     size = (4.3 * columns + 1.2, lines * (0.33 * len(rows) + 1.2) + 1.1)
     figure = Figure(figsize=size, layout="constrained")
