@@ -1,17 +1,16 @@
 """From a config to its networks, encoders and tokenizer."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from xmcgan.config import trunk_size
+from xmcgan.config import default_config, trunk_size
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import ConfigError
-from xmcgan.models.discriminator import Discriminator
-from xmcgan.models.generator import Generator
-from xmcgan.models.projected import ProjectedDiscriminator
+from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.pretrained.efficientnet_lite import (
     EfficientNetLite0Trunk,
     load_efficientnet_lite0,
@@ -25,49 +24,60 @@ from xmcgan.pretrained.encoders import (
 )
 from xmcgan.pretrained.weights import SOURCES, resolve
 from xmcgan.training.state import Networks
+from xmcgan.utils.registry import find
 
 
-def build_generator(config: ConfigDict) -> Generator:
-    """Return the generator of a config."""
-    return Generator(
-        image_size=config.image_size,
-        width=config.generator.width,
-        z_dim=config.generator.z_dim,
-        condition_size=config.region_size,
-        attention_gamma=config.generator.attention_gamma,
-        sentence_in_first_map=config.generator.sentence_in_first_map,
-        whiten_sentence=config.generator.whiten_sentence,
-        batch_norm_group_size=config.batch_norm_group_size,
-        dtype=_dtype(config),
-        remat=config.remat,
-    )
+def build_generator(config: ConfigDict) -> Any:
+    """Build the generator of a config.
+
+    Raises:
+        ConfigError: Unknown `generator.type` or field.
+    """
+    return _build_network(config, "generator", GENERATORS, {})
 
 
 def build_networks(config: ConfigDict, word_dim: int) -> Networks:
-    """Return both networks of a config and their optimisers.
+    """Build both networks of a config and their optimizers.
 
-    Args:
-        config: a validated config.
-        word_dim: size of a word's feature; the regions' features share its space.
+    The regions' features have the size of a word's, `word_dim`.
+
+    Raises:
+        ConfigError: Unknown `generator.type`, `discriminator.type` or field.
     """
-    fields: dict[str, Any] = {
-        "width": config.discriminator.width,
-        "region_dim": word_dim,
-        "region_size": config.region_size,
-        "dtype": _dtype(config),
-        "remat": config.remat,
-    }
+    shared: dict[str, Any] = {"region_dim": word_dim}
     if config.discriminator.type == "projected":
-        trunk = EfficientNetLite0Trunk(_dtype(config))
-        discriminator = ProjectedDiscriminator(trunk, trunk_size(config), **fields)
-    else:
-        discriminator = Discriminator(config.image_size, **fields)
+        shared |= {
+            "trunk": EfficientNetLite0Trunk(_dtype(config)),
+            "trunk_size": trunk_size(config),
+        }
     return Networks(
         build_generator(config),
-        discriminator,
+        _build_network(config, "discriminator", DISCRIMINATORS, shared),
         g_optimizer=optax.adam(config.generator.learning_rate, **config.adam),
         d_optimizer=optax.adam(config.discriminator.learning_rate, **config.adam),
     )
+
+
+def _build_network(
+    config: ConfigDict, section: str, registry: dict[str, str], shared: dict[str, Any]
+) -> Any:
+    """Build a network from its section of the config and what it shares with the rest."""
+    own = dict(config[section])
+    network = find(own.pop("type"), registry, section)
+    known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
+    shared = shared | {
+        "image_size": config.image_size,
+        "region_size": config.region_size,
+        "condition_size": config.region_size,
+        "batch_norm_group_size": config.batch_norm_group_size,
+        "dtype": _dtype(config),
+        "remat": config.remat,
+    }
+    # Fields of the default networks that another one lacks are left out; its own must exist.
+    for name in own.keys() - known - set(default_config()[section]):
+        raise ConfigError(f"{section}.{name} is no field of {config[section].type}")
+    fields = {name: value for name, value in (own | shared).items() if name in known}
+    return network(**fields)
 
 
 def load_discriminator_trunk(config: ConfigDict) -> dict[str, Any]:

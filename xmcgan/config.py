@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from xmcgan.errors import ConfigError, did_you_mean
+from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.models.augment import POLICIES
 from xmcgan.models.generator import WIDTH_MULTIPLIERS
 from xmcgan.utils.files import write_text
@@ -61,6 +62,7 @@ def default_config() -> ConfigDict:
     config.text.sentence_pooling = "masked_mean"  # or padded_mean, the official code's
 
     config.generator = ConfigDict()
+    config.generator.type = "paper"  # or module:Class of your own
     config.generator.width = 96
     config.generator.z_dim = 128
     config.generator.attention_gamma = 15.0
@@ -69,7 +71,8 @@ def default_config() -> ConfigDict:
     config.generator.learning_rate = 1e-4
 
     config.discriminator = ConfigDict()
-    config.discriminator.type = "paper"  # or projected: on frozen pretrained features
+    # Or projected: on frozen pretrained features; or module:Class of your own.
+    config.discriminator.type = "paper"
     config.discriminator.width = 96
     # Of the projected one: its frozen network, and the side to which that sees images resized
     # (0: 64 for images of 32 pixels, 128 up to 128, 256 above).
@@ -225,7 +228,9 @@ def validate(config: ConfigDict) -> None:
 
 def _check_discriminator(config: ConfigDict) -> None:
     network = config.discriminator
-    _check_choice("discriminator.type", network.type, ("paper", "projected"))
+    for section, known in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
+        if ":" not in config[section].type:
+            _check_choice(f"{section}.type", config[section].type, tuple(known))
     for policy in filter(None, network.augment.split(",")):
         if policy not in POLICIES:
             raise ConfigError(
@@ -344,18 +349,23 @@ def apply_override(config: ConfigDict, override: str) -> None:
 
 
 def _set_own(config: ConfigDict, field: str, text: str) -> bool:
-    """Set a field of a loss or metric of the user's own, whose `type` comes first."""
-    section, name, key = [*field.split("."), "", ""][:3]
-    if section not in ("losses", "evaluation") or not key or field.count(".") > 2:
-        return False
-    if key != "type" and "type" not in config[section].get(name, {}):
+    """Set a field of a loss, metric or network of the user's own, whose `type` comes first."""
+    section, _, rest = field.partition(".")
+    name, _, key = rest.partition(".")
+    if section in ("generator", "discriminator"):
+        is_own = bool(name) and not key and ":" in config[section].type
+    elif section in ("losses", "evaluation"):
+        is_own = "." not in key and (key == "type" or "type" in config[section].get(name, {}))
+    else:
+        is_own = False
+    if not is_own:
         return False
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False}.get(text.lower(), text)
     with config.unlocked():
-        config[section][name] = {**config[section].get(name, {}), key: value}
+        config[section][name] = {**config[section].get(name, {}), key: value} if key else value
     return True
 
 
@@ -417,14 +427,20 @@ _FREE_FIELDS = (
     "text.weights", "losses.image_pretrained.weights", "wandb.project", "wandb.entity",
 )  # fmt: skip
 
+# Absent from checkpoints of version 0.1, which had what is the default now.
+_NEW_FIELDS = ("generator.type",)
+
 
 def fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Return the fields that a resumed run must share with its start, by dotted name."""
     leaves = {".".join(path): value for path, value in _leaves(config)}
+    defaults = {".".join(path): value for path, value in _leaves(default_config())}
     return {
         name: value
         for name, value in leaves.items()
-        if name not in _FREE_FIELDS and not name.startswith("evaluation.")
+        if name not in _FREE_FIELDS
+        and not name.startswith("evaluation.")
+        and not (name in _NEW_FIELDS and value == defaults[name])
     }
 
 

@@ -33,7 +33,7 @@ class Networks:
             train=True,
             mutable=["batch_stats"],
         )
-        return fake, updates["batch_stats"]
+        return fake, updates.get("batch_stats", {})
 
     def discriminate(
         self, params: Any, images: Float[Array, "b h w 3"], sentence: Float[Array, "b e"]

@@ -210,14 +210,12 @@ def joint_metrics(
     state: TrainState, d_params: Any, real: Features, fake: Features, fake_grads: Features
 ) -> Metrics:
     """Metrics of a joint update beside its losses."""
-    norms = spectral_norms(state.d_params, d_params)
-    slopes = logit_slopes(d_params, fake.output.sentence)
-    output_grads = fake_grads.output
-    return output_statistics(real, fake) | {
-        "d_spectral_norm_max": norms.max(),
-        "d_spectral_norm_mean": norms.mean(),
-        "g_hinge_to_contrast": hinge_to_contrast(output_grads.logits, slopes, output_grads.feature),
-    }
+    norms, grads = spectral_norms(state.d_params, d_params), fake_grads.output
+    metrics = {"d_spectral_norm_max": norms.max(), "d_spectral_norm_mean": norms.mean()}
+    if any(name.startswith("logit") for name in d_params):  # a network of the user's may have none
+        slopes = logit_slopes(d_params, fake.output.sentence)
+        metrics["g_hinge_to_contrast"] = hinge_to_contrast(grads.logits, slopes, grads.feature)
+    return output_statistics(real, fake) | metrics
 
 
 def normalize(state: TrainState) -> tuple[Any, Callable[[Any], tuple[Any]], Any]:
