@@ -349,7 +349,7 @@ def apply_override(config: ConfigDict, override: str) -> None:
 
 
 def _set_own(config: ConfigDict, field: str, text: str) -> bool:
-    """Set a field of a loss, metric or network of the user's own, whose `type` comes first."""
+    """Set a field of the user's own loss, metric, network or data set; its name comes first."""
     section, _, rest = field.partition(".")
     name, _, key = rest.partition(".")
     if section in ("generator", "discriminator"):
@@ -357,7 +357,7 @@ def _set_own(config: ConfigDict, field: str, text: str) -> bool:
     elif section in ("losses", "evaluation"):
         is_own = "." not in key and (key == "type" or "type" in config[section].get(name, {}))
     else:
-        is_own = False
+        is_own = (section, name) == ("data", "fields") and bool(key) and ":" in config.data.name
     if not is_own:
         return False
     try:

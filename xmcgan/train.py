@@ -134,7 +134,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
             )
         else:
             state = jax.jit(init, out_shardings=sharding)(jax.random.key(config.seed))
-            if config.generator.whiten_sentence:
+            if "whitening" in state.g_batch_stats:
                 encode = jax.jit(lambda *tokens: text.apply(frozen_params["text"], *tokens)[1])
                 found = sentence_statistics(train_source, tokenizer, encode, config.seed)
                 state = with_whitening(state, found, sharding)

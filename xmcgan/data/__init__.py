@@ -15,7 +15,7 @@ from xmcgan.utils.registry import find
 
 # A data set is a class, constructed with a split's name and the fields of `config.data.fields`. It
 # has `__len__`, and a `__getitem__` that returns the fields of `Example` as a dict (`image` and
-# `captions` at least). docs/data.md says what it may have besides: `splits`, `prepare`,
+# `captions` at least). docs/extending.md says what it may have besides: `splits`, `prepare`,
 # `fingerprint`, `one_per_image`. Ours also get `data_dir`, and as `variant` what follows the slash.
 DATA_SETS = {
     "emoji": "xmcgan.data.folder:Emoji",

@@ -1,0 +1,99 @@
+"""The examples of docs/extending.md run as they stand, from a directory outside the repository."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xmcgan import train as program
+from xmcgan.config import apply_override, load_config
+from xmcgan.errors import ConfigError
+from xmcgan.evaluation.evaluator import Options
+from xmcgan.evaluation.watch import EvaluationJob
+from xmcgan.training.checkpoint import committed_steps
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs/extending.md").read_text("utf-8")
+BLOCKS = [
+    "\n".join(line[4:] for line in block.splitlines())
+    for block in re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", PAGE, re.MULTILINE)
+]
+FILES = {
+    match[1]: block.split("\npython ")[0]
+    for block in BLOCKS
+    if (match := re.match(r"# (\w+\.py)\n", block.lstrip()))
+}
+COMMANDS = {
+    line.split("--workdir runs/")[1].split()[0]: shlex.split(line)[3:]
+    for line in PAGE.splitlines()
+    if line.startswith("    python -m xmcgan.train ")
+}
+
+
+@pytest.fixture
+def run(tiny_config, tmp_path, monkeypatch):
+    """A function that trains by a command of the page, but as little as `tiny_config` does."""
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code)
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+    for split in ("train", "test"):
+        (tmp_path / "birds" / split).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.full((16, 16, 3), 20 * number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"birds/{split}/a_red_star_{number}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    tiny_config.d_steps, tiny_config.num_train_steps = 1, 3
+
+    def run(name: str, *more: str) -> Path:
+        args, overrides = program.parse_args([*COMMANDS[name], *more])
+        load_config(args.config)
+        for override in overrides:
+            apply_override(tiny_config, override)
+        assert program.train(tiny_config, args.workdir) == 0
+        return args.workdir
+
+    return run
+
+
+def logs(workdir: Path) -> dict:
+    return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_the_page_has_one_example_of_each_kind():
+    assert set(FILES) == {"my_losses.py", "my_networks.py", "my_metrics.py", "my_pictures.py"}
+    assert set(COMMANDS) == {"r1", "plain", "birds"}
+
+
+def test_loss(run):
+    found = logs(run("r1"))
+    assert found["real_r1_gradient"] > 0
+    # Means over steps, of a square and of its root.
+    assert found["d_r1_loss"] >= 5 / 2 * found["real_r1_gradient"] ** 2
+
+
+def test_a_loss_that_reads_pixels_is_refused_with_microbatches(run):
+    with pytest.raises(ConfigError, match=r"losses\.r1"):
+        run("r1", "--config.num_microbatches=2", "--config.batch_norm_group_size=4")
+
+
+def test_generator_trains_samples_and_resumes(run):
+    workdir = run("plain")
+    assert (workdir / "samples/step_00000003.png").exists()
+    assert run("plain", "--config.num_train_steps=4") == workdir
+    assert committed_steps(workdir / "checkpoints") == [3, 4]
+
+
+def test_data_set_and_metric(run):
+    workdir = run("birds")
+    assert np.isfinite(logs(workdir)["d_loss"])
+    options = Options(metrics=["my_metrics:Colorfulness"], weights=("ema",), num_samples=4)
+    EvaluationJob(workdir, options).run()
+    result = json.loads((workdir / "evaluation/results.jsonl").read_text().splitlines()[-1])
+    scores = result["scores"]
+    assert scores["colorfulness/real"]["value"] == pytest.approx(0)  # the birds are gray
+    assert scores["colorfulness/fake"]["value"] > 0
