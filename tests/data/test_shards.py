@@ -13,10 +13,10 @@ from test_coco import record_files
 from test_records import CLI, ENV
 
 from xmcgan.data import DataSet, shards
-from xmcgan.data.archives import FileRef
 from xmcgan.data.coco import Coco
 from xmcgan.data.images import check_image, decode_image
 from xmcgan.data.shards import ImageEntry, ShardJob, split_into_shards, write_shards
+from xmcgan.data.sources import FileRef
 from xmcgan.errors import DataError
 
 

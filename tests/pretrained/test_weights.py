@@ -4,13 +4,14 @@ import hashlib
 import re
 import shlex
 
+import flax.linen as nn
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained import weights
-from xmcgan.pretrained.params import read_converted
+from xmcgan.pretrained.params import load_converted
 
 
 def make_source(content: bytes) -> weights.Source:
@@ -78,7 +79,7 @@ def test_safetensors_of_another_program_is_answered_with_the_command_that_conver
     path = tmp_path / "a.safetensors"
     safetensors.numpy.save_file({"conv1.weight": np.zeros(3, np.float32)}, path)
     with pytest.raises(WeightsError, match=rf"convert_weights\.py resnet50 {path}"):
-        read_converted(path, "resnet50")
+        load_converted(path, "resnet50", lambda metadata: nn.Dense(1))
 
 
 def test_published_file_is_verified_by_its_own_or_its_originals_digest(tmp_path):

@@ -58,9 +58,6 @@ class DataSet:
         name: a key of `DATA_SETS`, such as "emoji" or "folder/mine", or "module:Class".
         data_dir: root of all prepared data sets.
         fields: arguments of a user's class, `config.data.fields`.
-
-    Raises:
-        ConfigError: the name is unknown, or the class cannot be imported.
     """
 
     def __init__(self, name: str, data_dir: Path | str, **fields: Any) -> None:
@@ -73,21 +70,12 @@ class DataSet:
         self._class = find(kind, DATA_SETS, "data set")
 
     def prepare(self) -> None:
-        """Prepare a data set that needs no source; for any other check that it is prepared.
-
-        Raises:
-            DataError: it is not; the message gives the command.
-        """
+        """Prepare a data set that needs no source; for any other check that it is prepared."""
         if hasattr(self._class, "prepare"):
             self._class.prepare(**self._fields)
 
     def load(self, split: str) -> "Split":
-        """Return a split; several joined by "+" are read one after the other.
-
-        Raises:
-            ConfigError: the class takes other fields.
-            DataError: the split is unknown or empty, or the data are missing or damaged.
-        """
+        """Return a split; several joined by "+" are read one after the other."""
         try:
             inspect.signature(self._class).bind(split, **self._fields)
         except TypeError as error:
@@ -129,25 +117,20 @@ class Split:
         fields = self._records[index]
         try:
             example = Example(**{"name": f"{self._split}-{index}", **fields})
+            texts = example.captions
+            if not texts:
+                raise TypeError("it has no caption")
+            if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
+                raise TypeError(f"captions must be a list of strings, not {texts!r}")
+            return example
         except TypeError as error:
-            raise self._unusable(index, f"{error}") from error
-        captions = example.captions
-        if not isinstance(captions, list | tuple) or not all(isinstance(c, str) for c in captions):
-            raise self._unusable(index, f"captions must be a list of strings, not {captions!r}")
-        if not captions:
-            raise self._unusable(index, "it has no caption")
-        return example
-
-    def _unusable(self, index: int, reason: str) -> DataError:
-        return DataError(
-            f"example {index} of split {self._split!r} of data set {self._data_set!r}: {reason}"
-        )
+            where = f"example {index} of split {self._split!r} of data set {self._data_set!r}"
+            raise DataError(f"{where}: {error}") from error
 
     def one_per_image(self) -> list[int]:
         """Return the index of one example of each image, for what concerns images alone."""
-        if hasattr(self._records, "one_per_image"):
-            return self._records.one_per_image()
-        return list(range(len(self)))
+        own = getattr(self._records, "one_per_image", None)
+        return own() if own else list(range(len(self)))
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that change when the data change; a resumed run must share them.

@@ -1,17 +1,15 @@
 """COCO's captions and images, of 2014 or 2017, from its folders or its zips."""
 
 import collections
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xmcgan.data.annotations import MAX_CAPTION_CHARS, CaptionCleaner, find_images
-from xmcgan.data.archives import FileRef, list_files
 from xmcgan.data.records import Prepared
-from xmcgan.data.shards import Contents, ImageEntry
+from xmcgan.data.shards import Contents, ImageEntry, digest
+from xmcgan.data.sources import MAX_CAPTION_CHARS, FileRef, clean_caption, find_images, list_files
 from xmcgan.errors import DataError
 from xmcgan.utils.download import Archive, download
 
@@ -67,16 +65,11 @@ class Coco(Prepared):
     def read(
         cls, sources: Sequence[Path], *, year: str = "", karpathy: Path | None = None
     ) -> Contents:
-        """Read the captions and find their images; images are not opened yet.
+        """Read the captions and find their images, in any folders; images are not opened yet.
 
         Args:
-            sources: directories or zips with captions_train2014.json, captions_val2014.json (or
-                2017) and the images, in any folders.
             year: "2014" or "2017"; empty: that of the captions that are there.
             karpathy: dataset_coco.json of Karpathy and Fei-Fei (CVPR 2015); replaces the splits.
-
-        Raises:
-            DataError: captions missing, of both years, or broken; over half of the images missing.
         """
         files, year = _caption_files(sources, year)
         counts: collections.Counter[str] = collections.Counter()
@@ -97,18 +90,12 @@ class Coco(Prepared):
                 counts["images outside Karpathy's splits"] += 1
                 continue
             ids, texts = zip(*sorted(captions[image_id]), strict=True)
-            entry = ImageEntry(
-                places[image_id],
-                wanted[image_id],
-                texts,
-                image_id,
-                tuple(map(str, ids)),
-                f"{origins[image_id]}{year}",
-            )
+            known = texts, image_id, tuple(map(str, ids)), f"{origins[image_id]}{year}"
+            entry = ImageEntry(places[image_id], wanted[image_id], *known)
             splits.setdefault(splits_of[image_id], []).append(entry)
         published = KARPATHY_PUBLISHED if karpathy else PUBLISHED[year]
         splits = {split: splits[split] for split in published if split in splits}
-        return Contents(splits, {"digest": digest(splits)}, sources, dict(+counts), published)
+        return Contents(splits, recipe(splits), sources, +counts, published)
 
 
 class CocoCaptions(Prepared):
@@ -118,7 +105,6 @@ class CocoCaptions(Prepared):
 
     @classmethod
     def command(cls, data_dir: Path, variant: str = "") -> str:
-        """Return the command of TFDS."""
         del data_dir, variant
         return "tfds build coco_captions --file_format=array_record"
 
@@ -133,13 +119,14 @@ class CocoCaptions(Prepared):
         }
 
 
-def digest(splits: Mapping[str, Sequence[ImageEntry]]) -> str:
-    """Return 16 hex digits of names, file sizes, splits and captions."""
-    sha = hashlib.sha256()
-    for split, entries in splits.items():
-        for e in entries:
-            sha.update(repr((split, e.name, e.size, e.captions, e.caption_ids)).encode())
-    return sha.hexdigest()[:16]
+def recipe(splits: Mapping[str, Sequence[ImageEntry]]) -> dict[str, str]:
+    """Return what tells two preparations apart: a digest of names, sizes, splits and captions."""
+    rows = (
+        (split, e.name, e.size, e.captions, e.caption_ids)
+        for split, entries in splits.items()
+        for e in entries
+    )
+    return {"digest": digest(rows)}
 
 
 def _caption_files(
@@ -148,7 +135,7 @@ def _caption_files(
     """Find captions_SPLITYEAR.json of one year, by split."""
     found: dict[str, dict[str, tuple[str, FileRef]]] = {}
     for path, ref in list_files(sources):
-        match = _CAPTIONS.fullmatch(path.rpartition("/")[2])
+        match = _CAPTIONS.fullmatch(ref.name)
         if match and (not year or match[2] == year):
             found.setdefault(match[2], {}).setdefault(match[1], (path, ref))
     where = ", ".join(map(str, sources))
@@ -167,22 +154,18 @@ def _read_captions(
     """Return file names by image id, and (caption id, caption) pairs by image id."""
     try:
         content = json.loads(data, object_hook=_trim)
-        names = {
-            str(image["id"]): image["file_name"].rpartition("/")[2] for image in content["images"]
-        }
+        names = {str(i["id"]): i["file_name"].rpartition("/")[2] for i in content["images"]}
         annotations = list(content["annotations"])
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: broken JSON ({error})") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f'{file}: not captions of COCO, {error!r} in its "images" or "annotations"'
-        ) from error
-    clean = CaptionCleaner(MAX_CAPTION_CHARS, counts)
+        what = f'not captions of COCO, {error!r} in its "images" or "annotations"'
+        raise DataError(f"{file}: {what}") from error
     captions: dict[str, list[tuple[int, str]]] = {}
     for number, annotation in enumerate(annotations):
         try:
             image_id, caption_id = str(annotation["image_id"]), int(annotation["id"])
-            text = clean(annotation["caption"])
+            text = clean_caption(annotation["caption"], MAX_CAPTION_CHARS, counts)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f'{file}: "annotations"[{number}] is no caption: {error!r}') from error
         if image_id not in names:

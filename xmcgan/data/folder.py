@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from xmcgan.data.annotations import CaptionedImage, parse_jsonl, read_text_files
-from xmcgan.data.archives import ImageStore
 from xmcgan.data.images import decode_image
 from xmcgan.data.records import Prepared
-from xmcgan.data.shards import Contents, ImageEntry
+from xmcgan.data.shards import Contents, ImageEntry, digest
+from xmcgan.data.sources import CaptionedImage, ImageStore, parse_jsonl, read_text_files
 from xmcgan.errors import DataError, listed
 
 JSONL_NAME = "captions.jsonl"
@@ -27,16 +26,11 @@ class Folder(Prepared):
 
     @classmethod
     def read(cls, source: Path, captions: Path | None = None) -> Contents:
-        """Read a source's file list and captions; images are not opened yet.
+        """Read the file list and captions of a directory or zip; images are not opened yet.
 
-        Args:
-            source: a directory or a zip. Captions are looked for in `captions.jsonl` inside it (in
-                any folder; image paths are relative to it), else in one .txt per image. Zips at
-                the top of a directory count as if they were unpacked there.
-            captions: a JSON-lines file elsewhere; its paths are relative to `source`.
-
-        Raises:
-            DataError: for every fault of files or captions, naming file and line.
+        Captions are those of the JSON-lines file `captions`, whose paths are relative to `source`;
+        else of `captions.jsonl` in any folder of the source, whose paths are relative to it; else
+        of one .txt per image. Zips at the top of a directory count as if they were unpacked there.
         """
         store = ImageStore(source)
         images, num_empty = _read_captions(store, captions)
@@ -53,12 +47,12 @@ class Folder(Prepared):
             # Decoded in full: nobody has looked at these images before.
             entry = ImageEntry(store[image.image], image.image, image.captions, check=decode_image)
             splits.setdefault(image.split, []).append(entry)
-        left_out = {
-            "images without captions": len({*store.images()} - {i.image for i in images}),
-            "empty captions dropped": num_empty,
-        }
-        left_out = {what: num for what, num in left_out.items() if num}
-        return Contents(splits, {"digest": _digest(images, store)}, [source], left_out)
+        num_without = len({*store.images()} - {i.image for i in images})
+        left_out = +collections.Counter(
+            {"images without captions": num_without, "empty captions dropped": num_empty}
+        )
+        rows = ((i.image, store[i.image].size, i.split, i.captions) for i in sorted(images))
+        return Contents(splits, {"digest": digest(rows)}, [source], left_out)
 
 
 class Emoji(Folder):
@@ -72,22 +66,18 @@ class Emoji(Folder):
 
     @classmethod
     def embedded(cls, variant: str) -> Contents | None:
-        """Return all images and captions.
-
-        Raises:
-            DataError: the archive is missing or its bytes are not the expected ones.
-        """
+        """Return all images and captions."""
         if variant not in ("", "default"):
             return None
         restore = f"restore it with `git checkout -- assets/{EMOJI_ARCHIVE.name}`"
         try:
-            digest = hashlib.sha256(EMOJI_ARCHIVE.read_bytes()).hexdigest()
+            sha256 = hashlib.sha256(EMOJI_ARCHIVE.read_bytes()).hexdigest()
         except OSError as error:
             raise DataError(f"cannot read {EMOJI_ARCHIVE}: {error.strerror}; {restore}") from error
-        if digest != EMOJI_SHA256:
+        if sha256 != EMOJI_SHA256:
             raise DataError(
                 f"{EMOJI_ARCHIVE} is damaged or from another version: its sha256 begins with "
-                f"{digest[:12]}, not with {EMOJI_SHA256[:12]}; {restore}"
+                f"{sha256[:12]}, not with {EMOJI_SHA256[:12]}; {restore}"
             )
         return cls.read(EMOJI_ARCHIVE)
 
@@ -105,7 +95,7 @@ def _read_captions(store: ImageStore, captions: Path | None) -> tuple[list[Capti
             raise DataError(f"no caption file at {captions}")
         images, num_empty = parse_jsonl(captions.read_bytes(), str(captions))
         return _locate(images, "", store), num_empty
-    found = store.find(JSONL_NAME)
+    found = sorted(name for name, ref in store.items() if ref.name == JSONL_NAME)
     if len(found) > 1:
         raise DataError(f"{store.source} has several {JSONL_NAME}: {', '.join(found)}; name one")
     if not found:
@@ -128,11 +118,3 @@ def _locate(images: Sequence[CaptionedImage], base: str, store: ImageStore) -> l
             f"captions name {len(missing)} images that are not in {store.source}:{listed(missing)}"
         )
     return located
-
-
-def _digest(images: Sequence[CaptionedImage], store: ImageStore) -> str:
-    """Return 16 hex digits of paths, file sizes, splits and captions."""
-    sha = hashlib.sha256()
-    for i in sorted(images, key=lambda image: image.image):
-        sha.update(repr((i.image, store[i.image].size, i.split, i.captions)).encode())
-    return sha.hexdigest()[:16]

@@ -1,18 +1,18 @@
 """Localized Narratives (Pont-Tuset et al., ECCV 2020): JSON lines, and the images they describe."""
 
 import collections
+import io
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from xmcgan.data import coco
-from xmcgan.data.annotations import CaptionCleaner, find_images
-from xmcgan.data.archives import FileRef, list_files
 from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry
+from xmcgan.data.sources import FileRef, clean_caption, find_images, list_files
 from xmcgan.errors import DataError
 from xmcgan.utils.download import Archive, download, download_images
 
@@ -23,8 +23,6 @@ _FIELDS = '{"dataset_id": ..., "image_id": ..., "annotator_id": ..., "caption": 
 
 
 class Narrative(NamedTuple):
-    """What is kept of one line."""
-
     image_id: str
     annotator_id: str
     dataset_id: str
@@ -38,24 +36,16 @@ def _archives(prefix: str, num: int, validation: str) -> tuple[Archive, ...]:
 
 
 class Narratives(Prepared):
-    """One edition: each narrative is an example, each image is stored once.
-
-    Attributes:
-        files: pattern of the JSON lines' names; its group is the official split's name.
-        narratives: the official JSON lines.
-        images: archives of images, if they do not come one by one.
-        published: narratives per split.
-    """
+    """One edition: each narrative is an example, each image is stored once."""
 
     source_flags = "--source DIR (or --download)"
-    files: ClassVar[re.Pattern[str]]
-    narratives: ClassVar[tuple[Archive, ...]]
-    images: ClassVar[tuple[Archive, ...]] = ()
-    published: ClassVar[Mapping[str, int]]
-
-    # From an image file's stem to its id (empty for other files); from an id to the official name.
-    image_key: ClassVar[Callable[[str], str]]
-    image_name: ClassVar[Callable[[str], str]]
+    files: ClassVar[re.Pattern[str]]  # names of the JSON lines; the group is the split
+    narratives: ClassVar[tuple[Archive, ...]]  # the official JSON lines
+    images: ClassVar[tuple[Archive, ...]] = ()  # if they do not come one by one
+    published: ClassVar[Mapping[str, int]]  # narratives per split
+    image_id: ClassVar[re.Pattern[str]]
+    image_key: ClassVar[Callable[[str], str]]  # from a file's stem to its id, empty for others
+    image_name: ClassVar[Callable[[str], str]]  # from an id to the official file name
 
     @classmethod
     def download(cls, folder: Path) -> None:
@@ -64,11 +54,7 @@ class Narratives(Prepared):
 
     @classmethod
     def read(cls, sources: Sequence[Path]) -> Contents:
-        """Read narratives and find their images, in any folders; images are not opened yet.
-
-        Raises:
-            DataError: of `read_texts`, or over half of the images missing.
-        """
+        """Read narratives and find their images, in any folders; images are not opened yet."""
         counts: collections.Counter[str] = collections.Counter()
         texts = cls.read_texts(sources, counts)
         wanted = {i: cls.image_name(i) for images in texts.values() for i in images}
@@ -82,38 +68,30 @@ class Narratives(Prepared):
                     splits.setdefault(split, []).append(entry)
                 else:
                     counts["narratives of absent images"] += len(found)
-        recipe = {"digest": coco.digest(splits)}
-        return Contents(splits, recipe, sources, dict(+counts), cls.published, narratives=True)
+        recipe = coco.recipe(splits)
+        return Contents(splits, recipe, sources, +counts, cls.published, narratives=True)
 
     @classmethod
     def read_texts(
         cls, sources: Sequence[Path], counts: collections.Counter[str]
     ) -> dict[str, dict[str, list[Narrative]]]:
-        """Return narratives by split and image id, without those that are empty or repeated.
-
-        Raises:
-            DataError: no JSON lines of the official names, or one that is broken.
-        """
-        clean = CaptionCleaner(MAX_NARRATIVE_CHARS, counts)
+        """Return narratives by split and image id, without those that are empty or repeated."""
         splits: dict[str, dict[str, list[Narrative]]] = {}
         files: set[str] = set()
-        for path, ref in list_files(sources):
-            name = PurePosixPath(path).name
-            match = cls.files.fullmatch(name)
-            if not match or name in files:
+        for _, ref in list_files(sources):
+            match = cls.files.fullmatch(ref.name)
+            if not match or ref.name in files:
                 continue
-            files.add(name)
+            files.add(ref.name)
             images = splits.setdefault(match[1], {})
-            for where, line in _read_lines(ref, path):
+            for where, line in _read_lines(ref):
                 narrative = cls.parse_line(line, where)
-                text = clean(narrative.text)
-                if not text:
-                    continue
-                known = images.setdefault(narrative.image_id, [])
-                if any(other.text == text for other in known):
-                    counts["duplicate narratives dropped"] += 1
-                else:
-                    known.append(narrative._replace(text=text))
+                if text := clean_caption(narrative.text, MAX_NARRATIVE_CHARS, counts):
+                    known = images.setdefault(narrative.image_id, [])
+                    if any(other.text == text for other in known):
+                        counts["duplicate narratives dropped"] += 1
+                    else:
+                        known.append(narrative._replace(text=text))
         if not splits:
             where = ", ".join(map(str, sources))
             raise DataError(f"no file in {where} is named like {cls.narratives[0].file_name}")
@@ -121,32 +99,19 @@ class Narratives(Prepared):
 
     @classmethod
     def parse_line(cls, line: bytes, where: str) -> Narrative:
-        """Read a JSON object; timed captions, traces and the recording's name are not kept.
-
-        Raises:
-            DataError: names `where` (file and line), and what is wrong with it.
-        """
+        """Read a JSON object; timed captions, traces and the recording's name are not kept."""
         try:
             fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: broken JSON ({error}); expected {_FIELDS}") from error
-        try:
             image_id, caption = str(fields["image_id"]), fields["caption"]
-            narrative = Narrative(
-                image_id,
-                sys.intern(str(fields.get("annotator_id", ""))),  # few, and each in many lines
-                sys.intern(str(fields.get("dataset_id", ""))),
-                caption,
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{where}: not a narrative ({error!r}); expected {_FIELDS}") from error
+            # Few annotators and data sets, and each in many lines.
+            who, dataset = (str(fields.get(key, "")) for key in ("annotator_id", "dataset_id"))
+            narrative = Narrative(image_id, sys.intern(who), sys.intern(dataset), caption)
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            what = "broken JSON, or not a narrative"
+            raise DataError(f"{where}: {what} ({error!r}); expected {_FIELDS}") from error
         if not isinstance(caption, str):
             raise DataError(f'{where}: "caption" must be a string; expected {_FIELDS}')
-        try:
-            stem = PurePosixPath(cls.image_name(image_id)).stem
-        except ValueError:
-            stem = ""
-        if not re.fullmatch(r"[0-9A-Za-z_-]+", image_id) or not cls.image_key(stem):
+        if not cls.image_id.fullmatch(image_id):
             raise DataError(f'{where}: "image_id" {image_id!r} is not the name of an image')
         return narrative
 
@@ -173,6 +138,7 @@ class LnCoco(Narratives):
         ),
     )
 
+    image_id = re.compile(r"[0-9]{1,12}")
     image_key = staticmethod(coco.image_key)  # of 2017, or the same images' names of 2014
     image_name = staticmethod(lambda image_id: f"{int(image_id):012d}.jpg")
 
@@ -190,6 +156,7 @@ class LnOpenImages(Narratives):
     )
     image_host = "https://open-images-dataset.s3.amazonaws.com"  # SPLIT/ID.jpg
 
+    image_id = re.compile(r"[0-9A-Za-z_-]+")
     image_key = staticmethod(lambda stem: stem)
     image_name = staticmethod(lambda image_id: f"{image_id}.jpg")
 
@@ -202,17 +169,13 @@ class LnOpenImages(Narratives):
             download_images(urls, folder / split)
 
 
-def _read_lines(ref: FileRef, name: str) -> Iterator[tuple[str, bytes]]:
+def _read_lines(ref: FileRef) -> Iterator[tuple[str, bytes]]:
     """Yield each line that is not blank, and its place; a plain file is never read whole."""
-    if ref.member is not None:
-        lines = enumerate(ref.read().splitlines(), start=1)
-        yield from ((f"{name}, line {n}", line) for n, line in lines if line.strip())
-        return
     try:
-        with open(ref.path, "rb") as file:
+        with open(ref.path, "rb") if ref.member is None else io.BytesIO(ref.read()) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"{ref.path}, line {number}", line
+                    yield f"{ref.member or ref.path}, line {number}", line
     except OSError as error:
         raise DataError(f"cannot read {ref.path}: {error}") from error
 
@@ -221,15 +184,8 @@ def _entry(name: str, found: Sequence[Narrative], place: FileRef) -> ImageEntry:
     """Join an image's narratives; ids are annotators', numbered if one spoke twice."""
     spoken: collections.Counter[str] = collections.Counter()
     ids = []
-    for narrative in found:
-        spoken[narrative.annotator_id] += 1
-        number = spoken[narrative.annotator_id]
-        ids.append(narrative.annotator_id + (f"-{number}" if number > 1 else ""))
-    return ImageEntry(
-        place,
-        name,
-        tuple(narrative.text for narrative in found),
-        found[0].image_id,
-        tuple(ids),
-        found[0].dataset_id,
-    )
+    for who in (narrative.annotator_id for narrative in found):
+        spoken[who] += 1
+        ids.append(f"{who}-{spoken[who]}" if spoken[who] > 1 else who)
+    texts = tuple(narrative.text for narrative in found)
+    return ImageEntry(place, name, texts, found[0].image_id, tuple(ids), found[0].dataset_id)

@@ -41,10 +41,8 @@ class SkippingSource:
     """A source that gives the next readable example in the place of a damaged one.
 
     What stands in for a record is a function of its index, so a resumed run sees the same examples.
-    Evaluation never reads through this: a score of fewer images is another score.
-
-    Args:
-        max_damaged: how many records may be damaged; each process that reads counts those it meets.
+    Each process counts the damaged records that it meets. Evaluation never reads through this: a
+    score of fewer images is another score.
     """
 
     def __init__(self, source: Source, max_damaged: int) -> None:
@@ -60,21 +58,16 @@ class SkippingSource:
             try:
                 return self._source[index]
             except DataError as error:
-                self._count(index, error)
+                if index not in self._damaged:
+                    self._damaged.add(index)
+                    num, most = len(self._damaged), self._max_damaged
+                    if num > most:
+                        what = f"More records are damaged than data.max_damaged_records = {most}"
+                        raise DataError(f"{error}\n{what} allows.") from error
+                    logging.warning(
+                        "damaged record %d of at most %d left out: %s", num, most, error
+                    )
                 index = (index + 1) % len(self)
-
-    def _count(self, index: int, error: DataError) -> None:
-        if index in self._damaged:
-            return
-        self._damaged.add(index)
-        most = self._max_damaged
-        if len(self._damaged) > most:
-            raise DataError(
-                f"{error}\nMore records are damaged than data.max_damaged_records = {most} allows."
-            ) from error
-        logging.warning(
-            "damaged record %d of at most %d left out: %s", len(self._damaged), most, error
-        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_damaged": set()}
@@ -92,9 +85,8 @@ class _ToArrays(grain.transforms.RandomMap):
     def random_map(self, element: Example, rng: np.random.Generator) -> Batch:
         # Both are drawn in every case, so that switching the flip changes no caption.
         choice, mirrored = rng.integers(len(element.captions)), rng.random() < 0.5
-        image = resize_image(
-            decode_image(element.image, element.name), self.image_size, self.resize
-        )
+        decoded = decode_image(element.image, element.name)
+        image = resize_image(decoded, self.image_size, self.resize)
         if self.flip and mirrored:
             image = np.ascontiguousarray(image[:, ::-1])
         token_ids, word_mask = self.tokenizer([element.captions[choice]])
@@ -147,8 +139,6 @@ def train_batches(
 
     Args:
         d_steps: discriminator updates per step, each on `batch_size` images of its own.
-        image_size: side of the square images in pixels.
-        resize: "crop" (central square) or "squash" (both sides scaled).
         flip: mirror half of the images; leave off if captions speak of left and right.
         seed: of order, captions and flips, from 0 to 2**32 - 1.
         start_step: number of the first batch to yield.
@@ -159,9 +149,6 @@ def train_batches(
         `image` uint8 (d_steps, b / n, h, w, 3), `token_ids` int32 (d_steps, b / n, t) and
         `word_mask` bool of the same shape, True for real tokens. `close()` ends the threads and
         processes.
-
-    Raises:
-        DataError: an argument cannot work; later, a record or an image that cannot be read.
     """
     _check(
         resize,
@@ -204,18 +191,9 @@ def train_batches(
 
 
 def fixed_examples(
-    source: Source,
-    num: int,
-    *,
-    seed: int,
-    image_size: int,
-    resize: Resize,
+    source: Source, num: int, *, seed: int, image_size: int, resize: Resize
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], list[str]]:
-    """Return the same examples on every call: different images, one caption each, no flip.
-
-    Raises:
-        DataError: the split has fewer examples, or one cannot be read.
-    """
+    """Return the same examples on every call: different images, one caption each, no flip."""
     _check(resize, image_size=(image_size, 1, 2**16), num=(num, 1, len(source)))
     rng = np.random.default_rng(seed)
     images, captions = [], []

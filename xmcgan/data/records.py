@@ -32,8 +32,8 @@ _OVERHEAD = 1.05  # of a prepared data set over its images, at most
 class Prepared:
     """One split of a prepared data set; opened on first use, so that it pickles small.
 
-    If each caption is an example of its own, the image is stored once all the same: example i is
-    found by the numbers of captions of the images before it.
+    Of narratives each is an example, but the image is stored once: example i is found by the
+    numbers of captions of the images before it.
     """
 
     name: ClassVar[str]
@@ -49,17 +49,8 @@ class Prepared:
         return data_dir / cls.name / (variant or "default")
 
     @classmethod
-    def is_prepared(cls, data_dir: Path, variant: str = "") -> bool:
-        """Return whether any version of the data set is prepared."""
-        return bool(_versions(cls.root(data_dir, variant)))
-
-    @classmethod
     def find_version(cls, data_dir: Path, variant: str = "") -> Path:
-        """Return the folder of the newest version.
-
-        Raises:
-            DataError: nothing is prepared; the message gives the command.
-        """
+        """Return the folder of the newest version; if there is none, an error gives the command."""
         found = _versions(cls.root(data_dir, variant))
         if not found:
             raise DataError(
@@ -89,7 +80,7 @@ class Prepared:
     @classmethod
     def prepare(cls, data_dir: Path, variant: str = "") -> None:
         """Write an embedded data set on first use; check that any other is there."""
-        if not cls.is_prepared(data_dir, variant) and (contents := cls.embedded(variant)):
+        if not _versions(cls.root(data_dir, variant)) and (contents := cls.embedded(variant)):
             cls.write(contents, data_dir, variant)
         cls.find_version(data_dir, variant)
 
@@ -106,14 +97,7 @@ class Prepared:
         """Write a data set unless it is there already; return whether it was written.
 
         A second process waits, then finds it there. A version appears when it is whole; what a
-        killed run left behind is removed.
-
-        Args:
-            num_workers: processes; 0: one per core, at most `MAX_WORKERS`.
-            skip_damaged: leave out images that cannot be used, and count them.
-
-        Raises:
-            DataError: no image, unusable images, no room on the disk, or other data of that name.
+        killed run left behind is removed. 0 workers: one per core, at most `MAX_WORKERS`.
         """
         if variant and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", variant):
             raise DataError(f"the name {variant!r} is not made of letters, digits, _ and - only")
@@ -122,7 +106,7 @@ class Prepared:
         root = cls.root(data_dir, variant)
         try:
             with lock_folder(root, DataError):
-                if cls.is_prepared(data_dir, variant):
+                if _versions(root):
                     _check_same(cls.find_version(data_dir, variant), contents.recipe)
                     return False
                 for leftover in root.glob("incomplete.*"):
@@ -134,8 +118,7 @@ class Prepared:
                 with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as temporary:
                     folder = Path(temporary) / _VERSION
                     folder.mkdir()
-                    options = {"num_workers": workers, "skip_damaged": skip_damaged}
-                    write_version(folder, cls.name, contents, **options)
+                    write_version(folder, cls.name, contents, workers, skip_damaged)
                     os.rename(folder, root / _VERSION)
         except (OSError, RuntimeError) as error:  # ArrayRecord reports a full disk as RuntimeError
             raise DataError(f"cannot write to {root}: {error}") from error
@@ -145,10 +128,10 @@ class Prepared:
         return len(self._records) if self._ends is None else int(self._ends[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if self._ends is None:
-            return self._read(index)
         if not 0 <= index < len(self):
             raise IndexError(index)
+        if self._ends is None:
+            return self._read(index)
         record = int(np.searchsorted(self._ends, index, side="right"))
         fields, from_end = self._read(record), int(self._ends[record]) - index
         caption_id = fields["caption_ids"][-from_end]
@@ -191,10 +174,7 @@ class Prepared:
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             return builder.as_data_source(self._split, deserialize_method=raw)
         except Exception as error:  # a truncated file, sometimes without a message
-            raise DataError(
-                f"split {self._split!r} of {self.directory} is damaged: {error or 'no detail'}; "
-                "delete that folder and prepare it again"
-            ) from error
+            raise self._damaged(f"split {self._split!r}", error or "no detail") from error
 
     @functools.cached_property
     def _ends(self) -> np.ndarray | None:
@@ -205,15 +185,14 @@ class Prepared:
         counts = [per_image.get(part, []) for part in self._split.split("+")]
         ends = np.cumsum(np.concatenate(counts), dtype=np.int64)
         if len(ends) != len(self._records):
-            raise DataError(
-                f"{self.directory} is damaged: {len(self._records)} records, but metadata.json "
-                f"has {len(ends)}; delete that folder and prepare it again"
-            )
+            raise self._damaged("metadata.json", f"{len(ends)} of {len(self._records)} records")
         return ends
 
+    def _damaged(self, what: str, why: object) -> DataError:
+        remedy = f"delete the folder {self.directory} and prepare it again"
+        return DataError(f"{what} is damaged ({why}); {remedy}")
+
     def _read(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self._records):
-            raise IndexError(index)
         try:
             record: Any = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
             record.ParseFromString(self._records[index])
@@ -222,10 +201,8 @@ class Prepared:
                 raise ValueError("it has no caption")
             return fields
         except Exception as error:  # of the reader, the parser, or fields of other kinds
-            raise DataError(
-                f"record {index} of split {self._split!r} in {self._file_of(index)} is damaged "
-                f"({error}); delete the folder {self.directory} and prepare it again"
-            ) from error
+            what = f"record {index} of split {self._split!r} in {self._file_of(index)}"
+            raise self._damaged(what, error) from error
 
     @staticmethod
     def parse(features: Any) -> dict[str, Any]:
@@ -233,11 +210,10 @@ class Prepared:
         values = {key: features[key].bytes_list.value for key in FEATURES if key in features}
         if not values.get("image"):  # of a truncated file come empty records
             raise ValueError("it has no image")
-        texts = {
-            key: [v.decode() for v in found] for key, found in values.items() if key != "image"
-        }
+        (image,) = values.pop("image")
+        texts = {key: [value.decode() for value in found] for key, found in values.items()}
         return {
-            "image": values["image"][0],
+            "image": image,
             **{key: texts.get(key, []) for key in ("captions", "caption_ids")},
             **{key: texts.get(key, [""])[0] for key in ("name", "image_id", "scene")},
         }
@@ -288,17 +264,16 @@ def _check_same(directory: Path, recipe: Mapping[str, Any]) -> None:
 def describe(data_set: type[Prepared], contents: Contents, data_dir: Path, variant: str) -> str:
     """Return the counts of a prepared data set beside the published ones, and its size."""
     directory = data_set.find_version(data_dir, variant)
-    metadata = _metadata(directory)
-    published, num_captions = dict(contents.published), metadata.get("num_captions", {})
+    metadata, published = _metadata(directory), dict(contents.published)
     lines, sizes = [], {}
     for split in data_set.splits(data_dir, variant):
         source = data_set(split, data_dir=data_dir, variant=variant)
-        sizes[split], num_images = len(source), len(source.one_per_image())
+        sizes[split] = len(source)
         what = "images"
         if contents.narratives:
-            what = f"narratives of {num_images:,} images"
-        elif split in num_captions:
-            what = f"images with {num_captions[split]:,} captions"
+            what = f"narratives of {len(source.one_per_image()):,} images"
+        elif num_captions := metadata.get("num_captions", {}).get(split):
+            what = f"images with {num_captions:,} captions"
         of = f" (published: {published[split]:,})" if split in published else ""
         lines.append(f"  {split:<12}{sizes[split]:>9,} {what}{of}")
     if published:

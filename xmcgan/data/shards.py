@@ -3,10 +3,11 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,8 +16,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from tqdm import tqdm
 
-from xmcgan.data.archives import FileRef
 from xmcgan.data.images import check_image
+from xmcgan.data.sources import FileRef
 from xmcgan.errors import DataError, listed
 
 SHARD_BYTES = 128 * 1024**2  # images of one file; what a worker does between two reports
@@ -50,26 +51,18 @@ class Entry(Protocol):
 
 
 class ImageEntry(NamedTuple):
-    """An image file, and what is known of it.
-
-    Attributes:
-        name: file name in the official data, or path in the user's.
-        image_id, caption_ids: as the official data set writes them.
-        source_split: the official split it comes from, such as "train2014".
-        check: raises `DataError` if the image's bytes cannot be used.
-    """
+    """An image file, and what is known of it."""
 
     image: FileRef
-    name: str
+    name: str  # file name in the official data, or path in the user's
     captions: tuple[str, ...]
-    image_id: str = ""
+    image_id: str = ""  # as the official data set writes it
     caption_ids: tuple[str, ...] = ()
-    source_split: str = ""
-    check: Callable[[bytes, str], object] = check_image
+    source_split: str = ""  # the official one, such as "train2014"
+    check: Callable[[bytes, str], object] = check_image  # raises DataError for unusable bytes
 
     @property
     def size(self) -> int:
-        """Return the bytes of the image."""
         return self.image.size
 
     def load(self) -> dict[str, Any]:
@@ -83,27 +76,17 @@ class ImageEntry(NamedTuple):
 
 @dataclasses.dataclass
 class Contents:
-    """What is to be written into a data set, before any image is opened.
-
-    Attributes:
-        splits: entries by split.
-        recipe: what must be equal in a data set of that name that is there already.
-        sources: where the entries were found.
-        left_out: how many things were left out, by what they are.
-        published: examples of the official data, by split.
-        narratives: each caption is an example of its own.
-    """
+    """What is to be written into a data set, before any image is opened."""
 
     splits: Mapping[str, Sequence[Entry]]
-    recipe: dict[str, Any]
+    recipe: dict[str, Any]  # must be equal in a data set of that name that is there already
     sources: Sequence[Path] = ()
-    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    published: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    narratives: bool = False
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # numbers by kind
+    published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # examples by split
+    narratives: bool = False  # each caption is an example of its own
 
     @property
     def num_bytes(self) -> int:
-        """Return the bytes of all images."""
         return sum(entry.size for entries in self.splits.values() for entry in entries)
 
 
@@ -116,11 +99,17 @@ class ShardReport(NamedTuple):
 
 
 class ShardJob(NamedTuple):
-    """A record file to write, and what goes into it in order."""
-
     split: str
     path: str
     entries: Sequence[Entry]
+
+
+def digest(rows: Iterable[object]) -> str:
+    """Return 16 hex digits of what the rows print as."""
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(repr(row).encode())
+    return sha.hexdigest()[:16]
 
 
 def split_into_shards(entries: Sequence[Entry], max_bytes: int) -> list[Sequence[Entry]]:
@@ -136,17 +125,11 @@ def split_into_shards(entries: Sequence[Entry], max_bytes: int) -> list[Sequence
 
 
 def write_version(
-    folder: Path, name: str, contents: Contents, *, num_workers: int, skip_damaged: bool
+    folder: Path, name: str, contents: Contents, num_workers: int, skip_damaged: bool
 ) -> None:
-    """Write the record files of a data set, and the metadata with which TFDS finds them.
+    """Write a data set's record files into an empty folder, with metadata for TFDS to find them.
 
-    Args:
-        folder: exists and is empty.
-        num_workers: processes at most.
-        skip_damaged: leave out images that cannot be used, if they are fewer than half.
-
-    Raises:
-        DataError: images cannot be used, all of them counted; or a worker died.
+    `skip_damaged` leaves out images that cannot be used, if they are fewer than half.
     """
     jobs = []
     for split, entries in contents.splits.items():
@@ -167,12 +150,17 @@ def write_version(
                 "leaves them out"
             )
         left_out["damaged images"] = len(faults)
-    counts: dict[str, list[int]] = {split: [] for split in contents.splits}
-    infos = {split: {"shard_lengths": [], "num_bytes": 0} for split in contents.splits}
-    for job, report in zip(jobs, reports, strict=True):
-        counts[job.split] += report.caption_counts
-        infos[job.split]["shard_lengths"].append(len(report.caption_counts))
-        infos[job.split]["num_bytes"] += report.num_bytes
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(folder), dataset_name=name, filetype_suffix="array_record"
+    )
+    counts: dict[str, list[int]] = {}
+    infos = []
+    for split in contents.splits:
+        found = [report for job, report in zip(jobs, reports, strict=True) if job.split == split]
+        counts[split] = [num for report in found for num in report.caption_counts]
+        lengths, num_bytes = [len(r.caption_counts) for r in found], sum(r.num_bytes for r in found)
+        place = template.replace(split=split)
+        infos.append(tfds.core.SplitInfo(split, lengths, num_bytes, filename_template=place))
     metadata = {
         **contents.recipe,
         "sources": [str(source.resolve()) for source in contents.sources],
@@ -181,16 +169,10 @@ def write_version(
     }
     if contents.narratives:
         metadata[NARRATIVES] = counts
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(folder), dataset_name=name, filetype_suffix="array_record"
-    )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=FEATURES,
-        split_infos=[
-            tfds.core.SplitInfo(name=split, filename_template=template.replace(split=split), **info)
-            for split, info in infos.items()
-        ],
+        split_infos=infos,
         metadata=tfds.core.MetadataDict(metadata),
         check_data=False,  # it would want TensorFlow
     )
@@ -199,11 +181,7 @@ def write_version(
 def write_shards(
     jobs: Sequence[ShardJob], num_workers: int, report: Callable[[int], object]
 ) -> list[ShardReport]:
-    """Write shards in worker processes, or here if one is enough; `report` numbers of images.
-
-    Raises:
-        DataError: a worker died, as when the machine runs out of memory.
-    """
+    """Write shards in worker processes, or here if one is enough; `report` numbers of images."""
     num_bytes = sum(entry.size for job in jobs for entry in job.entries)
     # A process takes seconds to start, in which another writes a shard.
     num_workers = min(num_workers, 1 + num_bytes // SHARD_BYTES)

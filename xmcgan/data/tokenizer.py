@@ -21,9 +21,6 @@ class Tokenizer:
     Args:
         vocab_file: BERT's `vocab.txt`, one token per line; the line number is the id.
         max_tokens: length of every row, special tokens included; at least 3.
-
-    Raises:
-        DataError: the file is missing or is no BERT vocabulary, or `max_tokens` is too small.
     """
 
     def __init__(self, vocab_file: Path | str, max_tokens: int):
@@ -70,8 +67,7 @@ class Tokenizer:
     def name_words(self, caption: str) -> tuple[list[str], Int[np.ndarray, "n"]]:
         """Return the words of a caption, and for each of its n real tokens the place of its word.
 
-        Words are as written; [CLS] and [SEP] are words of their own. A caption that is too long is
-        cut, as when it is tokenized.
+        Words are as written, cut as when tokenized; [CLS] and [SEP] are words of their own.
         """
         encoded = self._tokenizer.encode(caption)
         words: list[str] = []

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
-from xmcgan.data.archives import IMAGE_SUFFIXES, ImageStore
 from xmcgan.data.images import Resize, decode_image, resize_image
+from xmcgan.data.sources import IMAGE_SUFFIXES, ImageStore
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.features import (
     FeatureExtractor,

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from xmcgan.errors import WeightsError
+from xmcgan.pretrained.bert import layer_norm
 from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields, read_json
 from xmcgan.pretrained.weights import find_file, identify_file, read_safetensors
 
@@ -65,12 +66,10 @@ _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class Sizes(NamedTuple):
-    """Sizes of one of the two transformers."""
-
-    width: int
-    num_layers: int
-    num_heads: int
-    mlp_width: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
     layer_norm_eps: float
 
 
@@ -84,8 +83,8 @@ class ImageTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b e"]:
-        """Return embeddings, not normalized, of images standardized by CLIP's pixel mean."""
-        width = self.sizes.width
+        """Return embeddings, not normalized, of standardized images."""
+        width = self.sizes.hidden_size
         patch = (self.patch_size, self.patch_size)
         x = nn.Conv(width, patch, patch, padding="VALID", use_bias=False, name="patches")(images)
         x = x.reshape(x.shape[0], -1, width)
@@ -93,10 +92,10 @@ class ImageTransformer(nn.Module):
         first = self.param("class_embedding", initializer, (width,))
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = x + self.param("position_embeddings", initializer, x.shape[1:])
-        x = _layer_norm(self.sizes, "pre_norm")(x)
-        for index in range(self.sizes.num_layers):
+        x = layer_norm(self.sizes.layer_norm_eps, "pre_norm")(x)
+        for index in range(self.sizes.num_hidden_layers):
             x = Layer(self.sizes, causal=False, name=f"layer_{index}")(x)
-        x = _layer_norm(self.sizes, "post_norm")(x[:, 0])
+        x = layer_norm(self.sizes.layer_norm_eps, "post_norm")(x[:, 0])
         return nn.Dense(self.embed_dim, use_bias=False, name="projection")(x)
 
 
@@ -114,20 +113,17 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
-        """Return embeddings, not normalized.
-
-        What follows the end token changes nothing: no token attends to later ones.
-        """
+        """Return embeddings, not normalized; what follows the end token changes nothing."""
         initializer = nn.initializers.normal(0.02)
-        width = self.sizes.width
+        width = self.sizes.hidden_size
         words = self.param("word_embeddings", initializer, (self.vocab_size, width))
         positions = self.param("position_embeddings", initializer, (self.max_positions, width))
         x = jnp.take(words, token_ids, axis=0) + positions[: token_ids.shape[1]]
-        for index in range(self.sizes.num_layers):
+        for index in range(self.sizes.num_hidden_layers):
             x = Layer(self.sizes, causal=True, name=f"layer_{index}")(x)
         is_end = token_ids if self.end_token is None else token_ids == self.end_token
         x = x[jnp.arange(x.shape[0]), jnp.argmax(is_end, axis=1)]
-        x = _layer_norm(self.sizes, "final_norm")(x)
+        x = layer_norm(self.sizes.layer_norm_eps, "final_norm")(x)
         return nn.Dense(self.embed_dim, use_bias=False, name="projection")(x)
 
 
@@ -139,27 +135,17 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """Return the layer's output."""
-        batch, length, width = x.shape
+        width = x.shape[-1]
         # One product instead of three: small matrices leave an accelerator idle.
-        normed = _layer_norm(self.sizes, "attention_norm")(x)
+        normed = layer_norm(self.sizes.layer_norm_eps, "attention_norm")(x)
         query_key_value = nn.Dense(3 * width, name="query_key_value")(normed)
-        heads = query_key_value.reshape(batch, length, 3, self.sizes.num_heads, -1)
-        query, key, value = heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
-        context = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        heads = query_key_value.reshape(*x.shape[:2], 3, self.sizes.num_attention_heads, -1)
+        context = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), is_causal=self.causal)
         x = x + nn.Dense(width, name="attention_output")(context.reshape(x.shape))
-        normed = _layer_norm(self.sizes, "mlp_norm")(x)
-        hidden = _quick_gelu(nn.Dense(self.sizes.mlp_width, name="intermediate")(normed))
+        normed = layer_norm(self.sizes.layer_norm_eps, "mlp_norm")(x)
+        hidden = nn.Dense(self.sizes.intermediate_size, name="intermediate")(normed)
+        hidden = hidden * jax.nn.sigmoid(1.702 * hidden)  # quick GELU
         return x + nn.Dense(width, name="output")(hidden)
-
-
-def _quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-def _layer_norm(sizes: Sizes, name: str) -> nn.LayerNorm:
-    # The fast variance, E[x^2] - E[x]^2, cancels; this is the literal one.
-    return nn.LayerNorm(epsilon=sizes.layer_norm_eps, use_fast_variance=False, name=name)
 
 
 class ClipTokenizer:
@@ -171,9 +157,6 @@ class ClipTokenizer:
     Args:
         directory: Holds `tokenizer.json`, or else `vocab.json` and `merges.txt`.
         max_tokens: Length of every row, special tokens included; 77 for the published networks.
-
-    Raises:
-        WeightsError: The files are missing or damaged, or are not a CLIP tokenizer's.
     """
 
     def __init__(self, directory: Path, max_tokens: int):
@@ -258,7 +241,6 @@ class Clip:
 
     @property
     def image_size(self) -> int:
-        """Side of its images in pixels."""
         return self.image_transformer.image_size
 
     @property
@@ -266,7 +248,7 @@ class Clip:
         """The image network's sizes in words, for records."""
         image = self.image_transformer
         return (
-            f"ViT width {image.sizes.width}, {image.sizes.num_layers} layers, "
+            f"ViT width {image.sizes.hidden_size}, {image.sizes.num_hidden_layers} layers, "
             f"patch {image.patch_size}, image {image.image_size}"
         )
 
@@ -281,15 +263,9 @@ class Clip:
 
 
 def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
-    """Load a CLIP of any size as its publishers write it.
+    """Load a CLIP of any size as its publishers write it, config and tokenizer beside the weights.
 
-    Args:
-        path: A .safetensors file, or the directory that holds it, with `config.json` beside it and
-            `tokenizer.json` or `vocab.json` with `merges.txt`.
-        allow_unverified: Accept weights that are not known to be a published file.
-
-    Raises:
-        WeightsError: A file is missing, damaged, not verified or of another kind of network.
+    `path` is the .safetensors file or its directory; see `identify_file` for `allow_unverified`.
     """
     file = find_file(path, "clip")
     identity = identify_file(file, PUBLISHED_SHA256, allow_unverified=allow_unverified)
@@ -339,14 +315,7 @@ def _read_section(
     section["model_type"] = config.get("model_type", "clip")
     section["projection_dim"] = config.get("projection_dim", 512)
     section = read_fields(section, file, _SHARED_DEFAULTS | defaults, prefix=f"{name}.")
-    sizes = Sizes(
-        width=section["hidden_size"],
-        num_layers=section["num_hidden_layers"],
-        num_heads=section["num_attention_heads"],
-        mlp_width=section["intermediate_size"],
-        layer_norm_eps=float(section["layer_norm_eps"]),
-    )
-    return sizes, section
+    return Sizes(*(section[field] for field in Sizes._fields)), section
 
 
 def _image_params(image: ImageTransformer, tensors: Tensors) -> Params:
@@ -376,7 +345,7 @@ def _text_params(text: TextTransformer, tensors: Tensors) -> Params:
 
 def _layer_params(tower: str, sizes: Sizes, tensors: Tensors) -> Params:
     params = {}
-    for index in range(sizes.num_layers):
+    for index in range(sizes.num_hidden_layers):
         layer = f"{tower}.encoder.layers.{index}"
         params[f"layer_{index}"] = {
             "attention_norm": tensors.norm(f"{layer}.layer_norm1"),

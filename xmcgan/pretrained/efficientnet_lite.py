@@ -5,18 +5,20 @@ Tan and Le, "EfficientNet", ICML 2019; the Lite variants have ReLU6 and no squee
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from xmcgan.models.convolution import Conv1x1
-from xmcgan.pretrained.params import Params, read_converted
+from xmcgan.pretrained.params import Params, load_converted
 
 NUM_FEATURES = 1280
 NUM_CLASSES = 1000
@@ -32,14 +34,11 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-
 # The last block of strides 4, 8, 16 and 32, and the standard deviation of what it returns.
 _TAP_DEVIATIONS = {2: 6.9, 4: 6.8, 10: 5.8, 15: 2.6}
 
 
 class BlockSpec(NamedTuple):
-    """One inverted bottleneck block."""
-
     kernel_size: int
     stride: int
     expansion: int
@@ -85,9 +84,9 @@ class EfficientNetLite(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b 1280"], Float[Array, "b 1000"]]:
-        """Return pooled features and logits of images in [0, 1].
+        """Return pooled features and logits of images in [0, 1], any size from 32.
 
-        Trained at 224 x 224 (Lite0) or 260 x 260 (Lite2); any size from 32 works.
+        Trained at 224 x 224 (Lite0) or 260 x 260 (Lite2).
         """
         *_, x = _block_outputs(images, self.scale, self.dtype)
         x = nn.relu6(Conv1x1(NUM_FEATURES, self.dtype, name="head")(x))
@@ -129,7 +128,6 @@ class InvertedBottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j k"]:
-        """Return the block's output; the residual is added if the shape stays."""
         spec, inputs = self.spec, x
         if spec.expansion > 1:
             width = spec.expansion * spec.inputs
@@ -140,15 +138,12 @@ class InvertedBottleneck(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution with a bias."""
-
     kernel_size: int
     stride: int
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
-        """Return the convolution with its bias."""
         channels = x.shape[-1]
         shape = (self.kernel_size, self.kernel_size, 1, channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
@@ -156,27 +151,15 @@ class DepthwiseConv(nn.Module):
         return (jnp.asarray(depthwise_conv(x, kernel, self.stride)) + bias).astype(self.dtype)
 
 
-def load_efficientnet_lite0(
-    path: Path, *, dtype: DTypeLike = jnp.float32
-) -> tuple[EfficientNetLite, Params]:
-    """Return EfficientNet-Lite0 and its parameters; see `load_efficientnet_lite`."""
-    return load_efficientnet_lite(path, LITE0, dtype=dtype)
-
-
 def load_efficientnet_lite(
     path: Path, scale: Scale, *, dtype: DTypeLike = jnp.float32
 ) -> tuple[EfficientNetLite, Params]:
-    """Load a converted EfficientNet-Lite, `scale` being `LITE0` or `LITE2`.
-
-    Returns:
-        The module, and its parameters as float32 NumPy arrays.
-
-    Raises:
-        WeightsError: The file is missing, damaged or of another network.
-    """
+    """Load a converted EfficientNet-Lite, `scale` being `LITE0` or `LITE2`."""
     name = "efficientnet_lite0" if scale == LITE0 else "efficientnet_lite2"
-    module = EfficientNetLite(dtype, scale)
-    return module, read_converted(path, name).params_for(module, image_size=32)
+    return load_converted(path, name, lambda _: EfficientNetLite(dtype, scale))
+
+
+load_efficientnet_lite0 = functools.partial(load_efficientnet_lite, scale=LITE0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -193,23 +176,22 @@ def depthwise_conv(
 
 
 def _shifted_products(x: Array, kernel: Array, stride: int) -> Array:
-    sides = [_same_padding(side, kernel.shape[0], stride) for side in x.shape[1:3]]
-    padded = jnp.pad(x, ((0, 0), sides[0][1], sides[1][1], (0, 0)))
-    return _correlate(padded, kernel, stride, sides[0][0], sides[1][0])
+    sides = _same_padding(x.shape[1:3], kernel, stride)
+    return _correlate(jnp.pad(x, ((0, 0), *sides, (0, 0))), kernel, stride)
 
 
-def _correlate(padded: Array, kernel: Array, stride: int, rows: int, columns: int) -> Array:
+def _same_padding(sides: Sequence[int], kernel: Array, stride: int) -> list[tuple[int, int]]:
+    return lax.padtype_to_pads(sides, kernel.shape[:2], (stride, stride), "SAME")
+
+
+def _correlate(padded: Array, kernel: Array, stride: int) -> Array:
     """Sum the products of the kernel's taps with the values under them."""
     padded = padded.astype(jnp.float32)
+    rows, columns = (padded.shape[axis + 1] - kernel.shape[axis] + 1 for axis in (0, 1))
     total = jnp.zeros((), jnp.float32)
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
-            under_tap = padded[
-                :,
-                i : i + (rows - 1) * stride + 1 : stride,
-                j : j + (columns - 1) * stride + 1 : stride,
-            ]
-            total = total + under_tap * kernel[i, j, 0]
+    for i, j in np.ndindex(*kernel.shape[:2]):
+        under_tap = padded[:, i : i + rows : stride, j : j + columns : stride]
+        total = total + under_tap * kernel[i, j, 0]
     return total
 
 
@@ -231,31 +213,23 @@ def _input_gradient(gradient: Array, kernel: Array, stride: int, shape: tuple[in
     The padded input at stride * m + a meets only the taps a, a + stride, ... of the kernel: no
     product with the zeros between the gradient's values is formed.
     """
-    (_, (top, _)), (_, (left, _)) = (_same_padding(side, kernel.shape[0], stride) for side in shape)
-    rows, columns = (
-        -(-(side + sum(_same_padding(side, kernel.shape[0], stride)[1])) // stride)
-        for side in shape
-    )
+    sides = _same_padding(shape, kernel, stride)
+    phase_shape = [
+        -(-(side + sum(pads)) // stride) for side, pads in zip(shape, sides, strict=True)
+    ]
 
     def phase(a: int, b: int) -> Array:
         taps = kernel[a::stride, b::stride][::-1, ::-1]
-        before = (taps.shape[0] - 1, taps.shape[1] - 1)
-        after = (rows - gradient.shape[1], columns - gradient.shape[2])
-        sides = tuple(zip(before, after, strict=True))
-        return _correlate(jnp.pad(gradient, ((0, 0), *sides, (0, 0))), taps, 1, rows, columns)
+        pads = [
+            (taps.shape[axis] - 1, phase_shape[axis] - gradient.shape[axis + 1]) for axis in (0, 1)
+        ]
+        return _correlate(jnp.pad(gradient, ((0, 0), *pads, (0, 0))), taps, 1)
 
-    phases = jnp.stack(
-        [jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)], axis=2
-    )
-    spread = phases.reshape(gradient.shape[0], rows * stride, columns * stride, -1)
+    phases = [jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)]
+    rows, columns = (side * stride for side in phase_shape)
+    spread = jnp.stack(phases, axis=2).reshape(gradient.shape[0], rows, columns, -1)
+    (top, _), (left, _) = sides
     return spread[:, top : top + shape[0], left : left + shape[1]]
-
-
-def _same_padding(side: int, kernel_size: int, stride: int) -> tuple[int, tuple[int, int]]:
-    """Return the output side, and the padding before and after, as XLA's "SAME" has them."""
-    outputs = -(-side // stride)
-    total = max((outputs - 1) * stride + kernel_size - side, 0)
-    return outputs, (total // 2, total - total // 2)
 
 
 depthwise_conv.defvjp(_forward, _backward)

@@ -29,13 +29,12 @@ IMAGE_FEATURES = ("pooled", "logits")
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoder:
-    """A frozen text encoder with words and sentences of width d, in float32.
+    """A frozen text encoder; `apply(params, token_ids, word_mask)` gives words and sentence.
 
     `params` are NumPy arrays; put them on the devices once, and pass them to the compiled step as
     an argument, or the compiler copies them into the program as constants.
     """
 
-    # (params, token_ids, word_mask) -> words, sentence
     apply: Callable[
         [Any, Int[Array, "b t"], Bool[Array, "b t"]],
         tuple[Float[Array, "b t d"], Float[Array, "b d"]],
@@ -54,18 +53,7 @@ def load_text_encoder(
     sentence_pooling: str = "masked_mean",
     dtype: DTypeLike = jnp.float32,
 ) -> TextEncoder:
-    """Load a text encoder from its directory of weights.
-
-    Args:
-        path: The directory, or the file in it.
-        kind: A key of `TEXT_ENCODERS`, or a dotted path.
-        sentence_pooling: "masked_mean" or "padded_mean"; see `bert.encode`.
-        dtype: Of the matrix products.
-
-    Raises:
-        ConfigError: Unknown kind.
-        WeightsError: A file is missing, damaged or does not fit.
-    """
+    """Load a text encoder from its directory of weights, or the file in it; see `bert.encode`."""
     load = find(kind, TEXT_ENCODERS, "text encoder")
     return load(path, sentence_pooling=sentence_pooling, dtype=dtype)
 
@@ -80,22 +68,15 @@ def load_bert_encoder(path: Path, *, sentence_pooling: str, dtype: DTypeLike) ->
     def apply(params, token_ids, word_mask):
         return bert.encode(module, params, token_ids, word_mask, sentence_pooling=sentence_pooling)
 
-    return TextEncoder(
-        apply=apply,
-        params=params,
-        width=module.hidden_size,
-        vocab_size=module.vocab_size,
-        max_tokens=module.max_positions,
-        vocab_file=vocab_file,
-    )
+    sizes = module.hidden_size, module.vocab_size, module.max_position_embeddings
+    return TextEncoder(apply, params, *sizes, vocab_file)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageEncoder:
     """A frozen, differentiable image encoder of width d; for `params` see `TextEncoder`."""
 
-    # (params, images in [0, 1]) -> features, float32
-    apply: Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b d"]]
+    apply: Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b d"]]  # images in [0, 1]
     params: Params
     width: int
 
@@ -108,20 +89,12 @@ def load_image_encoder(
     feature: str = "pooled",
     dtype: DTypeLike = jnp.float32,
 ) -> ImageEncoder:
-    """Load an image encoder.
+    """Load an image encoder from its file of weights, or the directory that holds it.
 
     Args:
-        kind: A key of `IMAGE_NETWORKS`, or a dotted path.
-        path: The file of weights, or the directory that holds it.
         input_size: Side in pixels to which images are resized, bilinear; the registered networks
             were trained at 224, and smaller sides cost less.
         feature: "pooled", the mean of the last feature map, or "logits" of ImageNet's classes.
-        dtype: Of the convolutions.
-
-    Raises:
-        ConfigError: Unknown kind.
-        WeightsError: The file is missing, damaged or does not fit.
-        ValueError: Unknown feature.
     """
     if feature not in IMAGE_FEATURES:
         raise ValueError(f"feature is {feature!r}, not in {IMAGE_FEATURES}")
@@ -135,4 +108,4 @@ def load_image_encoder(
 
     image = jax.ShapeDtypeStruct((1, input_size, input_size, 3), jnp.float32)
     width = jax.eval_shape(apply, params, image).shape[-1]
-    return ImageEncoder(apply=apply, params=params, width=width)
+    return ImageEncoder(apply, params, width)

@@ -17,9 +17,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmcgan.pretrained.params import Params, read_converted
+from xmcgan.pretrained.params import Params, load_converted
 
-NUM_FEATURES = 2048
 # The file pt_inception-2015-12-05-6726825d.pth.
 PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # The file inception_v3_weights_tf_dim_ordering_tf_kernels.h5: published with no better digest.
@@ -43,18 +42,11 @@ Step = tuple[Unit, ...]
 
 
 class BlockSpec(NamedTuple):
-    """Branches that read the same input, joined along the channels.
-
-    Attributes:
-        branches: Each a chain of steps; the units of one step read the same input, and their
-            outputs are joined.
-        pool: The 3x3 pooling of the last branch; "stride" is the maximum at every second position.
-        pool_unit: What follows the pooling, if anything.
-    """
+    """Branches that read the same input, joined along the channels."""
 
     name: str
-    branches: tuple[tuple[Step, ...], ...]
-    pool: Literal["average", "max", "stride"]
+    branches: tuple[tuple[Step, ...], ...]  # the units of a step read the same, and are joined
+    pool: Literal["average", "max", "stride"]  # 3x3, of the last branch; "stride": maxima by two
     pool_unit: Unit | None = None
 
     def merged(self) -> tuple[Unit, ...]:
@@ -76,18 +68,12 @@ STEM = (
         Unit("Conv2d_2a_3x3", (3, 3), 32, 1, "VALID"),
         Unit("Conv2d_2b_3x3", (3, 3), 64),
     ),
-    (
-        Unit("Conv2d_3b_1x1", (1, 1), 80),
-        Unit("Conv2d_4a_3x3", (3, 3), 192, 1, "VALID"),
-    ),
+    (Unit("Conv2d_3b_1x1", (1, 1), 80), Unit("Conv2d_4a_3x3", (3, 3), 192, 1, "VALID")),
 )
 
 
 def block_specs(variant: Variant) -> tuple[BlockSpec, ...]:
-    """Return the network's blocks in order.
-
-    The variants differ in the last one: the graph of 2015 takes a maximum there, against the paper.
-    """
+    """Return the network's blocks in order."""
     return (
         _block_a("Mixed_5b", 32),
         _block_a("Mixed_5c", 64),
@@ -99,6 +85,7 @@ def block_specs(variant: Variant) -> tuple[BlockSpec, ...]:
         _block_c("Mixed_6e", 192),
         _block_d("Mixed_7a"),
         _block_e("Mixed_7b", "average"),
+        # The graph of 2015 takes a maximum here, against the paper.
         _block_e("Mixed_7c", "max" if variant == "2015" else "average"),
     )
 
@@ -178,15 +165,10 @@ class InceptionV3(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b 2048"], Float[Array, "b k"]]:
-        """Return pooled features and logits.
+        """Return pooled features and logits of images in about [-1, 1], trained at 299 x 299.
 
-        Args:
-            images: Scaled to about [-1, 1] by the protocol; trained at 299 x 299, any size from 75
-                works.
-
-        Returns:
-            The features; and k = 1008 logits without bias ("2015", whose inception score is defined
-            so), or k = 1000 with bias ("keras").
+        Any size from 75 works. The 1008 logits of "2015" have no bias: its inception score is
+        defined so.
         """
         x = images.astype(self.dtype)
         for group in STEM:
@@ -208,7 +190,6 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j k"]:
-        """Return the branches' outputs, joined along the channels."""
         widths = [unit.width for unit in self.spec.merged()]
         merged = Convolution(Unit("merged", (1, 1), sum(widths)), self.dtype, name="merged")(x)
         parts = jnp.split(merged, np.cumsum(widths)[:-1], axis=-1)
@@ -233,8 +214,8 @@ class Block(nn.Module):
         if self.spec.pool == "max":
             return self._apply(unit, nn.max_pool(x, (3, 3), padding="SAME"), known)
         # The mean of the positions inside the image: padding is left out of sum and count.
-        y = nn.avg_pool(known[unit.name], (3, 3), padding="SAME", count_include_pad=False)
-        return nn.relu(y)
+        pooled = nn.avg_pool(known[unit.name], (3, 3), padding="SAME", count_include_pad=False)
+        return nn.relu(pooled)
 
 
 class Convolution(nn.Module):
@@ -245,30 +226,19 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j k"]:
-        """Return the convolution with its bias."""
         unit = self.unit
         shape = (*unit.kernel, x.shape[-1], unit.width)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (unit.width,)).astype(self.dtype)
         if unit.kernel == (1, 1):
             return x @ kernel[0, 0] + bias
-        numbers = ("NHWC", "HWIO", "NHWC")
-        strides = (unit.stride, unit.stride)
         return bias + lax.conv_general_dilated(
-            x, kernel, strides, unit.padding, dimension_numbers=numbers
+            x, kernel, (unit.stride,) * 2, unit.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
 
 def load_inception(
     variant: Variant, path: Path, *, dtype: DTypeLike = jnp.float32
 ) -> tuple[InceptionV3, Params]:
-    """Load a converted Inception-v3.
-
-    Returns:
-        The module, and its parameters as float32 NumPy arrays.
-
-    Raises:
-        WeightsError: The file is missing, damaged or of another network.
-    """
-    module = InceptionV3(variant, dtype)
-    return module, read_converted(path, f"inception-{variant}").params_for(module, image_size=75)
+    """Load a converted Inception-v3."""
+    return load_converted(path, f"inception-{variant}", lambda _: InceptionV3(variant, dtype))

@@ -3,9 +3,9 @@
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -16,31 +16,15 @@ from xmcgan.errors import WeightsError, listed
 from xmcgan.pretrained.weights import convert_command, find_file, read_safetensors
 
 Params = dict[str, Any]
+Module = TypeVar("Module", bound=nn.Module)
 
 
-class Converted(NamedTuple):
-    """A file that scripts/convert_weights.py wrote: parameters by path ("block_0/kernel")."""
+def load_converted(
+    path: Path, network: str, build: Callable[[Mapping[str, str]], Module]
+) -> tuple[Module, Params]:
+    """Load an image network from the file that scripts/convert_weights.py wrote, or its directory.
 
-    file: Path
-    tensors: dict[str, np.ndarray]
-    metadata: dict[str, str]
-
-    def params_for(self, module: nn.Module, image_size: int) -> Params:
-        """Return the parameters as a tree, after a check that they are those of the module."""
-        images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
-        check_params(self.tensors, module, images, path=self.file)
-        return unflatten_dict(self.tensors, sep="/")
-
-
-def read_converted(path: Path, network: str) -> Converted:
-    """Read the converted weights of a network.
-
-    Args:
-        path: The file, or the directory that holds it.
-        network: The name that the file was converted by.
-
-    Raises:
-        WeightsError: The file is missing, damaged, not converted, or of another network.
+    `build` makes the module from the file's metadata; the parameters are float32 NumPy arrays.
     """
     file = find_file(path, network)
     tensors, metadata = read_safetensors(file)
@@ -52,7 +36,10 @@ def read_converted(path: Path, network: str) -> Converted:
         )
     if found != network:
         raise WeightsError(f"{file} holds the network {found!r} where {network!r} is expected")
-    return Converted(file, tensors, metadata)
+    module = build(metadata)
+    images = jax.ShapeDtypeStruct((1, 96, 96, 3), np.float32)
+    check_params(tensors, module, images, path=file)
+    return module, unflatten_dict(tensors, sep="/")
 
 
 def check_params(
@@ -62,17 +49,9 @@ def check_params(
     path: Path,
     left_over: Iterable[str] = (),
 ) -> None:
-    """Check that parameters are those that `module.init(key, *inputs)` makes, and finite.
+    """Check that parameters, by "layer_0/kernel", are those of `module.init(key, *inputs)`, finite.
 
-    Args:
-        found: Arrays by their path in the tree, "layer_0/output/kernel".
-        module: The network.
-        inputs: What its `__call__` takes.
-        path: The file, for messages.
-        left_over: Names of the file's tensors that have no place in the tree.
-
-    Raises:
-        WeightsError: Names the arrays that are missing, not known, misshapen or not finite.
+    `left_over` names the file's tensors that have no place in the tree.
     """
     try:
         expected = _expected_shapes(module, *inputs)
@@ -145,14 +124,10 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_fields(
     config: Mapping[str, Any], file: Path, fields: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, Any]:
-    """Return checked fields of a transformer's config.
+    """Return checked fields of a transformer's config, given their defaults.
 
-    Args:
-        config: What the file says.
-        file: For messages.
-        fields: Default by name. A string is the only value that can be read, a float stands for
-            any number above 0, and anything else for a whole number from 1 to a million.
-        prefix: Goes before the names in messages.
+    A string is the only value that can be read, a float stands for any number above 0, and anything
+    else for a whole number from 1 to a million.
     """
     found = {field: config.get(field, default) for field, default in fields.items()}
     for field, value in found.items():

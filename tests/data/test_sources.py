@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from data_samples import photo
 
-from xmcgan.data.archives import list_files
+from xmcgan.data.sources import list_files
 from xmcgan.errors import DataError
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_member_header_is_named(tmp_path):
 
 
 def test_a_member_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("xmcgan.data.archives.MAX_FILE_BYTES", 1024**2)
+    monkeypatch.setattr("xmcgan.data.sources.MAX_FILE_BYTES", 1024**2)
     path = make_zip(tmp_path / "a.zip", {"1.jpg": bytes(1024**2 + 1)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(DataError, match="larger than 1 MiB"):
         contents(path)
