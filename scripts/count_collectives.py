@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from xmcgan import build
 from xmcgan.config import apply_override, check_devices, load_config, validate
 from xmcgan.errors import run_cli
 from xmcgan.losses import build_losses
+from xmcgan.training import build
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated, state_sharding
@@ -174,7 +174,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def simulate_devices(count: int) -> None:
-    """Give this process so many CPU devices; machine code is not optimised, it never runs."""
+    """Give this process so many CPU devices; machine code is not optimized, it never runs."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     flags = os.environ.get("XLA_FLAGS", "")

@@ -39,7 +39,7 @@ def default_config() -> ConfigDict:
     # losses still see all of it. And whether blocks are computed again in the backward pass.
     config.num_microbatches = 1
     config.remat = False
-    # Devices that share one copy of parameters and optimiser state, for networks too large for one.
+    # Devices that share one copy of parameters and optimizer state, for networks too large for one.
     config.mesh = {"fsdp": 1}
     config.ema_decay = 0.999
     config.ema_warmup = True

@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from xmcgan.build import build_networks, load_discriminator_trunk
 from xmcgan.config import default_config, validate
 from xmcgan.errors import ConfigError, WeightsError
 from xmcgan.losses import build_losses
 from xmcgan.models.generator import Generator
 from xmcgan.models.projected import ProjectedDiscriminator
+from xmcgan.training.build import build_networks, load_discriminator_trunk
 from xmcgan.training.state import Networks, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated

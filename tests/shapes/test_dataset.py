@@ -129,7 +129,7 @@ def test_named_color_stands_at_the_place_of_each_object():
     for image, _, scene in EXAMPLES[:100]:
         pixels = np.asarray(decode_image(image, "scene")).astype(int)
         for item in scene.objects:
-            # Halfway up the ring's band for rings; the centre lies inside every other shape.
+            # Halfway up the ring's band for rings; the center lies inside every other shape.
             offset = -0.78 * item.radius if item.shape == "ring" else 0
             seen = pixels[int(item.y + offset), int(item.x)]
             distances = {name: np.linalg.norm(lab(seen) - lab(rgb)) for name, rgb in COLORS.items()}

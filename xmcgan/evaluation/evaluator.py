@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import xmcgan
-from xmcgan import build
 from xmcgan.config import read_config
 from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image, resize_image
@@ -33,6 +32,7 @@ from xmcgan.evaluation.metrics.fid import mean_and_covariance
 from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, flattered_by
 from xmcgan.evaluation.results import Weights
 from xmcgan.sampling.sampler import Sampler, sample_noise
+from xmcgan.training import build
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh, sampling_batch_size
 from xmcgan.utils.provenance import fingerprint_differences

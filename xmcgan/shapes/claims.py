@@ -12,7 +12,7 @@ from xmcgan.shapes.scene import BACKGROUNDS, COLORS, RADIUS, SHAPES
 
 @dataclasses.dataclass(frozen=True)
 class ClaimedObject:
-    """Hold what a caption says of one object; None is what it leaves open."""
+    """What a caption says of one object; None is what it leaves open."""
 
     shape: str
     color: str

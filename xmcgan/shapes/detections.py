@@ -16,7 +16,7 @@ NUM_SIZES = len(_SIZES)
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """Hold the contents of n images; areas are numbered as in `POSITIONS`.
+    """The contents of n images; areas are numbered as in `POSITIONS`.
 
     Attributes:
         present: whether an object stands in the area.

@@ -13,7 +13,7 @@ _LAST_SIDE = 6  # of the map that the head reads: coarser ones lose the outline
 
 
 class AreaLogits(NamedTuple):
-    """Hold what the network says of areas, each as logits with the areas' leading axes."""
+    """What the network says of areas, each as logits with the areas' leading axes."""
 
     present: Array
     shape: Array

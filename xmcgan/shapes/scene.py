@@ -37,7 +37,7 @@ BACKGROUNDS = {
     "dark green": (24, 62, 42),
     "light blue": (180, 206, 230),
 }
-# Colours that a background would hide or make hard to name; held to a CIELAB distance by a test.
+# Colors that a background would hide or make hard to name; held to a CIELAB distance by a test.
 HIDDEN_ON = {
     "white": (),
     "gray": (),
@@ -56,9 +56,9 @@ POSITIONS = tuple(
     for row in ROWS
     for column in COLUMNS
 )
-# Radius in pixels (low, high). A cell is 42.7 wide, so two large neighbours never touch.
+# Radius in pixels (low, high). A cell is 42.7 wide, so two large neighbors never touch.
 RADIUS = {"small": (10.0, 12.0), "large": (17.5, 18.5)}
-JITTER = {"small": 4.5, "large": 2.0}  # of the centre, in pixels
+JITTER = {"small": 4.5, "large": 2.0}  # of the center, in pixels
 
 _SUPERSAMPLING = 4
 _MAX_TILT = math.radians(7)  # a square stays a square and never reads as a diamond
