@@ -59,6 +59,11 @@ def get_config(variant: str = "") -> ConfigDict:
 def _projected(config: ConfigDict) -> None:
     """Put a discriminator on frozen features in the paper's place, as `emoji` has it."""
     use_projected(config)
+    # Pooled features hardly tell where an object is: docs/recipes.md.
+    config.discriminator.places = True
+    config.generator.learning_rate = 1.5e-3
+    config.discriminator.learning_rate = 3e-4
+    config.learning_rate_decay = 0.5
     config.dtype = "float32"
     config.batch_size = 128
     config.d_steps = 1

@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
             frozen_params = meshes.put(frozen_params, everywhere)
 
             # --------------------------------------------- Trained networks and the step
-            networks = build.build_networks(config, text.width)
+            networks = build.build_networks(config, text.width, num_steps)
 
             def init(rng: jax.Array) -> TrainState:
                 lengths: Any = {"max_tokens": config.text.max_tokens, "word_dim": text.width}
