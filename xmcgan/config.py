@@ -345,8 +345,8 @@ def apply_override(config: ConfigDict, override: str) -> None:
         inside = [name for name in known if name.startswith(f"{field}.")]
         if inside:
             raise ConfigError(f"--config.{field} is no field. It holds {', '.join(inside)}")
-        # Else a field of another group whose last name is like it.
-        hint = did_you_mean(field, [*known, *groups]) or did_you_mean(field, known, _last_name)
+        # A field of another group whose last name is like it comes first.
+        hint = did_you_mean(field, known, _last_name) or did_you_mean(field, [*known, *groups])
         raise ConfigError(f"unknown field --config.{field}{hint}")
     if not equals:
         raise ConfigError(f"--config.{field} needs a value: --config.{field}=...")
