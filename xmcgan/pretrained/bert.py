@@ -184,7 +184,7 @@ def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Para
         WeightsError: A file is missing, damaged or of another kind of network.
     """
     file = find_file(path, "bert")
-    module = _read_config(file.with_name("config.json"), dtype)
+    module = read_config(file.with_name("config.json"), dtype)
     tensors, _ = read_safetensors(file)
     named = Tensors(file, {_rename(name): tensors[name] for name in tensors})
     try:
@@ -197,7 +197,8 @@ def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Para
     return module, params
 
 
-def _read_config(file: Path, dtype: DTypeLike) -> Bert:
+def read_config(file: Path, dtype: DTypeLike) -> Bert:
+    """Read the sizes of a BERT from its `config.json`; raises a WeightsError."""
     config = read_fields(read_json(file), file, _CONFIG)
     return Bert(
         vocab_size=config["vocab_size"],
