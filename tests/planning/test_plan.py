@@ -64,13 +64,15 @@ def test_a_described_gpu_has_its_own_memory_and_capability():
 def test_figures_follow_from_the_program(config):
     config.batch_size, config.num_train_steps = 128, 3600
     plan = Plan(config, target(), PROGRAM)
-    assert plan.fits and plan.program.peak == 13 * 10**9
+    assert plan.fits
+    assert plan.program.peak == 13 * 10**9
     assert plan.bounds == pytest.approx(
         {"arithmetic": 4e13 / 197e12, "memory": 8e11 / 819e9, "links": 2e9 / 100e9}
     )
     assert plan.seconds == pytest.approx(0.25 + 0.02)
     rows = dict(plan.rows())
-    assert "32 per device" in rows["batch"] and "fits" in rows["memory per device"]
+    assert "32 per device" in rows["batch"]
+    assert "fits" in rows["memory per device"]
     assert rows["work per image"] == "1250 GFLOP"
     assert rows["bound by"].startswith("memory")
     assert "3,600 steps, 0.3 h, 1 chip-hours" in rows["run (modeled)"]
@@ -108,12 +110,14 @@ def test_the_largest_batch_is_within_a_sixteenth_of_what_fits(
     monkeypatch.setattr(report, "compile_step", compile_step)
     found = largest_batch(config, target())
     most = 12 * 10**9 // per_image
-    assert found.fits and most * 15 / 16 - 1 <= found.config.batch_size // 4 <= most
+    assert found.fits
+    assert most * 15 / 16 - 1 <= found.config.batch_size // 4 <= most
 
 
 def test_a_step_compiles_and_an_equal_one_is_read_from_the_cache(config, tmp_path, monkeypatch):
     first = make_plan(config, target("cpu:1", 1), cache=tmp_path)
-    assert first.program.flops > 0 and first.program.temporaries > 0
+    assert first.program.flops > 0
+    assert first.program.temporaries > 0
     monkeypatch.setattr(report, "compile_step", None)
     assert make_plan(config, target("cpu:1", 1), cache=tmp_path).program == first.program
     config.batch_size = 8
@@ -131,7 +135,8 @@ def test_a_mistake_on_the_command_line_ends_with_2_and_no_traceback():
     command = [sys.executable, "scripts/plan.py", "--config", "shapes", "--target", "v5:2x2"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert "v5p" in run.stderr and "Traceback" not in run.stderr
+    assert "v5p" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.slow
@@ -141,6 +146,7 @@ def test_a_small_step_compiles_for_a_slice_and_reduces_little_more_than_its_grad
     command += ["--target", "v5e:2x2", "--json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     (plan,) = json.loads(run.stdout)
-    assert plan["fits"] and plan["seconds"] > 0
+    assert plan["fits"]
+    assert plan["seconds"] > 0
     # Parameters of both networks: 2.5 M in float32.
     assert plan["collectives"]["all-reduce"][1] < 15e6
