@@ -22,7 +22,7 @@ from xmcgan.data import DataSet
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
-from xmcgan.evaluation.folders import Options, compare, write_features, write_statistics
+from xmcgan.evaluation.folders import Options, compare, write
 from xmcgan.evaluation.metrics import METRICS
 from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 from xmcgan.evaluation.results import score_json, score_lines, score_table, write_report
@@ -235,22 +235,13 @@ def run_images(args: argparse.Namespace) -> str:
     """Score or describe sets of images; return the message."""
     with raise_on_all():
         options = _options(Options, args, protocol=get_protocol(args.protocol))
-    if args.command == "features":
-        num = write_features(args.images, args.out, options)
-        return f"features of {num} images in {args.out}"
-    if args.command == "stats":
-        statistics = write_statistics(args.images, args.out, options)
-        return f"statistics of {statistics.n} images in {args.out}"
-    scores, recipe = compare(
-        args.real,
-        args.fake,
-        options,
-        resamples=args.resamples,
-        allow_foreign=args.allow_foreign_statistics,
-    )
-    if not scores:
-        return ""  # process 0 has them
-    return score_json(scores, recipe) if args.json else score_table(scores, recipe)
+    if args.command in ("features", "stats"):
+        num = write(args.images, args.out, options, statistics=args.command == "stats")
+        return f"{args.command} of {num} images in {args.out}"
+    allowed = args.allow_foreign_statistics
+    found = compare(args.real, args.fake, options, resamples=args.resamples, allow_foreign=allowed)
+    # Process 0 has the scores.
+    return "" if not found[0] else score_json(*found) if args.json else score_table(*found)
 
 
 def main() -> None:

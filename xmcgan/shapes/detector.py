@@ -58,7 +58,7 @@ class Detector:
     @property
     def sha256(self) -> str:
         """Digest of recipe, accuracy and parameters, by which a score names its detector."""
-        return _digest(flatten_dict(self.params, sep="/"), self.recipe, self.accuracy)
+        return _digest(_flat(self.params), self.recipe, self.accuracy)
 
     def __call__(self, images: UInt8[np.ndarray, "n s s 3"]) -> Detections:
         """Detect, with the same result however the images are batched."""
@@ -125,6 +125,10 @@ def _recipe(training: TrainingRecipe) -> dict[str, Any]:
     return {"version": _VERSION, "scenes": digest[:16], **dataclasses.asdict(training)}
 
 
+def _flat(params: Any) -> Any:
+    return flatten_dict(params, sep="/")
+
+
 def _digest(tensors: dict[str, np.ndarray], recipe: Any, shares: Any) -> str:
     digest = hashlib.sha256(json.dumps([recipe, shares], sort_keys=True).encode())
     for name in sorted(tensors):
@@ -138,7 +142,7 @@ def _write(path: Path, detector: Detector) -> None:
     metadata["sha256"] = detector.sha256
     try:
         with atomic_file(path) as file:
-            file.write(safetensors.numpy.save(flatten_dict(detector.params, sep="/"), metadata))
+            file.write(safetensors.numpy.save(_flat(detector.params), metadata))
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
 

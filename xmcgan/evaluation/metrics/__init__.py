@@ -40,7 +40,7 @@ METRICS = {
     "clip": "xmcgan.evaluation.metrics.clip_alignment:ClipAlignment",
     "shapes": "xmcgan.shapes.alignment:ShapesAlignment",
 }
-NUM_DISTRACTORS = 99  # that retrieval and R-precision rank an image or a caption among
+NUM_DISTRACTORS = 99  # among which retrieval and R-precision rank an image or a caption
 
 
 @dataclasses.dataclass
@@ -66,10 +66,7 @@ class Context:
 
 
 class FeatureMetric:
-    """Base of metrics that compare features `values` and `logits` of a protocol's network.
-
-    All metrics of one protocol share one pass of the network.
-    """
+    """Base of metrics that compare features `values` and `logits` of a protocol's network."""
 
     paired = False
 
@@ -85,7 +82,7 @@ class FeatureMetric:
 
 @dataclasses.dataclass(frozen=True)
 class BuiltMetric:
-    """A metric, with defaults for what its class leaves out."""
+    """A metric, with defaults for what its class omits."""
 
     metric: Any
     settings: Mapping[str, Any]  # name, type and fields, the protocol among them
@@ -98,7 +95,7 @@ class BuiltMetric:
 
 
 def quality_metrics(protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What --metrics calls "quality": the scores of a set of images against another one."""
+    """Metrics that --metrics calls "quality"."""
     labels = {get_protocol(name).label for name in protocols}
     names = ["fid", "kid", *["inception_score"] * ("FID" in labels), "precision_recall"]
     return {name: {} for name in names}
@@ -130,10 +127,8 @@ def build_metrics(
                 inspect.signature(cls).bind(**arguments)
             except TypeError as error:
                 raise ConfigError(f"evaluation.{name}: {error}") from error
-            metric = cls(**arguments)
-            built.append(
-                _with_defaults(metric, {"name": name, "type": spec.get("type", name), **fields})
-            )
+            settings = {"name": name, "type": spec.get("type", name), **fields}
+            built.append(_with_defaults(cls(**arguments), settings))
     missing = specs.keys() - {metric.settings["name"] for metric in built}
     if missing or not built:
         raise EvaluationError(

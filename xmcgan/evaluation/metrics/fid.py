@@ -11,8 +11,7 @@ from xmcgan.utils.statistics import MIN_IMAGES, Score, check_resamples, resample
 # A resample takes seconds at 2048 dimensions. 20 of them know the spread to 16 %, for which
 # Student's t makes allowance.
 MAX_RESAMPLES = 20
-# A covariance may have eigenvalues a little below zero by rounding; beyond this share of the
-# largest one it is no covariance.
+# Rounding gives a covariance eigenvalues below zero, at most this share of the largest one.
 MAX_NEGATIVE = 1e-6
 BLOCK = 4096  # rows that are centered at once: 64 MB of float64 at 2048 dimensions
 
@@ -27,9 +26,9 @@ class FrechetDistance(FeatureMetric):
 
 
 def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> Score:
-    """Frechet distance of two sides, each given by `values` (n, d) or by `mu`, `sigma` and `n`.
+    """Frechet distance of two sides, each `values` (n, d), or `mu`, `sigma` and `n`.
 
-    A side of which only statistics are at hand is held fixed in the bootstrap; the note says so.
+    Statistics stay fixed in the bootstrap; the note says so.
     """
     check_resamples(resamples)
     if "values" in real and "values" in fake:
@@ -39,23 +38,22 @@ def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> S
     a, b = _Side(real, usable, [seed, 0]), _Side(fake, usable, [seed, 1])
     notes = [a.too_few("real"), b.too_few("generated")]
     if b.values is None or (a.values is not None and len(b.values) < len(a.values)):
-        # The distance is symmetric: the factor of a fixed side serves again, and that of the
-        # smaller side has the fewest columns.
+        # The distance is symmetric: the factor of a fixed side is reused, and that of the smaller
+        # side has the fewest columns.
         a, b = b, a
     factor = covariance_factor(a.covariance)
     distances = [frechet_distance(a.mean, a.covariance, b.mean, b.covariance, factor_a=factor)]
     for number in range(usable):
         reused = factor if a.values is None else None
-        distances.append(
-            frechet_distance(*a.resample(number), *b.resample(number), factor_a=reused)
-        )
+        sides = *a.resample(number), *b.resample(number)
+        distances.append(frechet_distance(*sides, factor_a=reused))
     if usable and a.values is None:
-        notes.append("interval with one side held fixed, of which there are statistics only")
+        notes.append("interval with one side fixed, of which there are statistics only")
     return score(distances, "lower", "; ".join(filter(None, notes)), least=0.0)
 
 
 class _Side:
-    """Mean and covariance of one side, and of its resamples if there are features of it."""
+    """Mean and covariance of one side, and of its resamples if it has features."""
 
     def __init__(self, arrays: Arrays, resamples: int, seed: list[int]) -> None:
         self.values = arrays.get("values")
@@ -111,11 +109,8 @@ def frechet_distance(
 ) -> float:
     """|mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr sqrt(S_a S_b), equation 6; at least 0.
 
-    With S_a = R R^T the product S_a S_b has the eigenvalues of R^T S_b R, which is symmetric; so
-    two symmetric eigenproblems take the place of a matrix square root.
-
-    Args:
-        factor_a: `covariance_factor(sigma_a)` if it is at hand already.
+    With S_a = R R^T (`factor_a`) the product S_a S_b has the eigenvalues of R^T S_b R, which is
+    symmetric: two symmetric eigenproblems take the place of a matrix square root.
     """
     mu_a, mu_b = np.asarray(mu_a, np.float64), np.asarray(mu_b, np.float64)
     sigma_a, sigma_b = np.asarray(sigma_a, np.float64), np.asarray(sigma_b, np.float64)

@@ -36,7 +36,7 @@ def split_scores(
 ) -> Float[np.ndarray, "s r"]:
     """exp of the mean KL divergence of p(y|x) from p(y) of each split, under r weightings.
 
-    Splits are drawn by the seed: the order of images may follow what they show.
+    Splits are random: the order of images may follow what they show.
     """
     if len(logits) < num_splits:
         raise EvaluationError(
@@ -53,8 +53,6 @@ def split_scores(
         share = np.where(share.sum(axis=1, keepdims=True) > 0, share, 1.0)
         share = share / share.sum(axis=1, keepdims=True)
         marginal = share @ p
-        entropies = share @ np.sum(p * log_p, axis=1) - np.sum(
-            scipy.special.xlogy(marginal, marginal), axis=1
-        )
-        scores[split] = np.exp(entropies)
+        of_marginal = scipy.special.xlogy(marginal, marginal).sum(axis=1)
+        scores[split] = np.exp(share @ np.sum(p * log_p, axis=1) - of_marginal)
     return scores

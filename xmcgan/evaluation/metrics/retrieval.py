@@ -82,11 +82,11 @@ def retrieval(
 
     Args:
         targets: Row of the real image of each generated image's caption.
-        own: If real images stand in for generated ones, their rows, which are passed over.
+        own: If real images stand in for generated ones, their rows, which are skipped.
     """
     real, fake = unit_rows(real, "features"), unit_rows(fake, "features of the generated images")
     ranks = np.empty(len(fake), np.int64)
-    # One more than is needed, as one may be passed over.
+    # One more than is needed, as one may be skipped.
     num = min(NUM_DISTRACTORS + 1, len(real) - 1)
     for row, target in enumerate(targets.tolist()):
         rng = np.random.default_rng([seed, target])
