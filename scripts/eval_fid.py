@@ -15,6 +15,7 @@ results stay.
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from xmcgan.evaluation import evaluator
 from xmcgan.evaluation.folders import Options, compare, write
 from xmcgan.evaluation.metrics import METRICS
 from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
-from xmcgan.evaluation.results import score_json, score_lines, score_table, write_report
+from xmcgan.evaluation.results import score_lines, score_table, write_report
 from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.sampling.model_folder import find_model, load_model
 from xmcgan.utils import distributed
@@ -239,9 +240,15 @@ def run_images(args: argparse.Namespace) -> str:
         num = write(args.images, args.out, options, statistics=args.command == "stats")
         return f"{args.command} of {num} images in {args.out}"
     allowed = args.allow_foreign_statistics
-    found = compare(args.real, args.fake, options, resamples=args.resamples, allow_foreign=allowed)
-    # Process 0 has the scores.
-    return "" if not found[0] else score_json(*found) if args.json else score_table(*found)
+    scores, recipe = compare(
+        args.real, args.fake, options, resamples=args.resamples, allow_foreign=allowed
+    )
+    if not scores:
+        return ""  # process 0 has them
+    if not args.json:
+        return score_table(scores, recipe)
+    named = {name: vars(score) for name, score in scores.items()}
+    return json.dumps({"scores": named, "recipe": recipe}, indent=2, allow_nan=False)
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ class Evaluator:
                 "metrics": [[dict(m.settings), dict(m.recipe)] for m in self._metrics],
             }
         )
-        self._references: dict[tuple[str, bool], dict[str, np.ndarray]] = {}
+        self._references: dict[tuple[str, bool], Arrays] = {}
 
     def _open_data(self) -> None:
         config, options = self.config, self._options

@@ -29,11 +29,15 @@ from xmcgan.utils.tables import aligned_table, markdown_table
 Weights = Literal["ema", "raw"]
 
 _COLUMNS = 3
-_COLORS: dict[Weights, str] = {"ema": "#1f6feb", "raw": "#d9822b"}
-_LABELS: dict[Weights, str] = {"ema": "averaged weights (EMA)", "raw": "raw weights"}
-# Suffixes of the scores of real images, and of chance.
-REFERENCES = {"_real": "real images", "_shuffled": "shuffled captions"}
-_REFERENCE_COLORS = {"_real": "#2a9d5c", "_shuffled": "#888888"}
+_CURVES: dict[Weights, dict[str, Any]] = {
+    "ema": {"color": "#1f6feb", "label": "averaged weights (EMA)"},
+    "raw": {"color": "#d9822b", "label": "raw weights"},
+}
+# By suffix of a score: that of real images, and chance.
+_REFERENCES: dict[str, dict[str, Any]] = {
+    "_real": {"color": "#2a9d5c", "label": "real images"},
+    "_shuffled": {"color": "#888888", "label": "shuffled captions"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +157,9 @@ def write_report(workdir: Path) -> str:
     recipe_id = everything[-1].recipe
     results = newest(result for result in everything if result.recipe == recipe_id)
     recipe = file.read_recipe(recipe_id)
-    title = (
-        f"{recipe['samples']:,} images at {recipe['image_size']} px from captions of "
-        f"{recipe['data']['data']} ({recipe['data']['split']}), recipe {recipe_id}"
-    )
+    images = f"{recipe['samples']:,} images at {recipe['image_size']} px"
+    captions = f"captions of {recipe['data']['data']} ({recipe['data']['split']})"
+    title = f"{images} from {captions}, recipe {recipe_id}"
     table, notes = result_rows(results), _notes(results[-1].scores)
     markdown = ["# Evaluation", "", title, "", *markdown_table(table), *notes]
     write_text(directory / "report.md", "\n".join([*markdown, "", "![curves](curves.png)", ""]))
@@ -193,7 +196,7 @@ def result_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             last = number(score.value)
             if score.low is not None and score.high is not None:
                 interval = f"{number(score.low)} to {number(score.high)}"
-            if not name.endswith(tuple(REFERENCES)):
+            if not name.endswith(tuple(_REFERENCES)):
                 sign = 1 if score.better == "lower" else -1
                 step, score = min(averaged, key=lambda pair: sign * pair[1].value)
                 best, at = number(score.value), f"{step:,}"
@@ -204,7 +207,7 @@ def result_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 def curves(results: Sequence[Result], title: str) -> Figure:
     """Each score over training steps, with its interval and its references."""
-    names = [name for name in _names(results) if not name.endswith(tuple(REFERENCES))]
+    names = [name for name in _names(results) if not name.endswith(tuple(_REFERENCES))]
     rows = math.ceil(len(names) / _COLUMNS)
     figure = Figure(figsize=(4.2 * _COLUMNS, 2.8 * rows + 0.9), layout="constrained")
     axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
@@ -212,10 +215,8 @@ def curves(results: Sequence[Result], title: str) -> Figure:
         _plot(axis, results, name)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
-    handles = {}
-    for axis in figure.axes:
-        lines, labels = axis.get_legend_handles_labels()
-        handles |= dict(zip(labels, lines, strict=True))
+    labels = [axis.get_legend_handles_labels() for axis in figure.axes]
+    handles = {label: line for found in labels for line, label in zip(*found, strict=True)}
     figure.suptitle(title, fontsize=11)
     style: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "frameon": False}
     figure.legend(handles.values(), handles.keys(), **style)
@@ -223,22 +224,20 @@ def curves(results: Sequence[Result], title: str) -> Figure:
 
 
 def _plot(axis: Axes, results: Sequence[Result], name: str) -> None:
-    for weights, color in _COLORS.items():
-        found = [r for r in results if r.weights == weights and name in r.scores]
-        if not found:
-            continue
-        steps, scores = [r.step for r in found], [r.scores[name] for r in found]
-        values = [score.value for score in scores]
-        axis.plot(steps, values, "o-", color=color, markersize=3, label=_LABELS[weights])
-        if all(score.low is not None for score in scores):
-            low, high = (np.array([getattr(s, end) for s in scores]) for end in ("low", "high"))
-            axis.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
-            axis.vlines(steps, low, high, color=color, alpha=0.4, linewidth=1)
-    for suffix, label in REFERENCES.items():
+    for weights, style in _CURVES.items():
+        shown = [r for r in results if r.weights == weights and name in r.scores]
+        found = [(r.step, r.scores[name]) for r in shown]
+        steps = [step for step, _ in found]
+        if found:
+            axis.plot(steps, [score.value for _, score in found], "o-", markersize=3, **style)
+        if found and all(score.low is not None for _, score in found):
+            low, high = np.array([(score.low, score.high) for _, score in found]).T
+            axis.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            axis.vlines(steps, low, high, color=style["color"], alpha=0.4, linewidth=1)
+    for suffix, style in _REFERENCES.items():
         reference = [r.scores[name + suffix].value for r in results if name + suffix in r.scores]
         if reference:
-            style = {"color": _REFERENCE_COLORS[suffix], "linestyle": "--", "linewidth": 1}
-            axis.axhline(reference[-1], label=label, **style)
+            axis.axhline(reference[-1], linestyle="--", linewidth=1, **style)
     axis.set_title(f"{name}  ({_direction(results, name)})", fontsize=9)
     axis.set_xlabel("training step", fontsize=8)
     axis.tick_params(labelsize=8)
@@ -249,12 +248,6 @@ def _plot(axis: Axes, results: Sequence[Result], name: str) -> None:
 def number(value: float) -> str:
     """Four significant digits, without an exponent if possible."""
     return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
-
-
-def score_json(scores: Mapping[str, Score], recipe: Mapping[str, Any]) -> str:
-    """Scores of folders and their recipe, as one JSON object."""
-    named = {name: vars(score) for name, score in scores.items()}
-    return json.dumps({"scores": named, "recipe": dict(recipe)}, indent=2, allow_nan=False)
 
 
 def score_table(scores: Mapping[str, Score], recipe: Mapping[str, Any]) -> str:
@@ -282,8 +275,7 @@ def score_lines(scores: Mapping[str, Score]) -> list[str]:
         interval = "-" if score.low is None else f"{score.low:.4f} to {score.high:.4f}"
         flattered = " (flattered)" if score.flattered else ""
         rows.append((f"{name}{flattered}", f"{score.value:.4f}", interval, score.better))
-    notes = [f"{name}: {score.note}" for name, score in scores.items() if score.note]
-    return [*aligned_table(rows), *notes]
+    return [*aligned_table(rows), *_notes(scores)]
 
 
 def _names(results: Sequence[Result]) -> list[str]:

@@ -22,7 +22,7 @@ class CMMD:
     def __init__(self, context: Context, weights: str) -> None:
         self._clip = ClipExtractor(weights, context.networks)
         self.recipe = self._clip.recipe
-        self._resamples, self._seed = context.resamples, context.seed
+        self._resampling = {"resamples": context.resamples, "seed": context.seed}
 
     def extract(self, images: Images, captions: Sequence[str]) -> Arrays:
         """Embeddings (n, e)."""
@@ -30,8 +30,7 @@ class CMMD:
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Score `cmmd`."""
-        embeddings = real["embeddings"], fake["embeddings"]
-        return {"cmmd": cmmd_score(*embeddings, resamples=self._resamples, seed=self._seed)}
+        return {"cmmd": cmmd_score(real["embeddings"], fake["embeddings"], **self._resampling)}
 
 
 def cmmd_score(

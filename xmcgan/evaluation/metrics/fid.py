@@ -1,5 +1,9 @@
 """Frechet distance of features (FID): Heusel et al., NeurIPS 2017 (TTUR), equation 6."""
 
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -22,7 +26,7 @@ class FrechetDistance(FeatureMetric):
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Distance with its interval."""
         name = self.extractor.protocol.label.lower()
-        return {name: frechet_score(real, fake, resamples=self.resamples, seed=self.seed)}
+        return {name: frechet_score(real, fake, **self.resampling)}
 
 
 def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> Score:
@@ -33,50 +37,46 @@ def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> S
     check_resamples(resamples)
     if "values" in real and "values" in fake:
         require_comparable(real["values"], fake["values"])
-    drawn = [len(side["values"]) for side in (real, fake) if "values" in side]
-    usable = min(resamples, MAX_RESAMPLES) if min(drawn, default=0) >= MIN_IMAGES else 0
-    a, b = _Side(real, usable, [seed, 0]), _Side(fake, usable, [seed, 1])
-    notes = [a.too_few("real"), b.too_few("generated")]
-    if b.values is None or (a.values is not None and len(b.values) < len(a.values)):
+    nums = [len(side["values"]) for side in (real, fake) if "values" in side]
+    usable = min(resamples, MAX_RESAMPLES) if min(nums, default=0) >= MIN_IMAGES else 0
+    notes = [_too_few(real, "real"), _too_few(fake, "generated")]
+    a, b = (real, [seed, 0]), (fake, [seed, 1])
+    if "values" not in fake or ("values" in real and len(fake["values"]) < len(real["values"])):
         # The distance is symmetric: the factor of a fixed side is reused, and that of the smaller
         # side has the fewest columns.
         a, b = b, a
-    factor = covariance_factor(a.covariance)
-    distances = [frechet_distance(a.mean, a.covariance, b.mean, b.covariance, factor_a=factor)]
-    for number in range(usable):
-        reused = factor if a.values is None else None
-        sides = *a.resample(number), *b.resample(number)
-        distances.append(frechet_distance(*sides, factor_a=reused))
-    if usable and a.values is None:
+    is_fixed = "values" not in a[0]
+    factor, distances = None, []
+    moments_a, moments_b = (_moments(side, usable, side_seed) for side, side_seed in (a, b))
+    for _ in range(usable + 1):
+        (mean_a, sigma_a), (mean_b, sigma_b) = next(moments_a), next(moments_b)
+        if factor is None or not is_fixed:
+            factor = covariance_factor(sigma_a)
+        distances.append(frechet_distance(mean_a, sigma_a, mean_b, sigma_b, factor_a=factor))
+    if usable and is_fixed:
         notes.append("interval with one side fixed, of which there are statistics only")
     return score(distances, "lower", "; ".join(filter(None, notes)), least=0.0)
 
 
-class _Side:
-    """Mean and covariance of one side, and of its resamples if it has features."""
+def _moments(side: Arrays, resamples: int, seed: list[int]) -> Iterator[tuple[Any, Any]]:
+    """Mean and covariance of a side, then of its resamples; statistics repeat."""
+    if "values" not in side:
+        return itertools.repeat((side["mu"], side["sigma"]))
+    values = side["values"]
+    require_finite(values)
+    counts = [None, *resample_counts(len(values), resamples, seed)]
+    return (mean_and_covariance(values, each) for each in counts)
 
-    def __init__(self, arrays: Arrays, resamples: int, seed: list[int]) -> None:
-        self.values = arrays.get("values")
-        if self.values is None:
-            self.mean, self.covariance, self.num = arrays["mu"], arrays["sigma"], arrays.get("n")
-        else:
-            require_finite(self.values)
-            self.num = len(self.values)
-            self.mean, self.covariance = mean_and_covariance(self.values)
-            self._counts = resample_counts(self.num, resamples, seed)
 
-    def resample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.values is None:
-            return self.mean, self.covariance
-        return mean_and_covariance(self.values, self._counts[number])
-
-    def too_few(self, name: str) -> str:
-        if self.num is None or self.num > len(self.mean):
-            return ""
-        return (
-            f"{self.num} {name} images are too few for {len(self.mean)} dimensions: the distance "
-            "is biased upwards and compares with no other number of images"
-        )
+def _too_few(side: Arrays, name: str) -> str:
+    values = side.get("values")
+    num, width = (side.get("n"), len(side["mu"])) if values is None else values.shape
+    if num is None or num > width:
+        return ""
+    return (
+        f"{num} {name} images are too few for {width} dimensions: the distance is biased upwards "
+        "and compares with no other number of images"
+    )
 
 
 def mean_and_covariance(

@@ -21,8 +21,8 @@ class InceptionScore(FeatureMetric):
         """Score `is`, the mean over splits."""
         logits = fake["logits"]
         require_finite(logits, "logits of the generated images")
-        _, weights = resample_pair(len(logits), len(logits), self.resamples, self.seed)
-        splits = split_scores(logits, weights, seed=self.seed)
+        _, weights = resample_pair(len(logits), len(logits), **self.resampling)
+        splits = split_scores(logits, weights, seed=self.resampling["seed"])
         note = f"standard deviation {splits[:, 0].std():.3g} over {len(splits)} splits"
         return {"is": score(splits.mean(axis=0), "higher", note, least=1.0)}
 

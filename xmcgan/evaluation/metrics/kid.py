@@ -17,8 +17,8 @@ class KernelDistance(FeatureMetric):
         """Score `kid`."""
         x, y = real["values"], fake["values"]
         require_comparable(x, y)
-        weights = resample_pair(len(x), len(y), self.resamples, self.seed)
-        distances = subset_distances(x, y, *weights, seed=self.seed)
+        weights = resample_pair(len(x), len(y), **self.resampling)
+        distances = subset_distances(x, y, *weights, seed=self.resampling["seed"])
         size = min(SUBSET_SIZE, len(x), len(y))
         note = f"standard deviation {distances[:, 0].std():.3g} over subsets of {size}"
         if size < SUBSET_SIZE:

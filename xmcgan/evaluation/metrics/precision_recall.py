@@ -20,7 +20,7 @@ class PrecisionRecall(FeatureMetric):
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Scores `precision`, `recall`, `density` and `coverage`."""
         x, y = real["values"], fake["values"]
-        weights = resample_pair(len(x), len(y), self.resamples, self.seed)
+        weights = resample_pair(len(x), len(y), **self.resampling)
         n, m = len(x), len(y)
         note = f"{n} real and {m} generated images; use equal numbers" if n != m else ""
         most = {"density": np.inf}
