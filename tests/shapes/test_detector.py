@@ -30,8 +30,8 @@ from xmcgan.shapes.scene import (
     POSITIONS,
     Scene,
     SceneObject,
-    draw_scene,
     encode_png,
+    render_scene,
     sample_scene,
 )
 
@@ -84,7 +84,7 @@ def test_an_object_is_seen_in_its_own_area(small, position):
     x, y = (column + 0.5) * 128 / 3, (row + 0.5) * 128 / 3
     item = SceneObject("square", "red", "large", position, x, y, 18, 0.0, COLORS["red"])
     scene = Scene((item,), "gray", "plain", (142, 142, 142))
-    pixels = draw_scene(scene, np.random.default_rng(0))[2::4, 2::4]
+    pixels = render_scene(scene, np.random.default_rng(0))[2::4, 2::4]
     seen = small(pixels[None])
     assert np.flatnonzero(seen.present[0]).tolist() == [POSITIONS.index(position)]
     assert seen.colors_of(0) == ["red"]
@@ -146,7 +146,7 @@ def shapes_pipeline_image():
 
     def image(index: int, size: int) -> np.ndarray:
         rng = np.random.default_rng(np.random.SeedSequence([0, index], spawn_key=(2,)))
-        png = encode_png(draw_scene(sample_scene(rng), rng))
+        png = encode_png(render_scene(sample_scene(rng), rng))
         return resize_image(decode_image(png, "scene"), size, "crop")
 
     return image

@@ -8,7 +8,7 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents
 from xmcgan.errors import DataError
 from xmcgan.shapes.captions import write_captions
-from xmcgan.shapes.scene import MAX_OBJECTS, Scene, draw_scene, encode_png, sample_scene
+from xmcgan.shapes.scene import MAX_OBJECTS, Scene, encode_png, render_scene, sample_scene
 
 NUM_TRAIN, NUM_VALIDATION = 20_000, 2_000
 # Part of the random seed, so that no scene of one split is a scene of another.
@@ -77,4 +77,4 @@ def make_example(
     rng = np.random.default_rng([seed, _SPLIT_SEEDS[split], index])
     scene = sample_scene(rng, max_objects)
     captions = write_captions(scene, rng)
-    return encode_png(draw_scene(scene, rng)), captions, scene
+    return encode_png(render_scene(scene, rng)), captions, scene

@@ -29,7 +29,7 @@ from xmcgan.shapes.scene import (
     RADIUS,
     SHAPES,
     Scene,
-    draw_scene,
+    render_scene,
     sample_scene,
 )
 
@@ -120,9 +120,9 @@ def view(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
     return resize_image(Image.fromarray(image), LARGEST_VIEW, "crop")
 
 
-def _drawn(scene: Scene, rng: np.random.Generator, image_size: int) -> np.ndarray:
+def _rendered(scene: Scene, rng: np.random.Generator, image_size: int) -> np.ndarray:
     # The pipeline's own resize; `shapes` is square, so that "crop" and "squash" agree.
-    return resize_image(Image.fromarray(draw_scene(scene, rng)), image_size, "crop")
+    return resize_image(Image.fromarray(render_scene(scene, rng)), image_size, "crop")
 
 
 def held_out_scenes(
@@ -133,7 +133,7 @@ def held_out_scenes(
     for index in range(num):
         rng = _rng(_HELD_OUT, seed, index)
         scenes.append(sample_scene(rng))
-        images.append(_drawn(scenes[-1], rng, image_size))
+        images.append(_rendered(scenes[-1], rng, image_size))
     return np.stack(images), contents(scenes), scenes
 
 
@@ -146,7 +146,7 @@ def training_areas(recipe: TrainingRecipe) -> dict[str, np.ndarray]:
     for index in range(recipe.num_scenes):
         rng = _rng(_TRAINING, recipe.seed, index)
         scenes.append(_crowded(rng))
-        image = view(_drawn(scenes[-1], rng, recipe.image_size))
+        image = view(_rendered(scenes[-1], rng, recipe.image_size))
         reach = len(image) // 32
         dy, dx = rng.integers(-reach, reach + 1, size=2) * rng.integers(2)
         padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")

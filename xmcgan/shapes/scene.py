@@ -198,7 +198,7 @@ def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def draw_scene(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "128 128 3"]:
+def render_scene(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "128 128 3"]:
     """RGB pixels; `rng` makes the background's texture, which no caption names."""
     canvas = _background(scene, rng)
     for item in scene.objects:

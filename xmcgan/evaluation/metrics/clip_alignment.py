@@ -114,7 +114,7 @@ def r_precision(
     """
     images = unit_rows(image_emb, "embeddings")
     texts = unit_rows(text_emb, "embeddings of the captions")
-    distractors = draw_distractors(captions, image_ids, NUM_DISTRACTORS, seed)
+    distractors = sample_distractors(captions, image_ids, NUM_DISTRACTORS, seed)
     is_nearest = np.empty(len(images))
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -124,7 +124,7 @@ def r_precision(
     return is_nearest
 
 
-def draw_distractors(
+def sample_distractors(
     captions: Sequence[str], image_ids: Sequence[Hashable], num: int, seed: int
 ) -> Int[np.ndarray, "n k"]:
     """Sample for each caption the rows of `num` distinct captions that describe other images only.
