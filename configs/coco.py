@@ -29,12 +29,40 @@ BERT-base is --config.text.weights=DIR. None of these has been trained to a scor
 
 from ml_collections import ConfigDict
 
-from xmcgan.variants import paper_config, parse_variant
+from xmcgan.config import default_config
+from xmcgan.utils.variants import apply_ablation, parse_variant, use_projected
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the config of a variant: a size, `projected`, `ablation=...`, `name=...`."""
     parsed = parse_variant(variant, sizes=(128, 256), names=("projected",), options=("name",))
-    config = paper_config(parsed)
+    config = default_config()
+    # Data
     config.data.name = f"coco/{parsed.name}" if parsed.name else "coco"
+    config.data.flip = True
+    config.image_size = parsed.size or 128
+    config.text.weights = "minilm"  # the paper: BERT-base, by path
+    config.text.max_tokens = 17
+    # Model: paper, section 4, with the official code's widths
+    config.dtype = "bfloat16"
+    config.generator.width = 96
+    config.generator.z_dim = 128
+    config.discriminator.type = "paper"
+    config.discriminator.width = 96
+    config.region_size = 16
+    # Losses: hinge, and the contrastive ones with weight 1
+    config.losses.image_pretrained.network = "resnet50"
+    config.losses.image_pretrained.feature = "logits"
+    # Optimizer; the paper's batch at 256 pixels, the official code's 7 GPUs of 8 images at 128
+    config.batch_size = 256 if config.image_size == 256 else 56
+    config.d_steps = 2
+    config.generator.learning_rate = 1e-4
+    config.discriminator.learning_rate = 4e-4
+    config.adam = {"b1": 0.5, "b2": 0.999, "eps": 1e-8}
+    config.ema_decay = 0.999
+    config.num_epochs = 500
+    # Evaluation: the standard metrics of fd-effnet-lite2, or --protocol fid-2015 with its weights
+    if "projected" in parsed.names:
+        use_projected(config)
+    apply_ablation(config, parsed.ablation)
     return config

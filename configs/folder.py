@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import default_config
 from xmcgan.errors import ConfigError
-from xmcgan.variants import apply_ablation, parse_variant, use_projected
+from xmcgan.utils.variants import apply_ablation, parse_variant, use_projected
 
 SIZES = (32, 64, 128, 256)
 
@@ -21,13 +21,29 @@ def get_config(variant: str = "") -> ConfigDict:
             "name the data set that scripts/prepare_data.py made: --config folder:name=my_photos"
         )
     config = default_config()
+    # Data
     config.data.name = f"folder/{parsed.name}"
+    config.data.flip = True
     config.image_size = parsed.size or 128
-    config.num_epochs = 200
+    # Model: the paper's
+    config.generator.width = 96
+    config.generator.z_dim = 128
+    config.discriminator.type = "paper"
+    config.discriminator.width = 96
     config.region_size = min(16, config.image_size // 4)
-    # No download needed, unlike the paper's network; see losses.image_pretrained.weights.
+    # Losses: hinge, and the contrastive ones with weight 1. The image network is one that needs no
+    # download, unlike the paper's; see losses.image_pretrained.weights.
     config.losses.image_pretrained.network = "efficientnet_lite0"
     config.losses.image_pretrained.feature = "pooled"
+    # Optimizer
+    config.batch_size = 56
+    config.d_steps = 2
+    config.generator.learning_rate = 1e-4
+    config.discriminator.learning_rate = 4e-4
+    config.adam = {"b1": 0.5, "b2": 0.999, "eps": 1e-8}
+    config.ema_decay = 0.999
+    config.num_epochs = 200
+    # Evaluation: the standard metrics
     if "tiny" in parsed.names:
         _tiny(config)
     if "projected" in parsed.names:

@@ -19,10 +19,10 @@ from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
 from xmcgan.studies.ablation.plan import plan_cells
 from xmcgan.studies.ablation.report import write_report
 from xmcgan.studies.ablation.runs import Scoring, dry_run, run_cells
-from xmcgan.train import read_overrides
+from xmcgan.training.command_line import read_overrides
 from xmcgan.training.monitoring import StopSignal
 from xmcgan.utils.files import lock_workdir
-from xmcgan.variants import ABLATION_NAMES
+from xmcgan.utils.variants import ABLATION_NAMES
 
 EVALUATE = [sys.executable, str(Path(__file__).with_name("eval_fid.py"))]
 

@@ -15,6 +15,7 @@ results stay.
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from xmcgan.data import DataSet
 from xmcgan.data.images import RESIZE_MODES
 from xmcgan.errors import EvaluationError, run_cli
 from xmcgan.evaluation import evaluator
-from xmcgan.evaluation.folders import Options, compare, write_features, write_statistics
+from xmcgan.evaluation.folders import Options, compare, write
 from xmcgan.evaluation.metrics import METRICS
 from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
-from xmcgan.evaluation.results import score_json, score_lines, score_table, write_report
+from xmcgan.evaluation.results import score_lines, score_table, write_report
 from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.sampling.model_folder import find_model, load_model
 from xmcgan.utils import distributed
@@ -235,22 +236,19 @@ def run_images(args: argparse.Namespace) -> str:
     """Score or describe sets of images; return the message."""
     with raise_on_all():
         options = _options(Options, args, protocol=get_protocol(args.protocol))
-    if args.command == "features":
-        num = write_features(args.images, args.out, options)
-        return f"features of {num} images in {args.out}"
-    if args.command == "stats":
-        statistics = write_statistics(args.images, args.out, options)
-        return f"statistics of {statistics.n} images in {args.out}"
+    if args.command in ("features", "stats"):
+        num = write(args.images, args.out, options, statistics=args.command == "stats")
+        return f"{args.command} of {num} images in {args.out}"
+    allowed = args.allow_foreign_statistics
     scores, recipe = compare(
-        args.real,
-        args.fake,
-        options,
-        resamples=args.resamples,
-        allow_foreign=args.allow_foreign_statistics,
+        args.real, args.fake, options, resamples=args.resamples, allow_foreign=allowed
     )
     if not scores:
         return ""  # process 0 has them
-    return score_json(scores, recipe) if args.json else score_table(scores, recipe)
+    if not args.json:
+        return score_table(scores, recipe)
+    named = {name: vars(score) for name, score in scores.items()}
+    return json.dumps({"scores": named, "recipe": recipe}, indent=2, allow_nan=False)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from benchmarks.measures import costs, measure_costs, measure_first_step, measur
 from ml_collections import ConfigDict
 from oracle.golden import Golden
 
-from xmcgan.build import build_networks
+from xmcgan.training.build import build_networks
 from xmcgan.training.state import create_state
 
 BENCHMARK = "scripts/benchmark.py"

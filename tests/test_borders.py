@@ -1,6 +1,8 @@
 """The borders between the rooms of the package hold; CONTRIBUTING.md says them in words."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,7 +133,12 @@ def test_flax_stays_in_models_pretrained_and_the_training_state():
 
 
 def test_losses_are_added_up_in_one_place():
-    homes = ("xmcgan/losses/", "xmcgan/train.py", *(f"xmcgan/training/{f}.py" for f in STEP))
+    homes = (
+        "xmcgan/losses/",
+        "xmcgan/train.py",
+        "xmcgan/planning/",
+        *(f"xmcgan/training/{f}.py" for f in STEP),
+    )
     assert outside(using(("xmcgan",), {"xmcgan.losses"}), *homes) == []
 
 
@@ -171,3 +178,48 @@ def test_imports_are_found_in_every_form(source, found):
 def test_a_package_is_told_from_another_that_begins_with_its_name():
     assert within("tensorflow.io", {"tensorflow"})
     assert not within("tensorflow_datasets", {"tensorflow"})
+
+
+# The size of the house.
+
+
+def lines(*paths: Path) -> int:
+    """Return the lines of files together."""
+    return sum(len(path.read_text("utf-8").splitlines()) for path in paths)
+
+
+def modules(room: Path) -> list[str]:
+    """Return the names of a folder's modules, the package's own file left out."""
+    return sorted(path.stem for path in room.glob("*.py") if path.stem != "__init__")
+
+
+def test_the_package_does_not_grow_unseen():
+    kinds = (".py", ".js", ".html", ".css")
+    files = [path for path in (ROOT / "xmcgan").rglob("*") if path.suffix in kinds]
+    assert lines(*files) <= 17_800
+    assert {path.name for path in files if lines(path) > 500} == set()
+
+
+def test_the_root_has_the_program_its_config_and_its_errors():
+    assert modules(ROOT / "xmcgan") == ["config", "errors", "train"]
+
+
+def test_a_room_has_three_to_ten_files():
+    rooms = [path.parent for path in (ROOT / "xmcgan").rglob("__init__.py")]
+    sizes = {room.name: len(modules(room)) for room in rooms}
+    assert {name: size for name, size in sizes.items() if not 3 <= size <= 10} == {}
+
+
+def test_train_reads_from_top_to_bottom():
+    program = ROOT / "xmcgan/train.py"
+    imports = {names[0] for names in imports_of(program.read_text("utf-8"))}
+    assert len([name for name in imports if within(name, {"xmcgan"})]) <= 14
+    assert lines(program) <= 250
+
+
+def test_the_training_program_imports_neither_evaluation_nor_reports():
+    code = "import sys, xmcgan.train; print(*(n for n in sys.modules if n.startswith('xmcgan')))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = run.stdout.split()
+    assert len(imported) <= 50
+    assert not any(within(n, {"xmcgan.evaluation", "xmcgan.studies"}) for n in imported)

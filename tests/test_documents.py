@@ -18,7 +18,7 @@ from PIL import Image
 
 import xmcgan
 from xmcgan.config import apply_override, load_config, validate
-from xmcgan.train import read_overrides
+from xmcgan.training.command_line import read_overrides
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent

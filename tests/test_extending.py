@@ -16,6 +16,7 @@ from xmcgan.errors import ConfigError
 from xmcgan.evaluation.evaluator import Options
 from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.training.checkpoint import committed_steps
+from xmcgan.training.command_line import parse_args
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/extending.md").read_text("utf-8")
 BLOCKS = [
@@ -50,7 +51,7 @@ def run(tiny_config, tmp_path, monkeypatch):
     tiny_config.d_steps, tiny_config.num_train_steps = 1, 3
 
     def run(name: str, *more: str) -> Path:
-        args, overrides = program.parse_args([*COMMANDS[name], *more])
+        args, overrides = parse_args([*COMMANDS[name], *more])
         load_config(args.config)
         for override in overrides:
             apply_override(tiny_config, override)

@@ -12,7 +12,7 @@ from xmcgan.evaluation.protocols import PROTOCOLS, FeatureNetwork
 from xmcgan.pretrained.weights import FileIdentity
 from xmcgan.shapes import alignment
 from xmcgan.shapes.detector import Detector
-from xmcgan.shapes.detector_training import TrainingRecipe, make_module
+from xmcgan.shapes.detector_training import ShapesDetector, TrainingRecipe
 
 NUM_FEATURES = 12
 SHA256 = "ab" * 32
@@ -41,7 +41,7 @@ def install_detector(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def open_detector(*_):
         recipe, area = TrainingRecipe(32, width=4), np.zeros((1, 24, 24, 3), np.float32)
-        init = jax.jit(make_module(recipe).init)
+        init = jax.jit(ShapesDetector(recipe.width).init)
         return Detector(recipe, init(jax.random.key(0), area)["params"])
 
     monkeypatch.setattr(alignment, "open_detector", open_detector)

@@ -39,7 +39,7 @@ def default_config() -> ConfigDict:
     # losses still see all of it. And whether blocks are computed again in the backward pass.
     config.num_microbatches = 1
     config.remat = False
-    # Devices that share one copy of parameters and optimiser state, for networks too large for one.
+    # Devices that share one copy of parameters and optimizer state, for networks too large for one.
     config.mesh = {"fsdp": 1}
     config.ema_decay = 0.999
     config.ema_warmup = True
@@ -78,11 +78,14 @@ def default_config() -> ConfigDict:
     # (0: 64 for images of 32 pixels, 128 up to 128, 256 above).
     config.discriminator.trunk = "efficientnet_lite0"
     config.discriminator.trunk_size = 0
+    config.discriminator.places = False  # features of the projected one tell where things are
     # DiffAugment of what the discriminator sees: color, translation, cutout, joined by commas.
     config.discriminator.augment = ""
     config.discriminator.learning_rate = 4e-4
 
     config.adam = ConfigDict({"b1": 0.5, "b2": 0.999, "eps": 1e-8})
+    # Last share of the run, 0 to 1, over which both learning rates fall linearly to 0.
+    config.learning_rate_decay = 0.0
     config.losses = _default_losses()
     # Metrics by name, {"type": registered name or module:Class, field: value}; empty: the standard
     # ones (xmcgan/evaluation/metrics).
@@ -222,6 +225,8 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError("set num_train_steps or num_epochs to more than 0")
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(f"ema_decay = {config.ema_decay} is not in [0, 1)")
+    if not 0 <= config.learning_rate_decay <= 1:
+        raise ConfigError(f"learning_rate_decay = {config.learning_rate_decay} is not in [0, 1]")
     if config.text.max_tokens < 3:
         raise ConfigError("text.max_tokens must be at least 3: [CLS], one word and [SEP]")
 
@@ -340,8 +345,8 @@ def apply_override(config: ConfigDict, override: str) -> None:
         inside = [name for name in known if name.startswith(f"{field}.")]
         if inside:
             raise ConfigError(f"--config.{field} is no field. It holds {', '.join(inside)}")
-        # Else a field of another group whose last name is like it.
-        hint = did_you_mean(field, [*known, *groups]) or did_you_mean(field, known, _last_name)
+        # A field of another group whose last name is like it comes first.
+        hint = did_you_mean(field, known, _last_name) or did_you_mean(field, [*known, *groups])
         raise ConfigError(f"unknown field --config.{field}{hint}")
     if not equals:
         raise ConfigError(f"--config.{field} needs a value: --config.{field}=...")
@@ -428,7 +433,7 @@ _FREE_FIELDS = (
 )  # fmt: skip
 
 # Absent from checkpoints of version 0.1, which had what is the default now.
-_NEW_FIELDS = ("generator.type",)
+_NEW_FIELDS = ("generator.type", "discriminator.places", "learning_rate_decay")
 
 
 def fingerprint(config: ConfigDict) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` and `scripts/count_collectives.py` measure."""
+"""What `scripts/benchmark.py` measures."""

@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from xmcgan.build import build_networks
 from xmcgan.config import apply_override, default_config, load_config, validate
 from xmcgan.errors import ConfigError
 from xmcgan.losses import build_losses
+from xmcgan.training.build import build_networks
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 

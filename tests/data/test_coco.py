@@ -162,7 +162,7 @@ def test_an_archive_that_is_not_there_is_an_error(source):
         Coco.read([source])
 
 
-def test_full_data_are_recognised(source, tmp_path, monkeypatch):
+def test_full_data_are_recognized(source, tmp_path, monkeypatch):
     monkeypatch.setitem(coco.PUBLISHED, "2014", {"train": 4, "val": 3})
     data = prepare([source], tmp_path / "data")
     summary = describe(Coco, data, tmp_path / "data", "")

@@ -89,7 +89,7 @@ def test_scores_do_not_depend_on_the_batch_size(workdir):
     assert found[8] == pytest.approx(found[24], rel=1e-5, abs=1e-5)
 
 
-def test_a_generator_that_draws_the_real_images_is_found_by_retrieval(workdir, monkeypatch):
+def test_a_generator_of_the_real_images_is_found_by_retrieval(workdir, monkeypatch):
     for module in (metrics, retrieval, evaluator):
         monkeypatch.setattr(module, "NUM_DISTRACTORS", 9)
     options = Options(
@@ -224,10 +224,10 @@ def test_pins_of_steps_that_are_gone_are_forgotten(workdir):
         ({}, [4], CheckpointError, "no checkpoint of step 4; it has 3, 6"),
     ],
 )
-def test_what_cannot_work_is_said_before_an_image_is_drawn(
+def test_what_cannot_work_is_said_before_an_image_is_sampled(
     workdir, monkeypatch, changes, steps, error, message
 ):
-    monkeypatch.setattr(evaluator.Evaluator, "score", lambda *args: pytest.fail("drew images"))
+    monkeypatch.setattr(evaluator.Evaluator, "score", lambda *args: pytest.fail("sampled images"))
     with pytest.raises(error, match=message):
         make_job(workdir, **changes).run(steps)
     assert read(workdir) == []

@@ -14,7 +14,7 @@ def _normal(seed, *shape):
 
 
 @pytest.mark.parametrize("group_size", [0, 2])
-def test_batch_norm_normalises_each_group_by_its_own_statistics(group_size):
+def test_batch_norm_normalizes_each_group_by_its_own_statistics(group_size):
     x = 3 * _normal(0, 6, 4, 4, 5) + 2
     module = BatchNorm(group_size=group_size)
     variables = module.init(jax.random.key(0), x, train=False)

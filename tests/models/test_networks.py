@@ -94,15 +94,15 @@ def test_bfloat16_changes_images_by_its_rounding_only():
     assert float(jnp.linalg.norm(low - full) / jnp.linalg.norm(full)) < 0.05
 
 
-def test_generated_images_do_not_depend_on_padding_or_on_neighbours(draw):
+def test_generated_images_do_not_depend_on_padding_or_on_neighbors(draw):
     draw_fn, (words, mask, sentence, z) = draw
     images = draw_fn(words, mask, sentence, z)
     other = words.at[:, -1].set(99.0)  # the mask says that nothing stands there
     longer = jnp.concatenate([other, other], axis=1)
     longer_mask = jnp.concatenate([mask, jnp.zeros_like(mask)], axis=1)
     np.testing.assert_allclose(draw_fn(longer, longer_mask, sentence, z), images, atol=1e-5)
-    neighbours = [x.at[1].set(x[0]) for x in (words, mask, sentence, z)]
-    np.testing.assert_allclose(draw_fn(*neighbours)[0], images[0], atol=1e-5)
+    neighbors = [x.at[1].set(x[0]) for x in (words, mask, sentence, z)]
+    np.testing.assert_allclose(draw_fn(*neighbors)[0], images[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("index", [0, 2, 3])

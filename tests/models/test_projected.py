@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from xmcgan.build import build_networks, load_discriminator_trunk
 from xmcgan.config import default_config, validate
 from xmcgan.errors import ConfigError, WeightsError
 from xmcgan.losses import build_losses
 from xmcgan.models.generator import Generator
 from xmcgan.models.projected import ProjectedDiscriminator
+from xmcgan.training.build import build_networks, load_discriminator_trunk
 from xmcgan.training.state import Networks, create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated
@@ -175,3 +175,17 @@ def test_missing_weights_name_the_command(monkeypatch, tmp_path):
     monkeypatch.setenv("XMCGAN_WEIGHTS_DIR", str(tmp_path))
     with pytest.raises(WeightsError, match=r"fetch_weights\.py efficientnet_lite0"):
         load_discriminator_trunk(_config())
+
+
+def test_features_with_places_tell_where_an_object_is(trunk):
+    def distance(places: bool) -> float:
+        """Distance of one object in two corners, relative to the features themselves."""
+        network = ProjectedDiscriminator(TinyTrunk(), 64, 1, D, 8, places=places)
+        images = np.full((2, SIZE, SIZE, 3), 0.5, np.float32)
+        images[0, 2:10, 2:10], images[1, -10:-2, -10:-2] = 1, 1
+        sentence = jnp.zeros((2, D))
+        params = network.init(jax.random.key(0), images, sentence)["params"] | trunk
+        first, second = network.apply({"params": params}, images, sentence).feature
+        return float(jnp.linalg.norm(first - second) / jnp.linalg.norm(first))
+
+    assert distance(True) > 2 * distance(False)

@@ -1,4 +1,4 @@
-"""Spectral normalisation against the singular values themselves."""
+"""Spectral normalization against the singular values themselves."""
 
 import jax
 import jax.numpy as jnp

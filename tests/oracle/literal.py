@@ -16,7 +16,7 @@ Arrays = dict[str, Any]
 
 
 class Network(NamedTuple):
-    """Hold a network's arrays, and collect in `new_stats` what its statistics become."""
+    """A network's arrays; collects in `new_stats` what its statistics become."""
 
     params: Arrays
     stats: Arrays
@@ -66,7 +66,7 @@ def normalize(x: Any) -> Any:
 
 
 def batch_norm(net: Network, name: str, x: Any) -> Any:
-    """Normalise by the batch's statistics, or by the running ones."""
+    """Normalize by the batch's statistics, or by the running ones."""
     mean, var = net.stats[f"{name}/mean"], net.stats[f"{name}/var"]
     if net.train:
         batch_mean, batch_var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
@@ -77,14 +77,14 @@ def batch_norm(net: Network, name: str, x: Any) -> Any:
 
 
 def global_norm(net: Network, name: str, x: Any, g: Any) -> Any:
-    """Normalise, then modulate by the global condition."""
+    """Normalize, then modulate by the global condition."""
     gamma, beta = dense(net, f"{name}/Dense_0", g), dense(net, f"{name}/Dense_1", g)
     x = batch_norm(net, f"{name}/BatchNorm_0", x)
     return x * (gamma[:, None, None] + 1) + beta[:, None, None]
 
 
 def spatial_norm(net: Network, name: str, x: Any, s: Any) -> Any:
-    """Normalise, then modulate by a condition map of the size of `x`."""
+    """Normalize, then modulate by a condition map of the size of `x`."""
     gamma, beta = conv(net, f"{name}/Conv_0", s), conv(net, f"{name}/Conv_1", s)
     return batch_norm(net, f"{name}/BatchNorm_0", x) * (gamma + 1) + beta
 
@@ -148,12 +148,12 @@ def spectral_kernel(net: Network, name: str) -> Any:
 
 
 def spectral_dense(net: Network, name: str, x: Any) -> Any:
-    """Multiply by a normalised kernel and add the bias."""
+    """Multiply by a normalized kernel and add the bias."""
     return x @ spectral_kernel(net, name) + net.params[f"{name}/bias"]
 
 
 def spectral_conv(net: Network, name: str, x: Any) -> Any:
-    """Convolve with a normalised kernel and add the bias."""
+    """Convolve with a normalized kernel and add the bias."""
     return convolve(x, spectral_kernel(net, name)) + net.params[f"{name}/bias"]
 
 

@@ -28,7 +28,7 @@ DISCRIMINATOR_MULTIPLIERS = {
 
 
 class Sizes(NamedTuple):
-    """Hold the sizes that the parameters follow from, by a golden file's names.
+    """The sizes that the parameters follow from, by a golden file's names.
 
     Attributes:
         image_size: height and width of the image in pixels, 32 to 512.

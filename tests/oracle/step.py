@@ -11,7 +11,7 @@ from oracle.literal import Arrays, Network, losses, under
 
 
 class LiteralState(NamedTuple):
-    """Hold what the literal step reads and writes."""
+    """What the literal step reads and writes."""
 
     g_params: Arrays
     g_stats: Arrays
@@ -23,7 +23,7 @@ class LiteralState(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Hold what the step depends on beside its arrays.
+    """What the step depends on beside its arrays.
 
     Attributes:
         gamma: sharpness of the generator's attention over words.
@@ -61,7 +61,7 @@ def make_literal_step(
     """Build the literal step.
 
     Args:
-        settings: of the networks and the optimisers.
+        settings: of the networks and the optimizers.
 
     Returns:
         A pure function (state, batch) -> (state, metrics). The batch has `image` uint8

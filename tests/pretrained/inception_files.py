@@ -64,7 +64,7 @@ def draw(name: str, shape: tuple[int, ...], fan_in: int | None = None) -> np.nda
 
 
 def images(size: int) -> np.ndarray:
-    """Return two scaled images of large colour patches; fine noise would give equal features."""
+    """Return two scaled images of large color patches; fine noise would give equal features."""
     patches = np.random.default_rng(7).uniform(-1, 1, (2, 15, 15, 3))
     large = patches.repeat(20, axis=1).repeat(20, axis=2)
     return large[:, :size, :size].astype(np.float32)

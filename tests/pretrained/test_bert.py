@@ -68,9 +68,9 @@ def literal_bert(tensors: dict[str, np.ndarray], token_ids: np.ndarray) -> np.nd
         return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
 
     def norm(x, name):
-        centred = x - x.mean(-1, keepdims=True)
-        deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
-        return centred / deviation * p[f"{name}.weight"] + p[f"{name}.bias"]
+        centered = x - x.mean(-1, keepdims=True)
+        deviation = np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-12)
+        return centered / deviation * p[f"{name}.weight"] + p[f"{name}.bias"]
 
     x = p["embeddings.word_embeddings.weight"][token_ids]
     x = x + p["embeddings.position_embeddings.weight"][: len(token_ids)]

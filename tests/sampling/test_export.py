@@ -42,7 +42,7 @@ def read_images(directory: Path) -> np.ndarray:
 
 def assert_same_images(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert ours.shape == theirs.shape
-    assert ours.std() > 1  # not all of one grey
+    assert ours.std() > 1  # not all of one gray
     np.testing.assert_allclose(ours.astype(int), theirs.astype(int), atol=1)
 
 

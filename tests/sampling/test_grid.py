@@ -9,23 +9,23 @@ from xmcgan.sampling.grid import image_grid, wrap_caption
 FONT = ImageFont.load_default(14)
 
 
-def solid(*colours: tuple[int, int, int], size: int = 32) -> np.ndarray:
-    return np.stack([np.full((size, size, 3), colour, np.uint8) for colour in colours])
+def solid(*colors: tuple[int, int, int], size: int = 32) -> np.ndarray:
+    return np.stack([np.full((size, size, 3), color, np.uint8) for color in colors])
 
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
-def count(page, colour) -> int:
-    return int((np.asarray(page) == np.array(colour)).all(-1).sum())
+def count(page, color) -> int:
+    return int((np.asarray(page) == np.array(color)).all(-1).sum())
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_every_image_is_enlarged_by_a_whole_factor_to_at_least_the_cell(size):
     page = image_grid(solid(RED, GREEN, BLUE, size=size), ["a", "b", "c"], 2, min_cell=160)
     width = size * -(-160 // size)
-    for colour in (RED, GREEN, BLUE):
-        assert count(page, colour) == width * width
+    for color in (RED, GREEN, BLUE):
+        assert count(page, color) == width * width
 
 
 def test_pixels_are_enlarged_without_smoothing():
@@ -37,10 +37,10 @@ def test_pixels_are_enlarged_without_smoothing():
 def test_images_stand_in_reading_order():
     page = np.asarray(image_grid(solid(RED, GREEN, BLUE), ["a", "b", "c"], 2))
 
-    def centre(colour):
-        return np.argwhere((page == np.array(colour)).all(-1)).mean(0)
+    def center(color):
+        return np.argwhere((page == np.array(color)).all(-1)).mean(0)
 
-    (red_y, red_x), (green_y, green_x), (blue_y, blue_x) = map(centre, (RED, GREEN, BLUE))
+    (red_y, red_x), (green_y, green_x), (blue_y, blue_x) = map(center, (RED, GREEN, BLUE))
     assert red_y == green_y < blue_y
     assert red_x == blue_x < green_x
 

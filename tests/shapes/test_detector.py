@@ -16,11 +16,11 @@ from xmcgan.shapes import detector as shapes_detector
 from xmcgan.shapes.dataset import make_example
 from xmcgan.shapes.detections import accuracy, contents
 from xmcgan.shapes.detector import Detector, default_recipe, open_detector
-from xmcgan.shapes.detector_network import area_side, cut_areas
 from xmcgan.shapes.detector_training import (
+    ShapesDetector,
     TrainingRecipe,
+    cut_areas,
     held_out_scenes,
-    make_module,
     train_detector,
     training_areas,
     view,
@@ -30,8 +30,8 @@ from xmcgan.shapes.scene import (
     POSITIONS,
     Scene,
     SceneObject,
-    draw_scene,
     encode_png,
+    render_scene,
     sample_scene,
 )
 
@@ -53,7 +53,9 @@ def counted(monkeypatch) -> list[TrainingRecipe]:
     def train(recipe):
         trained.append(recipe)
         blank = jax.ShapeDtypeStruct((1, 6, 6, 3), np.float32)
-        shapes = jax.eval_shape(make_module(recipe).init, jax.random.key(0), blank)["params"]
+        shapes = jax.eval_shape(ShapesDetector(recipe.width).init, jax.random.key(0), blank)[
+            "params"
+        ]
         rng = np.random.default_rng(0)
         return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
 
@@ -67,7 +69,7 @@ def test_areas_cover_their_ninth_of_the_image_and_little_more(size):
     rows, columns = np.mgrid[:size, :size]
     pixels = np.stack([rows, columns, rows], axis=-1)[None]
     areas = np.asarray(cut_areas(pixels))
-    assert areas.shape == (1, 9, area_side(size), area_side(size), 3)
+    assert areas.shape == (1, 9, 3 * size // 8, 3 * size // 8, 3)
     for index, area in enumerate(areas[0]):
         for axis, cell in enumerate(divmod(index, 3)):
             low, high = area[..., axis].min(), area[..., axis].max() + 1
@@ -82,7 +84,7 @@ def test_an_object_is_seen_in_its_own_area(small, position):
     x, y = (column + 0.5) * 128 / 3, (row + 0.5) * 128 / 3
     item = SceneObject("square", "red", "large", position, x, y, 18, 0.0, COLORS["red"])
     scene = Scene((item,), "gray", "plain", (142, 142, 142))
-    pixels = draw_scene(scene, np.random.default_rng(0))[2::4, 2::4]
+    pixels = render_scene(scene, np.random.default_rng(0))[2::4, 2::4]
     seen = small(pixels[None])
     assert np.flatnonzero(seen.present[0]).tolist() == [POSITIONS.index(position)]
     assert seen.colors_of(0) == ["red"]
@@ -144,7 +146,7 @@ def shapes_pipeline_image():
 
     def image(index: int, size: int) -> np.ndarray:
         rng = np.random.default_rng(np.random.SeedSequence([0, index], spawn_key=(2,)))
-        png = encode_png(draw_scene(sample_scene(rng), rng))
+        png = encode_png(render_scene(sample_scene(rng), rng))
         return resize_image(decode_image(png, "scene"), size, "crop")
 
     return image

@@ -8,7 +8,7 @@ from xmcgan.config import LOSSES, apply_override, fingerprint, load_config
 from xmcgan.errors import ConfigError
 from xmcgan.studies.ablation.plan import combinations, plan_cells
 from xmcgan.studies.ablation.runs import Scoring, dry_run
-from xmcgan.train import parse_args
+from xmcgan.training.command_line import parse_args
 
 OUT = Path("out")
 

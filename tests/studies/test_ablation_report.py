@@ -28,7 +28,7 @@ RECIPE = {
     "text_encoder": {"weights": "minilm"},
     "measures": {"fd-effnet-lite0": {"weights_sha256": "12" * 32}, "shapes": {}},
 }
-# By row, a value a seed: distances and shares of colours.
+# By row, a value a seed: distances and shares of colors.
 REACHED = {
     "none": [(90.0, 0.10), (94.0, 0.12), (86.0, 0.11)],
     "sentence": [(60.0, 0.50), (63.0, 0.56), (57.0, 0.53)],

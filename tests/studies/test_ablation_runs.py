@@ -19,7 +19,7 @@ from xmcgan.config import apply_override, load_config, save_config
 from xmcgan.studies.ablation import runs
 from xmcgan.studies.ablation.plan import Cell, plan_cells
 from xmcgan.studies.ablation.runs import Scoring, run_cells
-from xmcgan.train import parse_args
+from xmcgan.training.command_line import parse_args
 from xmcgan.training.monitoring import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -116,7 +116,7 @@ def test_a_log_is_read_as_far_as_it_can_be(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 400, 401, 1234])
-def test_thinned_points_are_means_of_neighbours(count):
+def test_thinned_points_are_means_of_neighbors(count):
     rng = np.random.default_rng(count)
     steps, values = np.arange(count, dtype=float), rng.normal(size=count)
     size = -(-count // 400)

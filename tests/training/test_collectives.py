@@ -4,9 +4,9 @@ import math
 
 import jax
 import pytest
-from count_collectives import Collective, find_collectives
 from test_step import FROZEN_PARAMS, B, D, T, _batch, _networks, _new_state, _train_step
 
+from xmcgan.planning.collectives import Collective, find_collectives
 from xmcgan.utils.mesh import batch_sharding, make_mesh, replicated
 
 pytestmark = pytest.mark.mesh
@@ -26,6 +26,28 @@ ENTRY %main (a: f32[2]) -> f32[2] {
   ROOT %f = f32[2]{0} call(%a), to_apply=%wrapped
 }
 """
+
+COUNTED = """
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %m = f32[4]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
+}
+
+%cond (p: (s32[], f32[4])) -> pred[] {
+  %n = s32[]{:T(128)} constant(6)
+  ROOT %c = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+ENTRY %main (a: f32[2]) -> f32[2] {
+  %w = (s32[], f32[4]) while(%t), condition=%cond, body=%body
+}
+"""
+
+
+def test_a_loop_without_a_known_count_is_read_from_its_condition():
+    (moved,) = find_collectives(COUNTED)
+    assert (moved.kind, moved.times, moved.num_bytes) == ("collective-permute", 6, 16)
+    with pytest.raises(ValueError, match="unknown length"):
+        find_collectives(COUNTED.replace("direction=LT", "direction=EQ"))
 
 
 def test_a_program_is_read_with_its_loops_and_all_ways_to_name_devices():

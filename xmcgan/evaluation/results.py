@@ -1,13 +1,10 @@
 """Scores of checkpoints on disk, and what they say: a table, curves, and how to repeat them.
 
-    WORKDIR/evaluation/results.jsonl     one line per checkpoint and kind of weights
-    WORKDIR/evaluation/recipes/ID.json   how the scores of a line were made
-    WORKDIR/evaluation/report.md         the table, for people
-    WORKDIR/evaluation/curves.png        every score over training steps
-    WORKDIR/evaluation/manifest.json     recipe, captions, checkpoints and scores, to repeat them
-
-A line is appended after the last score is known, so that an evaluation which was killed leaves no
-partial result.
+WORKDIR/evaluation/results.jsonl     one line per checkpoint and kind of weights
+WORKDIR/evaluation/recipes/ID.json   how the scores of a line were made
+WORKDIR/evaluation/report.md         the table, for people
+WORKDIR/evaluation/curves.png        every score over training steps
+WORKDIR/evaluation/manifest.json     recipe, captions, checkpoints and scores, to repeat them
 """
 
 import dataclasses
@@ -19,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,11 +29,15 @@ from xmcgan.utils.tables import aligned_table, markdown_table
 Weights = Literal["ema", "raw"]
 
 _COLUMNS = 3
-_COLORS: dict[Weights, str] = {"ema": "#1f6feb", "raw": "#d9822b"}
-_LABELS: dict[Weights, str] = {"ema": "averaged weights (EMA)", "raw": "raw weights"}
-# Suffixes of scores that another one is compared with: what real images reach, and chance.
-REFERENCES = {"_real": "real images", "_shuffled": "shuffled captions"}
-_REFERENCE_COLORS = {"_real": "#2a9d5c", "_shuffled": "#888888"}
+_CURVES: dict[Weights, dict[str, Any]] = {
+    "ema": {"color": "#1f6feb", "label": "averaged weights (EMA)"},
+    "raw": {"color": "#d9822b", "label": "raw weights"},
+}
+# By suffix of a score: that of real images, and chance.
+_REFERENCES: dict[str, dict[str, Any]] = {
+    "_real": {"color": "#2a9d5c", "label": "real images"},
+    "_shuffled": {"color": "#888888", "label": "shuffled captions"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Result:
 
     @property
     def key(self) -> tuple[int, str, str, str]:
-        """What makes another evaluation the same as this one."""
+        """Evaluations with the same key are not repeated."""
         return self.step, self.weights, self.recipe, self.checkpoint
 
 
@@ -63,7 +65,7 @@ class ResultFile:
         self._directory, self._path = directory, directory / "results.jsonl"
 
     def read(self) -> list[Result]:
-        """All whole results, in the order in which they were finished."""
+        """Whole results, in the order in which they were finished."""
         if not self._path.exists():
             return []
         results = []
@@ -91,7 +93,7 @@ class ResultFile:
             os.fsync(file.fileno())
 
     def write_recipe(self, recipe: dict[str, Any]) -> str:
-        """Write how scores are made, once, and return its id."""
+        """Write a recipe, once, and return its id."""
         text = json.dumps(recipe, indent=2, sort_keys=True) + "\n"
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         path = self._directory / "recipes" / f"{name}.json"
@@ -101,7 +103,7 @@ class ResultFile:
         return name
 
     def read_recipe(self, name: str) -> dict[str, Any]:
-        """Read a recipe by its id; raises EvaluationError if the file is missing or damaged."""
+        """Recipe of an id; raises EvaluationError if the file is missing or damaged."""
         path = self._directory / "recipes" / f"{name}.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -115,24 +117,20 @@ def _to_json(name: str, score: Score) -> dict[str, Any]:
 
 def _parse(line: bytes) -> Result:
     fields = json.loads(line)
-    scores = {}
-    for name, score in fields.pop("scores").items():
-        score.pop("name")
-        scores[name] = Score(**score)
-    result = Result(scores=scores, **fields)
+    for score in fields["scores"].values():
+        del score["name"]
+    fields["scores"] = {name: Score(**score) for name, score in fields["scores"].items()}
+    result = Result(**fields)
     texts = (result.weights, result.recipe, result.checkpoint)
-    numbers = (result.time, result.seconds, *(score.value for score in scores.values()))
-    if (
-        type(result.step) is not int
-        or not all(isinstance(text, str) for text in texts)
-        or not all(isinstance(number, int | float) for number in numbers)
-    ):
+    numbers = (result.time, result.seconds, *(score.value for score in result.scores.values()))
+    is_valid = type(result.step) is int and all(isinstance(text, str) for text in texts)
+    if not is_valid or not all(isinstance(number, int | float) for number in numbers):
         raise TypeError("a field is of another type")
     return result
 
 
 def best_result(results: Sequence[Result], name: str) -> Result | None:
-    """Best result by one score, of the recipe that was used last; averaged weights."""
+    """Best result of averaged weights by one score, of the last recipe."""
     averaged = [r for r in results if r.weights == "ema" and name in r.scores]
     comparable = [r for r in averaged if r.recipe == averaged[-1].recipe]
     if not comparable:
@@ -148,10 +146,7 @@ def newest(results: Iterable[Result]) -> list[Result]:
 
 
 def write_report(workdir: Path) -> str:
-    """Write the report of a workdir's evaluations; return the table and where the files are.
-
-    Only the results of the recipe that was used last are shown; others would not compare.
-    """
+    """Write the report of the last recipe; return the table and where the files are."""
     directory = workdir / "evaluation"
     file = ResultFile(directory)
     everything = file.read()
@@ -162,10 +157,9 @@ def write_report(workdir: Path) -> str:
     recipe_id = everything[-1].recipe
     results = newest(result for result in everything if result.recipe == recipe_id)
     recipe = file.read_recipe(recipe_id)
-    title = (
-        f"{recipe['samples']:,} images at {recipe['image_size']} px from captions of "
-        f"{recipe['data']['data']} ({recipe['data']['split']}), recipe {recipe_id}"
-    )
+    images = f"{recipe['samples']:,} images at {recipe['image_size']} px"
+    captions = f"captions of {recipe['data']['data']} ({recipe['data']['split']})"
+    title = f"{images} from {captions}, recipe {recipe_id}"
     table, notes = result_rows(results), _notes(results[-1].scores)
     markdown = ["# Evaluation", "", title, "", *markdown_table(table), *notes]
     write_text(directory / "report.md", "\n".join([*markdown, "", "![curves](curves.png)", ""]))
@@ -196,15 +190,14 @@ def result_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
         found = [(r.weights, r.step, r.scores[name]) for r in results if name in r.scores]
         averaged = [(step, score) for weights, step, score in found if weights == "ema"]
         raw = [score for weights, _, score in found if weights == "raw"]
-        better = found[0][2].better
         last, interval, best, at = "-", "-", "-", "-"
         if averaged:
             score = averaged[-1][1]
             last = number(score.value)
             if score.low is not None and score.high is not None:
                 interval = f"{number(score.low)} to {number(score.high)}"
-            if not name.endswith(tuple(REFERENCES)):
-                sign = 1 if better == "lower" else -1
+            if not name.endswith(tuple(_REFERENCES)):
+                sign = 1 if score.better == "lower" else -1
                 step, score = min(averaged, key=lambda pair: sign * pair[1].value)
                 best, at = number(score.value), f"{step:,}"
         last_raw = number(raw[-1].value) if raw else "-"
@@ -214,7 +207,7 @@ def result_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 def curves(results: Sequence[Result], title: str) -> Figure:
     """Each score over training steps, with its interval and its references."""
-    names = [name for name in _names(results) if not name.endswith(tuple(REFERENCES))]
+    names = [name for name in _names(results) if not name.endswith(tuple(_REFERENCES))]
     rows = math.ceil(len(names) / _COLUMNS)
     figure = Figure(figsize=(4.2 * _COLUMNS, 2.8 * rows + 0.9), layout="constrained")
     axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
@@ -222,36 +215,29 @@ def curves(results: Sequence[Result], title: str) -> Figure:
         _plot(axis, results, name)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
-    handles = {}
-    for axis in figure.axes:
-        lines, labels = axis.get_legend_handles_labels()
-        handles |= dict(zip(labels, lines, strict=True))
+    labels = [axis.get_legend_handles_labels() for axis in figure.axes]
+    handles = {label: line for found in labels for line, label in zip(*found, strict=True)}
     figure.suptitle(title, fontsize=11)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False
-    )
+    style: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "frameon": False}
+    figure.legend(handles.values(), handles.keys(), **style)
     return figure
 
 
 def _plot(axis: Axes, results: Sequence[Result], name: str) -> None:
-    for weights, color in _COLORS.items():
-        points = [
-            (r.step, r.scores[name]) for r in results if r.weights == weights and name in r.scores
-        ]
-        if not points:
-            continue
-        steps, scores = zip(*points, strict=True)
-        values = [score.value for score in scores]
-        axis.plot(steps, values, "o-", color=color, markersize=3, label=_LABELS[weights])
-        if all(score.low is not None for score in scores):
-            low, high = [s.low for s in scores], [s.high for s in scores]
-            axis.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
-            axis.vlines(steps, low, high, color=color, alpha=0.4, linewidth=1)
-    for suffix, label in REFERENCES.items():
+    for weights, style in _CURVES.items():
+        shown = [r for r in results if r.weights == weights and name in r.scores]
+        found = [(r.step, r.scores[name]) for r in shown]
+        steps = [step for step, _ in found]
+        if found:
+            axis.plot(steps, [score.value for _, score in found], "o-", markersize=3, **style)
+        if found and all(score.low is not None for _, score in found):
+            low, high = np.array([(score.low, score.high) for _, score in found]).T
+            axis.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            axis.vlines(steps, low, high, color=style["color"], alpha=0.4, linewidth=1)
+    for suffix, style in _REFERENCES.items():
         reference = [r.scores[name + suffix].value for r in results if name + suffix in r.scores]
         if reference:
-            style = {"color": _REFERENCE_COLORS[suffix], "linestyle": "--", "linewidth": 1}
-            axis.axhline(reference[-1], label=label, **style)
+            axis.axhline(reference[-1], linestyle="--", linewidth=1, **style)
     axis.set_title(f"{name}  ({_direction(results, name)})", fontsize=9)
     axis.set_xlabel("training step", fontsize=8)
     axis.tick_params(labelsize=8)
@@ -260,18 +246,12 @@ def _plot(axis: Axes, results: Sequence[Result], name: str) -> None:
 
 
 def number(value: float) -> str:
-    """A value with four significant digits, and no exponent if it can be avoided."""
+    """Four significant digits, without an exponent if possible."""
     return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
 
 
-def score_json(scores: Mapping[str, Score], recipe: Mapping[str, Any]) -> str:
-    """Scores of a comparison of folders and their recipe, as one JSON object."""
-    named = {name: vars(score) for name, score in scores.items()}
-    return json.dumps({"scores": named, "recipe": dict(recipe)}, indent=2, allow_nan=False)
-
-
 def score_table(scores: Mapping[str, Score], recipe: Mapping[str, Any]) -> str:
-    """Scores of a comparison of folders as aligned lines, then what was compared."""
+    """Scores of folders as aligned lines, then what was compared."""
     verified = ", UNVERIFIED" if recipe.get("weights_verified") is False else ""
     lines = [
         *score_lines(scores),
@@ -295,8 +275,7 @@ def score_lines(scores: Mapping[str, Score]) -> list[str]:
         interval = "-" if score.low is None else f"{score.low:.4f} to {score.high:.4f}"
         flattered = " (flattered)" if score.flattered else ""
         rows.append((f"{name}{flattered}", f"{score.value:.4f}", interval, score.better))
-    notes = [f"{name}: {score.note}" for name, score in scores.items() if score.note]
-    return [*aligned_table(rows), *notes]
+    return [*aligned_table(rows), *_notes(scores)]
 
 
 def _names(results: Sequence[Result]) -> list[str]:

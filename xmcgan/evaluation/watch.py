@@ -1,15 +1,13 @@
 """The evaluation job: scores of the checkpoints of a run, during its training or after it.
 
-A program of its own. It may be killed at any time: a checkpoint has a whole result or none, and is
-pinned until it has one, so training does not delete it. Of several processes the first decides
-which checkpoint comes next, and writes.
+It may be killed at any time: a checkpoint has a whole result or none, and is pinned until it has
+one, so training does not delete it. Process 0 decides which checkpoint comes next, and writes.
 """
 
 import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -44,7 +42,7 @@ class EvaluationJob:
         """Evaluate what has no result yet; return how many results were added.
 
         Args:
-            steps: Checkpoints; None takes all that are there.
+            steps: Checkpoints; None: all that exist.
             watch: Wait for more, until the run's last step has been evaluated.
         """
         with contextlib.ExitStack() as held:
@@ -53,7 +51,7 @@ class EvaluationJob:
                     self._directory.mkdir(parents=True, exist_ok=True)
                     held.enter_context(lock_workdir(self._directory))
                     self._prepare(steps)
-            # Before the first image is sampled: what is wrong with the real ones shows now.
+            # Before the first image is sampled: an error in the real ones shows now.
             self._evaluator.extract_references()
             added = 0
             while True:
@@ -68,9 +66,9 @@ class EvaluationJob:
                     time.sleep(POLL_SECONDS)
         with raise_on_all():
             if self._damaged and is_host0():
+                faults = "\n".join(self._damaged.values())
                 raise CheckpointError(
-                    f"{added} results were added; these steps have none:\n"
-                    + "\n".join(self._damaged.values())
+                    f"{added} results were added; these steps have none:\n{faults}"
                 )
         return added
 
@@ -89,7 +87,7 @@ class EvaluationJob:
         self._next(steps)
 
     def _next(self, steps: Sequence[int] | None) -> tuple[int, list[Weights]] | None:
-        """The oldest step that lacks results, and these; all such steps are pinned."""
+        """The oldest step that lacks results, and for which weights; all such steps are pinned."""
         pending: list[tuple[int, list[Weights]]] = []
         done = {result.key for result in self._results.read()}
         for step in checkpoint.committed_steps(self._checkpoints):
@@ -103,10 +101,8 @@ class EvaluationJob:
                 self._damaged[step] = str(error)
                 checkpoint.unpin(self._checkpoints, step, _PENDING)
                 continue
-            keys: dict[Weights, Any] = {
-                w: (step, w, self._recipe_id, digest) for w in self._weights
-            }
-            lacking: list[Weights] = [weights for weights, key in keys.items() if key not in done]
+            key = self._recipe_id, digest
+            lacking: list[Weights] = [w for w in self._weights if (step, w, *key) not in done]
             if lacking:
                 pending.append((step, lacking))
             else:
@@ -129,12 +125,8 @@ class EvaluationJob:
             scores = self._evaluator.score(variables, f"step {step:,} ({weights})")
             with raise_on_all():
                 if is_host0():
-                    now = time.time()
-                    seconds = round(now - start, 3)
-                    recipe = self._recipe_id
-                    self._write(
-                        Result(step, weights, recipe, digest, scores, round(now, 3), seconds)
-                    )
+                    times = round(time.time(), 3), round(time.time() - start, 3)
+                    self._write(Result(step, weights, self._recipe_id, digest, scores, *times))
         return len(lacking)
 
     def _write(self, result: Result) -> None:

@@ -30,7 +30,7 @@ def attend_to_words(
 
     Paper, "Attentional self-modulation generator": its c_j, with gamma as its rho_0.
 
-    Deviation: the context is a mixture of the L2-normalised words, as in the official code; the
+    Deviation: the context is a mixture of the L2-normalized words, as in the official code; the
     paper mixes the plain word vectors.
 
     Args:

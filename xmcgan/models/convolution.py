@@ -115,7 +115,7 @@ def _merge_taps(kernel: Array, phase: int, axis: int) -> Array:
 
 
 def _spread_taps(kernel: Array, axis: int) -> Array:
-    """Turn three taps into the four that add up two neighbouring results.
+    """Turn three taps into the four that add up two neighboring results.
 
     Not as a sum of padded kernels: XLA kept all four of those, each larger than the kernel.
     """

@@ -25,7 +25,7 @@ WIDTH_MULTIPLIERS = {
 class Discriminator(nn.Module):
     """Judge images against captions, and encode them globally and by region.
 
-    It contains no normalisation: apply it to parameters that went through
+    It contains no normalization: apply it to parameters that went through
     `spectral_norm.spectral_normalize`, once a step for any number of calls.
 
     Attributes:

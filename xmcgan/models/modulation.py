@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 class Condition(NamedTuple):
-    """Hold what a generator block is conditioned on.
+    """What a generator block is conditioned on.
 
     Attributes:
         vector: the global condition: projected sentence and noise.
@@ -21,7 +21,7 @@ class Condition(NamedTuple):
 
 
 class BatchNorm(nn.Module):
-    """Normalise over batch and space, without scale or offset, in float32.
+    """Normalize over batch and space, without scale or offset, in float32.
 
     Attributes:
         momentum: of the running statistics, used when `train` is false.
@@ -61,7 +61,7 @@ class BatchNorm(nn.Module):
 class Whitening(nn.Module):
     """Subtract the mean of the data set's sentences and make their main directions vary alike.
 
-    Deviation: the sentences of a narrow domain differ mostly in a few things, such as colour;
+    Deviation: the sentences of a narrow domain differ mostly in a few things, such as color;
     others, such as left and right, are a hundredth of the variance, which noise drowns.
 
     `mean` and `matrix` are statistics of the data, set before training starts.
@@ -104,11 +104,11 @@ class ModulationMap(nn.Module):
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Normalise, then scale and shift each region by what its condition says.
+    """Normalize, then scale and shift each region by what its condition says.
 
     The modulation is computed at the condition's own size (1x1 for a sentence, 16x16 for words)
     and applied to blocks of pixels: the same as upsampling the condition map by nearest
-    neighbour to the size of `x` first, since a conv1x1 commutes with nearest upsampling.
+    neighbor to the size of `x` first, since a conv1x1 commutes with nearest upsampling.
 
     Attributes:
         group_size: images that share batch statistics, see `BatchNorm`.

@@ -36,6 +36,7 @@ class ProjectedDiscriminator(nn.Module):
         width: base number of channels; each scale has 16 times as many.
         region_dim: size of a region's feature, equal to that of the word features.
         region_size: height and width of the feature map that gives the regions.
+        places: whether a feature tells where things are; pooled ones hardly do.
         dtype: of the arithmetic; what it returns is float32.
         remat: compute the trunk again in the backward pass.
     """
@@ -45,6 +46,7 @@ class ProjectedDiscriminator(nn.Module):
     width: int = 4
     region_dim: int = 384
     region_size: int = 8
+    places: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -55,6 +57,13 @@ class ProjectedDiscriminator(nn.Module):
         """Encode images and score them against their captions, once per scale."""
         channels = 16 * self.width
         halve = partial(Conv3x3, dtype=self.dtype, conv_fn=conv3x3_pool)
+
+        def summarize(x: Float[Array, "b s s c"], name: str) -> Float[Array, "b d"]:
+            if not self.places:
+                return sum_pool(x) * (16 / (x.shape[1] * x.shape[2]))
+            x = nn.leaky_relu(x, 0.2).reshape(x.shape[0], -1).astype(jnp.float32)
+            return 4 * nn.relu(Dense(channels, dtype=jnp.float32, name=f"places_{name}")(x))
+
         dense = partial(Dense, dtype=jnp.float32)
         shape = (images.shape[0], self.trunk_size, self.trunk_size, 3)
         encode = nn.remat(type(self.trunk).__call__) if self.remat else type(self.trunk).__call__
@@ -67,7 +76,7 @@ class ProjectedDiscriminator(nn.Module):
             while x.shape[1] > 4:
                 x = halve(channels, name=f"down_{index}_{x.shape[1]}")(nn.leaky_relu(x, 0.2))
             x = Conv3x3(channels, self.dtype, name=f"last_{index}")(nn.leaky_relu(x, 0.2))
-            features.append(sum_pool(x) * (16 / (x.shape[1] * x.shape[2])))
+            features.append(summarize(x, str(index)))
 
         # Hues, of which ImageNet features say little. A stronger branch tells real from generated
         # pixels at once, and the generator learns nothing from it.
@@ -76,7 +85,7 @@ class ProjectedDiscriminator(nn.Module):
             x = nn.leaky_relu(x, 0.2)
             at_region_size += [x] if x.shape[1] == self.region_size else []
             x = halve(channels, name=f"pixels_{x.shape[1]}")(x)
-        features.append(sum_pool(x))
+        features.append(summarize(x, "pixels"))
 
         regions = jnp.concatenate(at_region_size, axis=-1)
         regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(regions)

@@ -1,7 +1,7 @@
-"""Spectral normalisation of a network's parameters (Miyato et al., ICLR 2018, algorithm 1).
+"""Spectral normalization of a network's parameters (Miyato et al., ICLR 2018, algorithm 1).
 
 Written as a function of the parameters, not as a layer: `params` stays untouched, the vectors of
-the power iteration live in a tree of their own, and each weight is normalised once a step however
+the power iteration live in a tree of their own, and each weight is normalized once a step however
 many times the network is applied.
 """
 
@@ -47,7 +47,7 @@ def spectral_normalize(
         vectors: of `init_spectral_vectors`, or those that this function returned a step ago.
 
     Returns:
-        The normalised parameters, and the new vectors.
+        The normalized parameters, and the new vectors.
     """
     normalized: dict[tuple[str, ...], Any] = flatten_dict(params)
     new_vectors: dict[tuple[str, ...], Any] = flatten_dict(vectors)
@@ -76,7 +76,7 @@ def spectral_norms(params: dict[str, Any], normalized: dict[str, Any]) -> Float[
 def _normalize_kernel(
     kernel: Float[Array, "... out"], u: Float[Array, "1 out"]
 ) -> tuple[Float[Array, "... out"], Float[Array, "1 out"]]:
-    """Normalise one kernel, seen as a matrix (-1, out), and advance its vector."""
+    """Normalize one kernel, seen as a matrix (-1, out), and advance its vector."""
     matrix = kernel.reshape(-1, kernel.shape[-1])
     fixed = jax.lax.stop_gradient(matrix)
     v = _unit(u @ fixed.T)

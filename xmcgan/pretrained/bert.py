@@ -130,10 +130,7 @@ def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Para
     `path` is the .safetensors file or its directory; the parameters are float32 NumPy arrays.
     """
     file = find_file(path, "bert")
-    config = file.with_name("config.json")
-    fields = read_fields(read_json(config), config, _CONFIG)
-    sizes = {name: value for name, value in fields.items() if not isinstance(value, str)}
-    module = Bert(**sizes, dtype=dtype)
+    module = read_config(file.with_name("config.json"), dtype)
     tensors, _ = read_safetensors(file)
     named = Tensors(file, {_rename(name): tensor for name, tensor in tensors.items()})
     try:
@@ -144,6 +141,13 @@ def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Para
     inputs = (jax.ShapeDtypeStruct((1, 1), np.int32), jax.ShapeDtypeStruct((1, 1), bool))
     check_params(flatten(params), module, *inputs, path=file, left_over=left_over)
     return module, params
+
+
+def read_config(file: Path, dtype: DTypeLike) -> Bert:
+    """Read the sizes of a BERT from its `config.json`; raises a WeightsError."""
+    fields = read_fields(read_json(file), file, _CONFIG)
+    sizes = {name: value for name, value in fields.items() if not isinstance(value, str)}
+    return Bert(**sizes, dtype=dtype)
 
 
 def _rename(name: str) -> str:

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from xmcgan import build
 from xmcgan.config import read_config
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import CheckpointError, UserError, WeightsError, listed
 from xmcgan.pretrained.encoders import TextEncoder
+from xmcgan.training import build
 from xmcgan.training.checkpoint import (
     checkpoint_digest,
     committed_steps,

@@ -1,12 +1,14 @@
 """Exact alignment of `shapes` images with their captions: is what the caption claims there?
 
-The idea is Semantic Object Accuracy's (Hinz et al., "Semantic Object Accuracy for Generative
-Text-to-Image Synthesis", TPAMI 2020): a detector looks for what the caption names. Here captions
-have a grammar, so that not only objects but colors, places and relations are read from them.
+As in Hinz et al., "Semantic Object Accuracy for Generative Text-to-Image Synthesis", TPAMI 2020,
+a detector looks for what the caption names. Here captions have a grammar, so that colors, places
+and relations are read from them too.
 """
 
 import collections
+import functools
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,57 +23,25 @@ from xmcgan.shapes.detector import open_detector
 from xmcgan.shapes.scene import POSITIONS, SceneObject
 from xmcgan.utils.statistics import Score, check_resamples, mean_score
 
-KINDS = (
-    "all",
-    "objects",
-    "colors",
-    "positions",
-    "placement",
-    "relations",
-    "sizes",
-    "background",
-    "counts",
-)
+KINDS = ("all", "objects", "colors", "positions", "placement", "relations", "sizes", "background",
+         "counts")  # fmt: skip
 _MOST_SHUFFLES = 10  # partners of a caption: more than one, for a steadier estimate of chance
-
-
-def _object_at(position: str) -> SceneObject:
-    return SceneObject("circle", "red", "small", position, 0.0, 0.0, 1.0, 0.0, (0, 0, 0))
-
-
-# What holds between an object in the first area and one in the second, by the captions' own rule.
-_RELATIONS = {
-    (POSITIONS.index(first), POSITIONS.index(second)): relations(
-        _object_at(first), _object_at(second)
-    )
-    for first, second in itertools.permutations(POSITIONS, 2)
-}
 
 
 def shapes_alignment(
     detections: Detections, claims: Sequence[Claims]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """Return how much of each caption's claims holds in its image.
+    """By kind, the share (0 to 1) of each caption's claims that hold; NaN if it claims none.
 
-    Args:
-        detections: what stands in n images.
-        claims: of their captions.
-
-    Returns:
-        By the name of `KINDS`, the share of the claims of this kind that hold, from 0 to 1, and NaN
-        where a caption claims nothing of the kind:
-        objects: an object of the claimed shape and color is there.
-        colors: an object of the claimed color is there, a different one for each claim.
-        positions: the claimed object is in its claimed area.
-        placement: of the objects that look as one with a claimed area, those that stand there; NaN
-            also where none is found. Placing at random gives 1/9, however good the objects are.
-        relations: the areas of the two claimed objects are so related.
-        sizes: the claimed object is there in its claimed size.
-        background, counts: the image has the claimed background, and number of objects.
-        all: 1 where everything holds at once, else 0.
-
-    Raises:
-        EvaluationError: there are not as many captions as images, or none.
+    objects: an object of the claimed shape and color is there.
+    colors: an object of the claimed color is there, a different one for each claim.
+    positions: the claimed object is in its claimed area.
+    placement: of the objects that look like one with a claimed area, those that stand there; NaN
+        also if none is found. Random placement gives 1/9, however good the objects are.
+    relations: the areas of the two claimed objects are so related.
+    sizes: the claimed object is there in its claimed size.
+    background, counts: the image has the claimed background, and number of objects.
+    all: 1 if everything holds at once, else 0.
     """
     if len(detections) != len(claims) or not claims:
         raise EvaluationError(f"{len(detections)} images were seen for {len(claims)} captions")
@@ -80,7 +50,7 @@ def shapes_alignment(
 
 
 class ShapesAlignment:
-    """Metric: share of the claims of captions that a detector finds in their images."""
+    """Share of the claims of captions that a detector finds in their images."""
 
     paired = True
 
@@ -103,7 +73,7 @@ class ShapesAlignment:
     def compute(
         self, real: Mapping[str, np.ndarray], fake: Mapping[str, np.ndarray]
     ) -> dict[str, Score]:
-        """Scores of each kind of claim, of real images and by chance; see `detection_scores`."""
+        """Scores of each kind of claim; see `detection_scores`."""
         return detection_scores(
             Detections(**fake),
             self._claims,
@@ -116,20 +86,10 @@ class ShapesAlignment:
 def detection_scores(
     fake: Detections, claims: Sequence[Claims], *, real: Detections, resamples: int, seed: int
 ) -> dict[str, Score]:
-    """Score what was detected in generated images of n captions.
+    """Scores `KIND`, `KIND_real` and `KIND_shuffled` of each kind that a caption claims.
 
-    Args:
-        real: Detections in the real image of each caption.
-        resamples: Of the bootstrap over captions, at least 5; 0 gives no intervals.
-
-    Returns:
-        For each of `KINDS` that a caption claims: `KIND`, `KIND_real`, the same of the real
-        images, which bounds what the detector can tell, and `KIND_shuffled`, of generated images
-        with the captions of others, which is chance.
-
-    Raises:
-        EvaluationError: Numbers of images do not fit, there are fewer than two, or from 1 to 4
-            resamples.
+    The real images of the captions bound what the detector can tell; generated images with the
+    captions of others are chance. The bootstrap resamples captions.
     """
     check_resamples(resamples)
     if len(fake) < 2:
@@ -154,7 +114,7 @@ def detection_scores(
 def _shuffled(
     seen: Detections, claims: Sequence[Claims], seed: int
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """Score each caption with the images of several others, and take the mean."""
+    """Mean over the images of several other captions."""
     num = len(claims)
     order = np.random.default_rng(seed).permutation(num)
     runs = []
@@ -162,18 +122,12 @@ def _shuffled(
         partners = np.empty(num, int)
         partners[order] = np.roll(order, shift)  # nobody is its own partner
         runs.append(shapes_alignment(seen.take(partners), claims))
-    return {kind: _mean_of_known([run[kind] for run in runs]) for kind in KINDS}
-
-
-def _mean_of_known(runs: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:
-    values = np.stack(runs)
-    known = ~np.isnan(values)
-    total, number = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # all are NaN
+        return {kind: np.nanmean([run[kind] for run in runs], axis=0) for kind in KINDS}
 
 
 def _shares(seen: Detections, image: int, claims: Claims) -> dict[str, float]:
-    """Return the share of each kind of claim that holds; kinds not claimed are absent."""
+    """Share of each kind of claim that holds; kinds not claimed are absent."""
     places = [seen.areas_of(image, item.shape, item.color) for item in claims.objects]
     looked_for = list(zip(claims.objects, places, strict=True))
     placed = [(POSITIONS.index(o.position), areas) for o, areas in looked_for if o.position]
@@ -198,7 +152,7 @@ def _shares(seen: Detections, image: int, claims: Claims) -> dict[str, float]:
     shares = {kind: float(np.mean(values)) for kind, values in held.items() if values}
     if right := [area == wanted for wanted, areas in placed for area in areas]:
         shares["placement"] = float(np.mean(right))
-    # Each kind may hold by another of two equal objects; all must hold by the same ones.
+    # Each kind may hold for another of two equal objects; all must hold for the same ones.
     whole = all(itertools.chain.from_iterable(held.values()))
     shares["all"] = float(whole and _hold_together(seen, image, claims, places))
     return shares
@@ -213,14 +167,20 @@ def _colors_held(items: Sequence[ClaimedObject], there: list[str]) -> list[bool]
     return held
 
 
+@functools.cache
 def _related(first: int, relation: str, second: int) -> bool:
-    return relation in _RELATIONS.get((first, second), ())
+    """Whether the captions' own rule relates an object in one area to one in another."""
+    a, b = (
+        SceneObject("circle", "red", "small", POSITIONS[area], 0.0, 0.0, 1.0, 0.0, (0, 0, 0))
+        for area in (first, second)
+    )
+    return relation in relations(a, b)
 
 
 def _hold_together(
     seen: Detections, image: int, claims: Claims, places: Sequence[tuple[int, ...]]
 ) -> bool:
-    """Return whether one choice of areas satisfies sizes, positions and relations together."""
+    """Whether one choice of areas satisfies sizes, positions and relations together."""
     fitting = [
         [
             area

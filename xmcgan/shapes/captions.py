@@ -10,8 +10,6 @@ import numpy as np
 
 from xmcgan.shapes.scene import Scene, SceneObject
 
-CAPTIONS_PER_IMAGE = 5
-
 PLACES = {
     "top left": ("in the top left", "in the top left corner", "at the top left"),
     "top center": ("at the top", "in the top center", "at the top center"),
@@ -29,22 +27,16 @@ RELATIONS = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-_COUNTS = {1: "one shape", 2: "two shapes", 3: "three shapes"}
+COUNTS = {1: "one shape", 2: "two shapes", 3: "three shapes"}
 
 
 def relations(first: SceneObject, second: SceneObject) -> tuple[str, ...]:
-    """Return the relations of two objects that are plain to see.
+    """Relations (keys of `RELATIONS`) that are plain to see, as in "first is left of second".
 
-    Args:
-        first: the subject, as in "first is left of second".
-        second: the other object, in another area.
-
-    Returns:
-        Keys of `RELATIONS`. An axis is named only where the areas differ at least as much along
-        it as along the other: one row down and two columns right is "right of", not "below".
+    An axis is named only if the areas differ at least as much along it as along the other: one row
+    down and two columns right is "right of", not "below".
     """
-    rows = second.cell[0] - first.cell[0]
-    columns = second.cell[1] - first.cell[1]
+    rows, columns = (b - a for a, b in zip(first.cell, second.cell, strict=True))
     found = []
     if columns and abs(columns) >= abs(rows):
         found.append("left of" if columns > 0 else "right of")
@@ -57,19 +49,17 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
     return options[rng.integers(len(options))]
 
 
-def _noun(item: SceneObject, with_size: bool) -> str:
-    words = f"{item.size} {item.color} {item.shape}" if with_size else f"{item.color} {item.shape}"
+def _article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _placed(rng: np.random.Generator, item: SceneObject, with_size: bool) -> str:
-    return f"{_noun(item, with_size)} {_pick(rng, PLACES[item.position])}"
+def _noun(item: SceneObject, with_size: bool) -> str:
+    return _article(f"{item.size} " * with_size + f"{item.color} {item.shape}")
 
 
 def _joined(phrases: list[str]) -> str:
-    if len(phrases) == 1:
-        return phrases[0]
-    return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+    *others, last = phrases
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _order(rng: np.random.Generator, scene: Scene) -> list[SceneObject]:
@@ -77,11 +67,11 @@ def _order(rng: np.random.Generator, scene: Scene) -> list[SceneObject]:
 
 
 def _everything(rng: np.random.Generator, scene: Scene) -> str:
-    """Name every object, with sizes where the sentence stays short."""
+    """Name every object, with sizes if the sentence stays short."""
     items = _order(rng, scene)
     with_size = len(items) < 3 and rng.random() < 0.5
     phrase = _joined([_noun(item, with_size) for item in items])
-    opening = ("", "a picture of ", "there is ", "an image with ", f"{_COUNTS[len(items)]}: ")
+    opening = ("", "a picture of ", "there is ", "an image with ", f"{COUNTS[len(items)]}: ")
     return _pick(rng, opening) + phrase
 
 
@@ -89,8 +79,7 @@ def _places(rng: np.random.Generator, scene: Scene) -> str:
     """Say where one or two objects are."""
     items = _order(rng, scene)[:2]
     with_size = len(items) == 1 and rng.random() < 0.7
-    phrases = [_placed(rng, item, with_size) for item in items]
-    return _joined(phrases)
+    return _joined([f"{_noun(o, with_size)} {_pick(rng, PLACES[o.position])}" for o in items])
 
 
 def _one_place(rng: np.random.Generator, scene: Scene) -> str:
@@ -126,28 +115,17 @@ def _relation(rng: np.random.Generator, scene: Scene) -> str:
 
 def _on_background(rng: np.random.Generator, scene: Scene) -> str:
     """Name the background with up to two objects, or with how many there are."""
-    ground = f"on {'an' if scene.background[0] in 'aeiou' else 'a'} {scene.background} background"
+    ground = f"on {_article(scene.background)} background"
     if rng.random() < 0.15:
-        return f"{_COUNTS[len(scene.objects)]} {ground}"
+        return f"{COUNTS[len(scene.objects)]} {ground}"
     items = _order(rng, scene)[:2]
     return f"{_joined([_noun(item, bool(rng.random() < 0.3)) for item in items])} {ground}"
 
 
-_KINDS = (_everything, _places, _one_place, _relation, _on_background)
-
-
 def write_captions(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Write the captions of a scene, one of each kind, all different.
-
-    Args:
-        scene: the attributes to speak of.
-        rng: source of the choice of words.
-
-    Returns:
-        `CAPTIONS_PER_IMAGE` captions in lower case without a full stop.
-    """
+    """Five different captions, one of each kind, in lower case without a period."""
     captions: list[str] = []
-    for kind in _KINDS:
+    for kind in (_everything, _places, _one_place, _relation, _on_background):
         caption = kind(rng, scene)
         while caption in captions:
             caption = kind(rng, scene)

@@ -1,4 +1,4 @@
-"""What a caption of `shapes` claims: the inverse of the grammar in `shapes_captions.py`."""
+"""What a caption of `shapes` claims: the inverse of the grammar in `captions.py`."""
 
 import dataclasses
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from xmcgan.errors import DataError
-from xmcgan.shapes.captions import PLACES, RELATIONS
+from xmcgan.shapes.captions import COUNTS, PLACES, RELATIONS
 from xmcgan.shapes.scene import BACKGROUNDS, COLORS, RADIUS, SHAPES
 
 
 @dataclasses.dataclass(frozen=True)
 class ClaimedObject:
-    """Hold what a caption says of one object; None is what it leaves open."""
+    """What a caption says of one object; None: it leaves this open."""
 
     shape: str
     color: str
@@ -22,28 +22,20 @@ class ClaimedObject:
 
 @dataclasses.dataclass(frozen=True)
 class Claims:
-    """Hold everything that a caption claims of its image.
+    """Everything that a caption claims of its image."""
 
-    Attributes:
-        objects: the objects named, in the order of the caption; no two share shape and color.
-        relations: (subject, relation, object), where subject and object index `objects` and
-            the relation is a key of `RELATIONS`.
-        background: a key of `BACKGROUNDS`, or None.
-        count: how many objects there are in all, or None.
-    """
-
-    objects: tuple[ClaimedObject, ...] = ()
-    relations: tuple[tuple[int, str, int], ...] = ()
+    objects: tuple[ClaimedObject, ...] = ()  # as ordered there; no two share shape and color
+    relations: tuple[tuple[int, str, int], ...] = ()  # (index of subject, relation, of object)
     background: str | None = None
-    count: int | None = None
+    count: int | None = None  # of all objects
 
 
 def _one_of(words: Iterable[str]) -> str:
-    """Return a regular expression of alternatives, the longest first: one may begin another."""
+    """Regular expression of alternatives, the longest first: one may begin another."""
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
-_COUNTS = {"one shape": 1, "two shapes": 2, "three shapes": 3}
+_COUNTS = {words: number for number, words in COUNTS.items()}
 _POSITION_OF = {place: position for position, places in PLACES.items() for place in places}
 _RELATION_OF = {words: name for name, options in RELATIONS.items() for words in options}
 _SHAPE, _COLOR, _PLACE = _one_of(SHAPES), _one_of(COLORS), _one_of(_POSITION_OF)
@@ -60,21 +52,12 @@ _JOINT = re.compile(r", | and ")
 
 
 def parse_claims(caption: str) -> Claims:
-    """Read what a caption claims.
+    """Parse a caption of `write_captions`, or a new combination of its parts.
 
-    Every caption that `write_captions` can write is understood, and so are its parts in other
-    combinations, such as a picture opening with a background. Case, spaces around the caption, a
-    full stop at its end and the choice between "a" and "an" do not matter.
-
-    Args:
-        caption: the text.
-
-    Returns:
-        The claims.
+    Case, outer spaces, a period at the end, and "a" or "an" do not matter.
 
     Raises:
-        DataError: a part is outside the grammar (the message quotes it), or two of the objects
-            have the same shape and color, so that nobody can tell which is meant.
+        DataError: A part (quoted) is outside the grammar, or two objects have one shape and color.
     """
     text = caption.strip().lower().removesuffix(".").rstrip()
     claims = _parse_sentence(text) or _parse_description(text, caption)
@@ -86,7 +69,7 @@ def parse_claims(caption: str) -> Claims:
 
 
 def _parse_sentence(text: str) -> Claims | None:
-    """Read the two forms that say "the ... is ...": they name one object and its place."""
+    """Parse "the ... is ...", which names one object and its place."""
     if match := _THE_SHAPE.fullmatch(text):
         shape, place, color = match.groups()
     elif match := _THE_OBJECT.fullmatch(text):
@@ -97,7 +80,7 @@ def _parse_sentence(text: str) -> Claims | None:
 
 
 def _parse_description(text: str, caption: str) -> Claims:
-    """Read an enumeration of objects, or a relation, with an opening and a background."""
+    """Parse a list of objects, or a relation, with an opening and a background."""
     background = count = None
     if match := _GROUND.fullmatch(text):
         text, background = match.groups()
@@ -114,7 +97,7 @@ def _parse_description(text: str, caption: str) -> Claims:
         count = _COUNTS.get(number)
     if match := _RELATED.fullmatch(text):
         subject, words, other = match.groups()
-        objects = (_parse_noun(subject, caption), _parse_noun(other, caption))
+        objects = _parse_noun(subject, caption), _parse_noun(other, caption)
         return Claims(objects, ((0, _RELATION_OF[words], 1),), background, count)
     objects = tuple(_parse_phrase(phrase, caption) for phrase in _JOINT.split(text))
     return Claims(objects, (), background, count)
@@ -128,13 +111,12 @@ def _parse_noun(text: str, caption: str) -> ClaimedObject:
 
 
 def _parse_phrase(text: str, caption: str) -> ClaimedObject:
-    """Read an object with or without its place."""
     if match := _PHRASE.fullmatch(text):
         _, size, color, shape, place = match.groups()
         return ClaimedObject(shape, color, size, _POSITION_OF[place] if place else None)
     if match := _NOUN.match(text):
-        rest = text[match.end() :].strip()
-        _fail(caption, rest, 'a place is named as in "in the top left corner"')
+        expected = 'a place is named as in "in the top left corner"'
+        _fail(caption, text[match.end() :].strip(), expected)
     return _parse_noun(text, caption)
 
 

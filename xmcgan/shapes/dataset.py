@@ -8,14 +8,13 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents
 from xmcgan.errors import DataError
 from xmcgan.shapes.captions import write_captions
-from xmcgan.shapes.scene import MAX_OBJECTS, Scene, draw_scene, encode_png, sample_scene
+from xmcgan.shapes.scene import MAX_OBJECTS, Scene, encode_png, render_scene, sample_scene
 
 NUM_TRAIN, NUM_VALIDATION = 20_000, 2_000
 # Part of the random seed, so that no scene of one split is a scene of another.
 _SPLIT_SEEDS = {"train": 0, "validation": 1}
-# What is drawn on first use. With one object, its place is most of what tells captions apart.
+# Drawn on first use. With one object, its place is most of what tells captions apart.
 _VARIANTS: dict[str, dict[str, int]] = {"": {}, "default": {}, "single": {"max_objects": 1}}
-_PNG_BYTES = 3_600  # about
 
 
 class SceneEntry(NamedTuple):
@@ -25,10 +24,10 @@ class SceneEntry(NamedTuple):
     split: str
     index: int
     max_objects: int
-    size: int = _PNG_BYTES
+    size: int = 3_600  # bytes of the PNG, about
 
     def load(self) -> dict[str, Any]:
-        """Return image, captions, name and scene."""
+        """Image, captions, name and scene."""
         image, captions, scene = make_example(self.seed, self.split, self.index, self.max_objects)
         name = f"{self.split}-{self.index:06d}"
         return {"image": image, "captions": captions, "name": name, "scene": scene.to_json()}
@@ -44,7 +43,7 @@ class Shapes(Prepared):
 
     @classmethod
     def embedded(cls, variant: str) -> Contents | None:
-        """Return the scenes of a standard variant."""
+        """Scenes of a standard variant."""
         return cls.read(**_VARIANTS[variant]) if variant in _VARIANTS else None
 
     @classmethod
@@ -56,11 +55,7 @@ class Shapes(Prepared):
         max_objects: int = MAX_OBJECTS,
         seed: int = 0,
     ) -> Contents:
-        """Return scenes to draw; numbers of scenes, of objects per scene, and the seed.
-
-        Raises:
-            DataError: the numbers cannot work.
-        """
+        """Scenes to draw."""
         nums = {"train": num_train, "validation": num_validation}
         recipe = {"num_train": num_train, "num_validation": num_validation}
         recipe |= {"max_objects": max_objects, "seed": seed}
@@ -78,18 +73,8 @@ class Shapes(Prepared):
 def make_example(
     seed: int, split: str, index: int, max_objects: int = MAX_OBJECTS
 ) -> tuple[bytes, list[str], Scene]:
-    """Draw one example; a pure function of its arguments.
-
-    Args:
-        seed: seed of the data set, at least 0.
-        split: "train" or "validation".
-        index: number of the scene within the split.
-        max_objects: of the scene.
-
-    Returns:
-        PNG bytes (128 x 128, RGB), the captions, and the scene's attributes.
-    """
+    """PNG, captions and scene; a pure function of the data set's seed, the split and the index."""
     rng = np.random.default_rng([seed, _SPLIT_SEEDS[split], index])
     scene = sample_scene(rng, max_objects)
     captions = write_captions(scene, rng)
-    return encode_png(draw_scene(scene, rng)), captions, scene
+    return encode_png(render_scene(scene, rng)), captions, scene

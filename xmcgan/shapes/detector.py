@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import UInt8
 
 from xmcgan.errors import EvaluationError
 from xmcgan.shapes.detections import Detections, accuracy
-from xmcgan.shapes.detector_network import detect
 from xmcgan.shapes.detector_training import (
     LARGEST_VIEW,
+    ShapesDetector,
     TrainingRecipe,
+    cut_areas,
     held_out_scenes,
-    make_module,
     train_detector,
     view,
 )
@@ -34,47 +35,33 @@ _BATCH_SIZE = 128
 
 
 class Detector:
-    """See what stands in images.
-
-    Args:
-        training: the recipe that made the parameters.
-        params: of the network.
-        accuracy: on held-out real scenes; filled in by `open_detector`.
-
-    Attributes:
-        recipe: JSON values that the parameters depend on.
-        sha256: digest of recipe, accuracy and parameters.
-    """
+    """Trained detector: images -> `Detections`; `accuracy` is that on held-out real scenes."""
 
     def __init__(
         self, training: TrainingRecipe, params: Any, accuracy: dict[str, float] | None = None
     ) -> None:
         self.image_size, self.params = training.image_size, params
         self.recipe, self.accuracy = _recipe(training), accuracy or {}
-        module = make_module(training)
+        module = ShapesDetector(training.width)
 
         @jax.jit
-        def run(params: Any, images: jax.Array):
-            logits = detect(module, params, images.astype(jnp.float32) / 255)
-            named = [x.argmax(axis=-1) for x in logits[1:]]
-            return logits.present > 0, *named
+        def run(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+            areas = cut_areas(images.astype(jnp.float32) / 255)
+            logits: Any = module.apply({"params": params}, areas.reshape(-1, *areas.shape[2:]))
+            logits = {name: x.reshape(*areas.shape[:2], -1) for name, x in logits.items()}
+            logits["background"] = logits["background"].mean(axis=1)
+            found = {name: x.argmax(axis=-1) for name, x in logits.items()}
+            return found | {"present": logits["present"][..., 0] > 0}
 
         self._run = run
 
     @property
     def sha256(self) -> str:
-        """Return the digest by which a score names its detector."""
+        """Digest of recipe, accuracy and parameters, by which a score names its detector."""
         return _digest(_flat(self.params), self.recipe, self.accuracy)
 
     def __call__(self, images: UInt8[np.ndarray, "n s s 3"]) -> Detections:
-        """Detect, with the same result however the images are batched.
-
-        Args:
-            images: at least one, of the size that the detector was made for.
-
-        Raises:
-            EvaluationError: there are none, or they have another size or type.
-        """
+        """Detect, with the same result however the images are batched."""
         side = self.image_size
         if images.shape[1:] != (side, side, 3) or images.dtype != np.uint8 or not len(images):
             raise EvaluationError(
@@ -88,18 +75,12 @@ class Detector:
                 missing = _BATCH_SIZE - len(batch)
                 padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
                 found = self._run(self.params, padded)
-                parts.append([np.asarray(x)[: len(batch)] for x in found])
-        return Detections(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+                parts.append({name: np.asarray(x)[: len(batch)] for name, x in found.items()})
+        return Detections(**{n: np.concatenate([part[n] for part in parts]) for n in parts[0]})
 
 
 def default_recipe(image_size: int) -> TrainingRecipe:
-    """Return how the detector of a size of image is trained.
-
-    32 pixels take less than a minute on two cores, 64 and more a few minutes.
-
-    Raises:
-        EvaluationError: the size is not one that areas can be cut from.
-    """
+    """Recipe for a size of image: at 32 pixels less than a minute on two cores, else minutes."""
     if image_size < 16 or (image_size <= LARGEST_VIEW and image_size % 16):
         raise EvaluationError(
             f"the detector of shapes cannot be made for images of {image_size} pixels: 16, 32, 48, "
@@ -113,20 +94,14 @@ def open_detector(
 ) -> Detector:
     """Read the detector of a size of image, or train it and write it.
 
-    Safe to run twice at once (the second waits and reads) and to kill (the file is whole or
-    absent).
+    A second process waits and reads.
 
     Args:
-        directory: where detectors are kept; made where absent.
-        image_size: side of the images that will be judged.
-        training: another recipe than `default_recipe`.
-
-    Returns:
-        The detector, with its accuracy on `HELD_OUT_SCENES` held-out real scenes.
+        training: If not `default_recipe`.
 
     Raises:
-        EvaluationError: the size cannot work, the folder cannot be written, or the file is damaged
-            or was made by another recipe; the differing entries are named.
+        EvaluationError: The size cannot work, the folder cannot be written, or the file is damaged
+            or was made by another recipe.
     """
     training = training or default_recipe(image_size)
     path = directory / f"shapes-detector-{image_size}.safetensors"
@@ -137,8 +112,8 @@ def open_detector(
         with jax.default_matmul_precision("highest"):
             params = train_detector(training)
         images, truth, _ = held_out_scenes(HELD_OUT_SCENES, image_size)
-        shares = accuracy(Detector(training, params)(images), truth)
-        detector = Detector(training, params, shares)
+        detector = Detector(training, params)
+        detector.accuracy = accuracy(detector(images), truth)
         _write(path, detector)
         return detector
 
@@ -150,12 +125,8 @@ def _recipe(training: TrainingRecipe) -> dict[str, Any]:
     return {"version": _VERSION, "scenes": digest[:16], **dataclasses.asdict(training)}
 
 
-def _flat(params: Any) -> dict[str, np.ndarray]:
-    return {
-        f"{layer}/{name}": np.ascontiguousarray(value)
-        for layer, values in params.items()
-        for name, value in values.items()
-    }
+def _flat(params: Any) -> Any:
+    return flatten_dict(params, sep="/")
 
 
 def _digest(tensors: dict[str, np.ndarray], recipe: Any, shares: Any) -> str:
@@ -167,11 +138,8 @@ def _digest(tensors: dict[str, np.ndarray], recipe: Any, shares: Any) -> str:
 
 
 def _write(path: Path, detector: Detector) -> None:
-    metadata = {
-        "recipe": json.dumps(detector.recipe),
-        "accuracy": json.dumps(detector.accuracy),
-        "sha256": detector.sha256,
-    }
+    metadata = {name: json.dumps(getattr(detector, name)) for name in ("recipe", "accuracy")}
+    metadata["sha256"] = detector.sha256
     try:
         with atomic_file(path) as file:
             file.write(safetensors.numpy.save(_flat(detector.params), metadata))
@@ -190,11 +158,6 @@ def _read(path: Path, training: TrainingRecipe) -> Detector:
             raise ValueError("its sha256 is not the one it was written with")
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise EvaluationError(f"{path} is damaged ({error}); {remedy}") from None
-    differing = fingerprint_differences(recipe, _recipe(training))
-    if differing:
+    if differing := fingerprint_differences(recipe, _recipe(training)):
         raise EvaluationError(f"{path} was trained another way ({'; '.join(differing)}); {remedy}")
-    params: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in tensors.items():
-        layer, _, leaf = name.partition("/")
-        params.setdefault(layer, {})[leaf] = value
-    return Detector(training, params, shares)
+    return Detector(training, unflatten_dict(tensors, sep="/"), shares)

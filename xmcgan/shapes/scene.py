@@ -1,8 +1,4 @@
-"""Scenes of the `shapes` data set: what stands in them, and how they are drawn.
-
-A scene is a pure function of the NumPy generator it is given, so equal seeds give equal pixels in
-every process.
-"""
+"""Scenes of the `shapes` data set and their drawing, pure functions of a NumPy generator."""
 
 import dataclasses
 import io
@@ -37,38 +33,30 @@ BACKGROUNDS = {
     "dark green": (24, 62, 42),
     "light blue": (180, 206, 230),
 }
-# Colours that a background would hide or make hard to name; held to a CIELAB distance by a test.
-HIDDEN_ON = {
-    "white": (),
-    "gray": (),
-    "black": (),
-    "beige": (),
-    "brown": (),
+# Colors that a background would hide or make hard to name; held to a CIELAB distance by a test.
+HIDDEN_ON: dict[str, tuple[str, ...]] = dict.fromkeys(BACKGROUNDS, ()) | {
     "dark blue": ("blue", "purple"),
     "dark green": ("green",),
     "light blue": ("cyan",),
 }
 BACKGROUND_KINDS = ("plain", "gradient", "noise")
-ROWS = ("top", "center", "bottom")
-COLUMNS = ("left", "center", "right")
-POSITIONS = tuple(
-    "center" if row == column == "center" else f"{row} {column}"
-    for row in ROWS
-    for column in COLUMNS
+POSITIONS = (
+    *("top left", "top center", "top right"),
+    *("center left", "center", "center right"),
+    *("bottom left", "bottom center", "bottom right"),
 )
-# Radius in pixels (low, high). A cell is 42.7 wide, so two large neighbours never touch.
+# Radius in pixels (low, high). A cell is 42.7 wide, so two large neighbors never touch.
 RADIUS = {"small": (10.0, 12.0), "large": (17.5, 18.5)}
-JITTER = {"small": 4.5, "large": 2.0}  # of the centre, in pixels
+JITTER = {"small": 4.5, "large": 2.0}  # of the center, in pixels
 
 _SUPERSAMPLING = 4
 _MAX_TILT = math.radians(7)  # a square stays a square and never reads as a diamond
-_LIGHTNESS_JITTER = 10
-_CHANNEL_JITTER = 4
+_LIGHTNESS_JITTER, _CHANNEL_JITTER = 10, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneObject:
-    """Hold one drawn object: its named attributes and exact geometry in pixels."""
+    """One drawn object: its named attributes and exact geometry in pixels."""
 
     shape: str
     color: str
@@ -82,13 +70,13 @@ class SceneObject:
 
     @property
     def cell(self) -> tuple[int, int]:
-        """Return (row, column) of the named area."""
+        """(row, column) of the named area."""
         return divmod(POSITIONS.index(self.position), 3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Hold one scene: the objects and the background."""
+    """The objects and the background."""
 
     objects: tuple[SceneObject, ...]
     background: str
@@ -96,7 +84,7 @@ class Scene:
     background_rgb: tuple[int, int, int]
 
     def to_json(self) -> str:
-        """Write the attributes as JSON, for metrics that compare an image with its caption."""
+        """Attributes as JSON, for metrics that compare an image with its caption."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
@@ -112,29 +100,18 @@ def _sample_object(rng: np.random.Generator, shape: str, color: str, position: s
     row, column = divmod(POSITIONS.index(position), 3)
     cell = IMAGE_SIZE / 3
     dx, dy = rng.uniform(-JITTER[size], JITTER[size], size=2)
-    return SceneObject(
-        shape=shape,
-        color=color,
-        size=size,
-        position=position,
-        x=round((column + 0.5) * cell + float(dx), 2),
-        y=round((row + 0.5) * cell + float(dy), 2),
-        radius=round(float(rng.uniform(*RADIUS[size])), 2),
-        tilt=round(float(rng.uniform(-_MAX_TILT, _MAX_TILT)), 4),
-        rgb=_jittered(rng, COLORS[color]),
-    )
+    x, y = round((column + 0.5) * cell + float(dx), 2), round((row + 0.5) * cell + float(dy), 2)
+    radius = round(float(rng.uniform(*RADIUS[size])), 2)
+    tilt = round(float(rng.uniform(-_MAX_TILT, _MAX_TILT)), 4)
+    rgb = _jittered(rng, COLORS[color])
+    return SceneObject(shape, color, size, position, x, y, radius, tilt, rgb)
 
 
 def sample_scene(rng: np.random.Generator, max_objects: int = MAX_OBJECTS) -> Scene:
-    """Draw the attributes of one scene: objects in different areas.
+    """Sample a scene of 1 to `max_objects` objects in different areas.
 
-    Args:
-        rng: source of every choice; two equal generators give equal scenes.
-        max_objects: a scene has from 1 to this many, at most `MAX_OBJECTS`.
-
-    Returns:
-        A scene in which no two objects share both shape and color, so that "a red circle" names
-        one object, and no object has a color that its background would hide.
+    No two share both shape and color, so that "a red circle" names one object, and none has a
+    color that its background would hide.
     """
     background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     kind = BACKGROUND_KINDS[rng.integers(len(BACKGROUND_KINDS))]
@@ -183,7 +160,7 @@ _OUTLINES: dict[str, Float[np.ndarray, "n 2"]] = {
 
 
 def _paste_object(canvas: Image.Image, item: SceneObject) -> None:
-    """Draw one object onto `canvas`, antialiased by supersampling its bounding box only."""
+    """Paste one object, antialiased by supersampling its bounding box only."""
     half = math.ceil(item.radius) + 2
     left, top = math.floor(item.x) - half, math.floor(item.y) - half
     side = 2 * half + 1
@@ -204,15 +181,14 @@ def _paste_object(canvas: Image.Image, item: SceneObject) -> None:
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """Draw a background whose lightness varies softly and never by more than a named tone."""
+    """Background whose lightness varies softly and never by more than a named tone."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
     if scene.background_kind == "plain":
         return Image.new("RGB", size, scene.background_rgb)
     if scene.background_kind == "gradient":
         angle = rng.uniform(0, 2 * np.pi)
         axis = np.linspace(-0.5, 0.5, IMAGE_SIZE)
-        ramp = axis[None, :] * np.cos(angle) + axis[:, None] * np.sin(angle)
-        shade = ramp * 28
+        shade = 28 * (axis[None, :] * np.cos(angle) + axis[:, None] * np.sin(angle))
     else:
         cells = int(rng.integers(4, 13))
         coarse = rng.normal(size=(cells, cells)).astype(np.float32)
@@ -222,16 +198,8 @@ def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def draw_scene(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "128 128 3"]:
-    """Draw a scene.
-
-    Args:
-        scene: the attributes.
-        rng: source of the background's texture; nothing that a caption names depends on it.
-
-    Returns:
-        RGB pixels.
-    """
+def render_scene(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "128 128 3"]:
+    """RGB pixels; `rng` makes the background's texture, which no caption names."""
     canvas = _background(scene, rng)
     for item in scene.objects:
         _paste_object(canvas, item)
@@ -239,7 +207,7 @@ def draw_scene(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "128
 
 
 def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """Encode pixels as PNG at a low compression level, three times as fast as the default."""
+    """Encode as PNG at a low compression level, three times as fast as the default."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()

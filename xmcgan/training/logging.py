@@ -304,6 +304,11 @@ class StepClock:
         self._start += time.monotonic() - start
 
 
+def print_warning(console: Console, text: str) -> None:
+    """Print a warning; brackets in it are no markup."""
+    console.print(f"warning: {text}", markup=False)
+
+
 def print_summary(
     console: Console,
     config: ConfigDict,

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
@@ -16,8 +17,9 @@ from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
 from xmcgan.errors import TrainingError
-from xmcgan.utils.distributed import all_gather_json
-from xmcgan.utils.mesh import put_shares, replicated, sample_sharding
+from xmcgan.utils.distributed import all_gather_json, is_host0
+from xmcgan.utils.files import atomic_file
+from xmcgan.utils.mesh import fetch, put_shares, replicated, sample_sharding
 
 
 def sample_diversity(
@@ -158,6 +160,30 @@ def find_first_nonfinite(
     losses = [name for name in bad if name.endswith("_loss")]
     # Callbacks run on the device of one process.
     return all_gather_json(next(iter([*layers, *losses, *found, *bad]), None))[0]
+
+
+def nonfinite_error(
+    train_step: Callable[..., tuple[Any, dict[str, Array]]],
+    state: Any,
+    frozen_params: Any,
+    batch: dict[str, Array],
+    folder: Path,
+) -> TrainingError:
+    """Error about a skipped step, repeated from the state before it; its batch goes to `folder`."""
+    step = int(state.step) + 1
+    path = folder / f"step_{step}.npz"
+    arrays = {name: fetch(value) for name, value in batch.items()}
+    if is_host0():
+        folder.mkdir(exist_ok=True)
+        with atomic_file(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    first = find_first_nonfinite(train_step, state, frozen_params, batch)
+    return TrainingError(
+        "too many steps in a row were skipped because a gradient was not finite "
+        f"(stop_after_skipped_steps); first of all: {first}. The state is checkpoint {step}, the "
+        f"last batch is in {path}. The same command resumes with the next batch; lower the "
+        "learning rates, or try --config.dtype=float32."
+    )
 
 
 @contextlib.contextmanager

@@ -3,13 +3,31 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from xmcgan.training.state import TrainState
+from xmcgan.utils.mesh import put
 
 MOST_CAPTIONS = 4096
 _BATCH = 64
 
 Tokenize = Callable[[Sequence[str]], tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]]
+
+
+def with_whitening(
+    state: TrainState, source: Any, tokenize: Tokenize, encode: Callable[..., Any], seed: int
+) -> TrainState:
+    """Set the statistics by which the generator whitens sentences; see `sentence_statistics`."""
+    found = sentence_statistics(source, tokenize, encode, seed)
+    old = state.g_batch_stats["whitening"]
+    placed = {name: put(value, old[name].sharding) for name, value in found.items()}
+    return state.replace(
+        g_batch_stats=state.g_batch_stats | {"whitening": placed},
+        ema_batch_stats=state.ema_batch_stats | {"whitening": jax.tree.map(jnp.copy, placed)},
+    )
 
 
 def sentence_statistics(

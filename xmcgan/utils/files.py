@@ -80,6 +80,15 @@ def lock_workdir(workdir: Path) -> contextlib.AbstractContextManager[None]:
     return lock_folder(workdir, CheckpointError, wait=False)
 
 
+def require_shared(workdir: Path) -> None:
+    """Raise a CheckpointError if process 0's workdir is not there."""
+    if not workdir.exists():
+        raise CheckpointError(
+            f"{workdir}, made by process 0, is not there: all processes need one workdir, on a "
+            "file system that they share"
+        )
+
+
 def lock_holder(folder: Path, name: str = ".lock") -> str:
     """Return the id of the process that holds the lock of `folder`, or an empty string."""
     path = folder / name

@@ -14,9 +14,9 @@ from xmcgan.evaluation.metrics.clip_alignment import (
     ClipExtractor,
     alignment_scores,
     clip_score,
-    draw_distractors,
     preprocess,
     r_precision,
+    sample_distractors,
 )
 from xmcgan.pretrained.clip import load_clip
 from xmcgan.utils.mesh import make_mesh
@@ -50,7 +50,7 @@ def test_r_precision_is_the_literal_rank_among_the_drawn_captions():
     captions, ids = numbered()
     found = r_precision(images, texts, captions, ids, seed=3)
     expected = []
-    for row, drawn in enumerate(draw_distractors(captions, ids, 99, 3)):
+    for row, drawn in enumerate(sample_distractors(captions, ids, 99, 3)):
         cosines = [unit(images[row]) @ unit(texts[other]) for other in [row, *drawn]]
         expected.append(np.argmax(cosines) == 0)
     assert found.shape == (NUM,)
@@ -75,7 +75,7 @@ def test_distractors_are_distinct_captions_of_other_images():
     captions[1] = captions[0]
     captions += [f"  {caption.upper()} " for caption in captions]
     ids += ids
-    drawn = draw_distractors(captions, ids, 99, 0)
+    drawn = sample_distractors(captions, ids, 99, 0)
     keys = np.array([caption.strip().lower() for caption in captions])
     assert drawn.shape == (240, 99)
     for row, others in enumerate(drawn):
@@ -91,28 +91,28 @@ def test_text_of_ones_own_image_is_not_drawn_from_another_image():
     captions.append(captions[5])
     ids.append(0)
     for seed in range(20):
-        assert 5 not in draw_distractors(captions, ids, 99, seed)[0]
+        assert 5 not in sample_distractors(captions, ids, 99, seed)[0]
 
 
 def test_distractors_follow_the_seed_and_not_the_order():
     captions, ids = numbered()
-    first = draw_distractors(captions, ids, 99, 0)
-    np.testing.assert_array_equal(first, draw_distractors(captions, ids, 99, 0))
-    assert (first != draw_distractors(captions, ids, 99, 1)).any()
+    first = sample_distractors(captions, ids, 99, 0)
+    np.testing.assert_array_equal(first, sample_distractors(captions, ids, 99, 0))
+    assert (first != sample_distractors(captions, ids, 99, 1)).any()
     order = np.random.default_rng(0).permutation(NUM)
-    other = draw_distractors([captions[i] for i in order], [ids[i] for i in order], 99, 0)
+    other = sample_distractors([captions[i] for i in order], [ids[i] for i in order], 99, 0)
     np.testing.assert_array_equal(order[other], first[order])
 
 
 def test_too_few_distinct_captions_is_an_error_that_says_how_many_are_needed():
     captions, ids = numbered(100)
-    assert draw_distractors(captions, ids, 99, 0).shape == (100, 99)
+    assert sample_distractors(captions, ids, 99, 0).shape == (100, 99)
     captions[1] = "Caption  0"
     with pytest.raises(EvaluationError, match=r"needs 100 distinct captions here; there are 99"):
-        draw_distractors(captions, ids, 99, 0)
+        sample_distractors(captions, ids, 99, 0)
     captions, ids = numbered(100)
     with pytest.raises(EvaluationError, match=r"needs 101 distinct captions here; there are 100"):
-        draw_distractors([*captions, captions[5]], [*ids, 0], 99, 0)
+        sample_distractors([*captions, captions[5]], [*ids, 0], 99, 0)
 
 
 def test_every_score_stands_beside_that_of_the_real_images_with_its_interval():

@@ -40,7 +40,7 @@ METRICS = {
     "clip": "xmcgan.evaluation.metrics.clip_alignment:ClipAlignment",
     "shapes": "xmcgan.shapes.alignment:ShapesAlignment",
 }
-NUM_DISTRACTORS = 99  # that retrieval and R-precision rank an image or a caption among
+NUM_DISTRACTORS = 99  # among which retrieval and R-precision rank an image or a caption
 
 
 @dataclasses.dataclass
@@ -66,39 +66,46 @@ class Context:
 
 
 class FeatureMetric:
-    """Base of metrics that compare features `values` and `logits` of a protocol's network.
-
-    All metrics of one protocol share one pass of the network.
-    """
+    """Base of metrics that compare features `values` and `logits` of a protocol's network."""
 
     paired = False
 
     def __init__(self, context: Context, protocol: str) -> None:
         self.extractor = context.features(protocol)
         self.prefix, self.recipe = protocol, self.extractor.recipe
-        self.resamples, self.seed = context.resamples, context.seed
+        self.resampling: dict[str, Any] = {"resamples": context.resamples, "seed": context.seed}
 
     def extract(self, images: Images, captions: Sequence[str]) -> Arrays:
         """Features (n, d) and logits (n, k) of images."""
         return self.extractor(images)
 
 
-@dataclasses.dataclass(frozen=True)
 class BuiltMetric:
-    """A metric, with defaults for what its class leaves out."""
+    """A metric, with defaults for what its class omits; `settings` are name, type and fields."""
 
-    metric: Any
-    settings: Mapping[str, Any]  # name, type and fields, the protocol among them
-    recipe: Mapping[str, Any]  # how it extracts
-    prefix: str  # its scores are called PREFIX/SCORE
-    paired: bool
-    samples_per_caption: int
-    extraction: str  # metrics of which this is equal share what `extract` gives
-    cache_name: str
+    def __init__(self, metric: Any, settings: Mapping[str, Any]) -> None:
+        self.metric, self.settings = metric, settings
+        self.paired: bool = getattr(metric, "paired", False)
+        self.samples_per_caption: int = getattr(metric, "samples_per_caption", 1)
+        # Its scores are called PREFIX/SCORE.
+        self.prefix: str = getattr(metric, "prefix", settings.get("protocol", settings["name"]))
+        self.cache_name = self.prefix
+        extract = type(metric).extract
+        if extract.__module__.startswith("xmcgan."):
+            self.recipe = metric.recipe  # how it extracts
+        else:  # code of a user may change between two runs, and the cache must not survive that
+            source = Path(inspect.getfile(extract)).read_bytes()
+            sha256 = hashlib.sha256(source).hexdigest()
+            self.recipe = {"metric": settings, "source_sha256": sha256}
+        # Metrics of which this is equal share what `extract` gives.
+        self.extraction = json.dumps(self.recipe, sort_keys=True)
+        if "source_sha256" in self.recipe:
+            digest = hashlib.sha256(self.extraction.encode()).hexdigest()[:8]
+            self.cache_name += f"_{digest}"
 
 
 def quality_metrics(protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What --metrics calls "quality": the scores of a set of images against another one."""
+    """Metrics that --metrics calls "quality"."""
     labels = {get_protocol(name).label for name in protocols}
     names = ["fid", "kid", *["inception_score"] * ("FID" in labels), "precision_recall"]
     return {name: {} for name in names}
@@ -130,10 +137,8 @@ def build_metrics(
                 inspect.signature(cls).bind(**arguments)
             except TypeError as error:
                 raise ConfigError(f"evaluation.{name}: {error}") from error
-            metric = cls(**arguments)
-            built.append(
-                _with_defaults(metric, {"name": name, "type": spec.get("type", name), **fields})
-            )
+            settings = {"name": name, "type": spec.get("type", name), **fields}
+            built.append(BuiltMetric(cls(**arguments), settings))
     missing = specs.keys() - {metric.settings["name"] for metric in built}
     if missing or not built:
         raise EvaluationError(
@@ -141,26 +146,3 @@ def build_metrics(
             f"{', '.join(METRICS)}"
         )
     return built
-
-
-def _with_defaults(metric: Any, settings: Mapping[str, Any]) -> BuiltMetric:
-    extract = type(metric).extract
-    is_ours = extract.__module__.startswith("xmcgan.")
-    if is_ours:
-        recipe = metric.recipe
-    else:  # code of a user may change between two runs, and the cache must not survive that
-        source = Path(inspect.getfile(extract)).read_bytes()
-        recipe = {"metric": settings, "source_sha256": hashlib.sha256(source).hexdigest()}
-    prefix = getattr(metric, "prefix", settings.get("protocol", settings["name"]))
-    extraction = json.dumps(recipe, sort_keys=True)
-    digest = hashlib.sha256(extraction.encode()).hexdigest()[:8]
-    return BuiltMetric(
-        metric,
-        settings,
-        recipe,
-        prefix,
-        paired=getattr(metric, "paired", False),
-        samples_per_caption=getattr(metric, "samples_per_caption", 1),
-        extraction=extraction,
-        cache_name=prefix if is_ours else f"{prefix}_{digest}",
-    )

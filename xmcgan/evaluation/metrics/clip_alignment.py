@@ -1,8 +1,7 @@
 """CLIPScore and R-precision: how well images fit their captions, from CLIP's embeddings.
 
 Every score comes with that of the real images, because a bare number says little: encoder, captions
-and prefix move it as much as the generator does. A score from an encoder that took part in training
-is inflated.
+and prefix move it as much as the generator does.
 """
 
 import functools
@@ -47,11 +46,10 @@ class ClipAlignment:
 
     def extract(self, images: Images, captions: Sequence[str]) -> Arrays:
         """Embeddings (n, e) of images and of their captions."""
-        texts = self._embed_texts(tuple(captions))
-        return {"images": self._clip.images(images), "texts": texts}
+        return {"images": self._clip.images(images), "texts": self._embed_texts(tuple(captions))}
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
-        """Scores `score` and `r_precision`, and the same of the real images."""
+        """Scores of `alignment_scores`."""
         return alignment_scores(
             fake["images"],
             fake["texts"],
@@ -73,7 +71,7 @@ def alignment_scores(
     resamples: int,
     seed: int,
 ) -> dict[str, Score]:
-    """Scores of generated and of real images, one of each for each caption.
+    """Scores `score` and `r_precision`, and `*_real` of the real images of the captions.
 
     Captions are resampled for the intervals, the same ones for every score; distractors stay.
     """
@@ -94,8 +92,7 @@ def clip_score(
 ) -> Float[np.ndarray, "n"]:
     """CLIPScore of each image and its caption, 2.5 * max(cosine, 0).
 
-    Hessel et al., "CLIPScore", EMNLP 2021, equation 1: with ViT-B/32, and captions that begin with
-    `PREFIX`.
+    Hessel et al., "CLIPScore", EMNLP 2021, equation 1, for ViT-B/32 and captions after `PREFIX`.
     """
     images = unit_rows(image_emb, "embeddings")
     texts = unit_rows(text_emb, "embeddings of the captions")
@@ -117,7 +114,7 @@ def r_precision(
     """
     images = unit_rows(image_emb, "embeddings")
     texts = unit_rows(text_emb, "embeddings of the captions")
-    distractors = draw_distractors(captions, image_ids, NUM_DISTRACTORS, seed)
+    distractors = sample_distractors(captions, image_ids, NUM_DISTRACTORS, seed)
     is_nearest = np.empty(len(images))
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -127,14 +124,12 @@ def r_precision(
     return is_nearest
 
 
-def draw_distractors(
+def sample_distractors(
     captions: Sequence[str], image_ids: Sequence[Hashable], num: int, seed: int
 ) -> Int[np.ndarray, "n k"]:
     """Sample for each caption the rows of `num` distinct captions that describe other images only.
 
-    Texts are the same if they differ in case and white space alone; a text that also describes
-    this image is never drawn for it, from whichever image it comes. The draw follows from the seed,
-    the text and the image, not from the order of the rows.
+    The choice follows from the seed, the text and the image, not from the order of the rows.
     """
     keys = np.array([text_key(caption) for caption in captions])
     texts, first_row, text_of = np.unique(keys, return_index=True, return_inverse=True)
@@ -161,8 +156,8 @@ class ClipExtractor:
     """CLIP's embeddings, not normalized, in float32 at highest precision."""
 
     def __init__(self, path: Path | str, networks: Networks) -> None:
-        allow_unverified = networks.allow_unverified
-        clip = load_clip(Path(path).expanduser(), allow_unverified=allow_unverified)
+        unverified = networks.allow_unverified
+        clip = load_clip(Path(path).expanduser(), allow_unverified=unverified)
         self.recipe: dict[str, Any] = {
             "network": f"CLIP, {clip.architecture}",
             "resize": f"Pillow's bicubic of the short side, center crop, to {clip.image_size}",
@@ -176,12 +171,8 @@ class ClipExtractor:
 
         self._tokenizer = clip.tokenizer
         params = put(clip.params, replicated(networks.mesh))
-        self._encode_images = BatchRunner(encode_images, params, networks)
+        self.images = BatchRunner(encode_images, params, networks)  # (n, e) of images
         self._encode_texts = BatchRunner(clip.encode_text, params, networks)
-
-    def images(self, images: Images) -> Float[np.ndarray, "n e"]:
-        """Embeddings of images."""
-        return self._encode_images(images)
 
     def texts(self, captions: Sequence[str], prefix: str = PREFIX) -> Float[np.ndarray, "n e"]:
         """Embeddings of captions after a prefix, cut to the network's number of tokens."""
@@ -191,25 +182,16 @@ class ClipExtractor:
 def preprocess(images: UInt8[Array, "b h w 3"], size: int) -> Float[Array, "b s s 3"]:
     """Resize the short side with Pillow's bicubic filter, crop the center, and scale to [0, 1].
 
-    The preprocessing of CLIP's own code. Pillow filters rows, rounds to whole gray levels, then
-    filters columns and rounds again.
+    As CLIP's own code does: Pillow rounds to whole gray levels after the rows, and again after the
+    columns.
     """
-    height, width = images.shape[1:3]
     x = jnp.asarray(images).astype(jnp.float32)
-    columns, rows = (_crop_matrix(side, min(height, width), size) for side in (width, height))
-    highest = jax.lax.Precision.HIGHEST
-    x = _to_gray_levels(jnp.einsum("jw,bhwc->bhjc", columns, x, precision=highest))
-    x = _to_gray_levels(jnp.einsum("ih,bhjc->bijc", rows, x, precision=highest))
+    short = min(images.shape[1:3])
+    for axis, equation in ((2, "jw,bhwc->bhjc"), (1, "ih,bhwc->biwc")):
+        side = images.shape[axis]
+        resized = size * side // short
+        first = round((resized - size) / 2)  # halves go to the even pixel, as in torchvision's crop
+        matrix = antialiased_matrix(side, resized, "bicubic")[first : first + size]
+        x = jnp.einsum(equation, matrix, x, precision=jax.lax.Precision.HIGHEST)
+        x = jnp.clip(jnp.floor(x + 0.5), 0, 255)
     return x / 255
-
-
-def _crop_matrix(side: int, short_side: int, size: int) -> Float[np.ndarray, "size side"]:
-    """Matrix that resizes one side and keeps its center."""
-    resized = size * side // short_side
-    # Halves go to the even pixel, as in torchvision's crop.
-    first = round((resized - size) / 2)
-    return antialiased_matrix(side, resized, "bicubic")[first : first + size]
-
-
-def _to_gray_levels(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return jnp.clip(jnp.floor(x + 0.5), 0, 255)

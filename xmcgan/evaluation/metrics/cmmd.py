@@ -15,14 +15,14 @@ BLOCK = 2048  # rows of a block of the kernel matrix: 32 MB of float64
 
 
 class CMMD:
-    """CMMD of images; `weights` is a folder with CLIP ViT-L/14 at 336 pixels in the paper."""
+    """CMMD of images; `weights` is a folder with CLIP, in the paper ViT-L/14 at 336 pixels."""
 
     paired = False
 
     def __init__(self, context: Context, weights: str) -> None:
         self._clip = ClipExtractor(weights, context.networks)
         self.recipe = self._clip.recipe
-        self._resamples, self._seed = context.resamples, context.seed
+        self._resampling = {"resamples": context.resamples, "seed": context.seed}
 
     def extract(self, images: Images, captions: Sequence[str]) -> Arrays:
         """Embeddings (n, e)."""
@@ -30,8 +30,7 @@ class CMMD:
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Score `cmmd`."""
-        embeddings = real["embeddings"], fake["embeddings"]
-        return {"cmmd": cmmd_score(*embeddings, resamples=self._resamples, seed=self._seed)}
+        return {"cmmd": cmmd_score(real["embeddings"], fake["embeddings"], **self._resampling)}
 
 
 def cmmd_score(
@@ -54,10 +53,10 @@ def rbf_distances(
 ) -> Float[np.ndarray, "r"]:
     """SCALE times the squared MMD with the kernel exp(-|x - y|^2 / (2 sigma^2)), r weightings.
 
-    As in the published code it is the biased estimate (Gretton et al. 2012, equation 5), where an
-    image is paired with itself too; so it is never negative, and zero for equal sets.
+    The biased estimate, as in the published code (Gretton et al. 2012, equation 5): an image is
+    paired with itself too, so it is never negative, and zero for equal sets.
     """
-    # The kernel of near vectors is all but 1, and float32 would keep few digits of the difference.
+    # The kernel of near vectors is almost 1: float32 would keep few digits of the difference.
     a, b = a.astype(np.float64), b.astype(np.float64)
     weights_a = weights_a / weights_a.sum(axis=1, keepdims=True)
     weights_b = weights_b / weights_b.sum(axis=1, keepdims=True)
@@ -70,10 +69,7 @@ def rbf_distances(
 def _rbf_form(
     x: np.ndarray, y: np.ndarray, weights_x: np.ndarray, weights_y: np.ndarray, gamma: float
 ) -> np.ndarray:
-    """weights_x (K - 1) weights_y, block by block.
-
-    The minus 1 cancels in the distance, because weights sum to 1; it saves digits.
-    """
+    """weights_x (K - 1) weights_y; the 1 cancels in the distance, without it digits are saved."""
     total = np.zeros(len(weights_x))
     squares_x, squares_y = np.sum(x**2, axis=1), np.sum(y**2, axis=1)
     for i in range(0, len(x), BLOCK):

@@ -1,7 +1,5 @@
 """Diversity: how much the samples of one caption differ, relative to real images."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 
@@ -30,11 +28,10 @@ class Diversity(FeatureMetric):
                 f"samples of one caption are nearly alike ({ratios.mean():.1%} of the distance "
                 "between real images): the noise changes little"
             )
-        resampling: Any = {"resamples": self.resamples, "seed": self.seed}
         return {
-            "diversity": mean_score(distances, most=2.0, **resampling),
+            "diversity": mean_score(distances, most=2.0, **self.resampling),
             "diversity_real": Score(between, better="higher"),
-            "diversity_ratio": mean_score(ratios, most=np.inf, note=note, **resampling),
+            "diversity_ratio": mean_score(ratios, most=np.inf, note=note, **self.resampling),
         }
 
 

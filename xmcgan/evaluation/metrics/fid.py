@@ -1,5 +1,9 @@
 """Frechet distance of features (FID): Heusel et al., NeurIPS 2017 (TTUR), equation 6."""
 
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -11,8 +15,7 @@ from xmcgan.utils.statistics import MIN_IMAGES, Score, check_resamples, resample
 # A resample takes seconds at 2048 dimensions. 20 of them know the spread to 16 %, for which
 # Student's t makes allowance.
 MAX_RESAMPLES = 20
-# A covariance may have eigenvalues a little below zero by rounding; beyond this share of the
-# largest one it is no covariance.
+# Rounding gives a covariance eigenvalues below zero, at most this share of the largest one.
 MAX_NEGATIVE = 1e-6
 BLOCK = 4096  # rows that are centered at once: 64 MB of float64 at 2048 dimensions
 
@@ -23,62 +26,57 @@ class FrechetDistance(FeatureMetric):
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Distance with its interval."""
         name = self.extractor.protocol.label.lower()
-        return {name: frechet_score(real, fake, resamples=self.resamples, seed=self.seed)}
+        return {name: frechet_score(real, fake, **self.resampling)}
 
 
 def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> Score:
-    """Frechet distance of two sides, each given by `values` (n, d) or by `mu`, `sigma` and `n`.
+    """Frechet distance of two sides, each `values` (n, d), or `mu`, `sigma` and `n`.
 
-    A side of which only statistics are at hand is held fixed in the bootstrap; the note says so.
+    Statistics stay fixed in the bootstrap; the note says so.
     """
     check_resamples(resamples)
     if "values" in real and "values" in fake:
         require_comparable(real["values"], fake["values"])
-    drawn = [len(side["values"]) for side in (real, fake) if "values" in side]
-    usable = min(resamples, MAX_RESAMPLES) if min(drawn, default=0) >= MIN_IMAGES else 0
-    a, b = _Side(real, usable, [seed, 0]), _Side(fake, usable, [seed, 1])
-    notes = [a.too_few("real"), b.too_few("generated")]
-    if b.values is None or (a.values is not None and len(b.values) < len(a.values)):
-        # The distance is symmetric: the factor of a fixed side serves again, and that of the
-        # smaller side has the fewest columns.
+    nums = [len(side["values"]) for side in (real, fake) if "values" in side]
+    usable = min(resamples, MAX_RESAMPLES) if min(nums, default=0) >= MIN_IMAGES else 0
+    notes = [_too_few(real, "real"), _too_few(fake, "generated")]
+    a, b = (real, [seed, 0]), (fake, [seed, 1])
+    if "values" not in fake or ("values" in real and len(fake["values"]) < len(real["values"])):
+        # The distance is symmetric: the factor of a fixed side is reused, and that of the smaller
+        # side has the fewest columns.
         a, b = b, a
-    factor = covariance_factor(a.covariance)
-    distances = [frechet_distance(a.mean, a.covariance, b.mean, b.covariance, factor_a=factor)]
-    for number in range(usable):
-        reused = factor if a.values is None else None
-        distances.append(
-            frechet_distance(*a.resample(number), *b.resample(number), factor_a=reused)
-        )
-    if usable and a.values is None:
-        notes.append("interval with one side held fixed, of which there are statistics only")
+    is_fixed = "values" not in a[0]
+    factor, distances = None, []
+    moments_a, moments_b = (_moments(side, usable, side_seed) for side, side_seed in (a, b))
+    for _ in range(usable + 1):
+        (mean_a, sigma_a), (mean_b, sigma_b) = next(moments_a), next(moments_b)
+        if factor is None or not is_fixed:
+            factor = covariance_factor(sigma_a)
+        distances.append(frechet_distance(mean_a, sigma_a, mean_b, sigma_b, factor_a=factor))
+    if usable and is_fixed:
+        notes.append("interval with one side fixed, of which there are statistics only")
     return score(distances, "lower", "; ".join(filter(None, notes)), least=0.0)
 
 
-class _Side:
-    """Mean and covariance of one side, and of its resamples if there are features of it."""
+def _moments(side: Arrays, resamples: int, seed: list[int]) -> Iterator[tuple[Any, Any]]:
+    """Mean and covariance of a side, then of its resamples; statistics repeat."""
+    if "values" not in side:
+        return itertools.repeat((side["mu"], side["sigma"]))
+    values = side["values"]
+    require_finite(values)
+    counts = [None, *resample_counts(len(values), resamples, seed)]
+    return (mean_and_covariance(values, each) for each in counts)
 
-    def __init__(self, arrays: Arrays, resamples: int, seed: list[int]) -> None:
-        self.values = arrays.get("values")
-        if self.values is None:
-            self.mean, self.covariance, self.num = arrays["mu"], arrays["sigma"], arrays.get("n")
-        else:
-            require_finite(self.values)
-            self.num = len(self.values)
-            self.mean, self.covariance = mean_and_covariance(self.values)
-            self._counts = resample_counts(self.num, resamples, seed)
 
-    def resample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.values is None:
-            return self.mean, self.covariance
-        return mean_and_covariance(self.values, self._counts[number])
-
-    def too_few(self, name: str) -> str:
-        if self.num is None or self.num > len(self.mean):
-            return ""
-        return (
-            f"{self.num} {name} images are too few for {len(self.mean)} dimensions: the distance "
-            "is biased upwards and compares with no other number of images"
-        )
+def _too_few(side: Arrays, name: str) -> str:
+    values = side.get("values")
+    num, width = (side.get("n"), len(side["mu"])) if values is None else values.shape
+    if num is None or num > width:
+        return ""
+    return (
+        f"{num} {name} images are too few for {width} dimensions: the distance is biased upwards "
+        "and compares with no other number of images"
+    )
 
 
 def mean_and_covariance(
@@ -111,11 +109,8 @@ def frechet_distance(
 ) -> float:
     """|mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr sqrt(S_a S_b), equation 6; at least 0.
 
-    With S_a = R R^T the product S_a S_b has the eigenvalues of R^T S_b R, which is symmetric; so
-    two symmetric eigenproblems take the place of a matrix square root.
-
-    Args:
-        factor_a: `covariance_factor(sigma_a)` if it is at hand already.
+    With S_a = R R^T (`factor_a`) the product S_a S_b has the eigenvalues of R^T S_b R, which is
+    symmetric: two symmetric eigenproblems take the place of a matrix square root.
     """
     mu_a, mu_b = np.asarray(mu_a, np.float64), np.asarray(mu_b, np.float64)
     sigma_a, sigma_b = np.asarray(sigma_a, np.float64), np.asarray(sigma_b, np.float64)

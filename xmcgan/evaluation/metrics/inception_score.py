@@ -21,8 +21,8 @@ class InceptionScore(FeatureMetric):
         """Score `is`, the mean over splits."""
         logits = fake["logits"]
         require_finite(logits, "logits of the generated images")
-        _, weights = resample_pair(len(logits), len(logits), self.resamples, self.seed)
-        splits = split_scores(logits, weights, seed=self.seed)
+        _, weights = resample_pair(len(logits), len(logits), **self.resampling)
+        splits = split_scores(logits, weights, seed=self.resampling["seed"])
         note = f"standard deviation {splits[:, 0].std():.3g} over {len(splits)} splits"
         return {"is": score(splits.mean(axis=0), "higher", note, least=1.0)}
 
@@ -36,7 +36,7 @@ def split_scores(
 ) -> Float[np.ndarray, "s r"]:
     """exp of the mean KL divergence of p(y|x) from p(y) of each split, under r weightings.
 
-    Splits are drawn by the seed: the order of images may follow what they show.
+    Splits are random: the order of images may follow what they show.
     """
     if len(logits) < num_splits:
         raise EvaluationError(
@@ -53,8 +53,6 @@ def split_scores(
         share = np.where(share.sum(axis=1, keepdims=True) > 0, share, 1.0)
         share = share / share.sum(axis=1, keepdims=True)
         marginal = share @ p
-        entropies = share @ np.sum(p * log_p, axis=1) - np.sum(
-            scipy.special.xlogy(marginal, marginal), axis=1
-        )
-        scores[split] = np.exp(entropies)
+        of_marginal = scipy.special.xlogy(marginal, marginal).sum(axis=1)
+        scores[split] = np.exp(share @ np.sum(p * log_p, axis=1) - of_marginal)
     return scores

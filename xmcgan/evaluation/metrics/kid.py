@@ -17,8 +17,8 @@ class KernelDistance(FeatureMetric):
         """Score `kid`."""
         x, y = real["values"], fake["values"]
         require_comparable(x, y)
-        weights = resample_pair(len(x), len(y), self.resamples, self.seed)
-        distances = subset_distances(x, y, *weights, seed=self.seed)
+        weights = resample_pair(len(x), len(y), **self.resampling)
+        distances = subset_distances(x, y, *weights, seed=self.resampling["seed"])
         size = min(SUBSET_SIZE, len(x), len(y))
         note = f"standard deviation {distances[:, 0].std():.3g} over subsets of {size}"
         if size < SUBSET_SIZE:
@@ -38,8 +38,8 @@ def subset_distances(
 ) -> Float[np.ndarray, "s r"]:
     """Unbiased squared MMD with the kernel (x . y / d + 1)^3 of each subset, under r weightings.
 
-    All weightings (bootstrap resamples) share the kernel matrices, which are nearly all the work.
-    An image that counts twice is not paired with its own copy: resamples stay unbiased too.
+    Weightings (bootstrap resamples) share the kernel matrices, nearly all the work. An image that
+    counts twice is not paired with its own copy: resamples stay unbiased too.
     """
     size = min(subset_size, len(a), len(b))
     rng = np.random.default_rng(seed)

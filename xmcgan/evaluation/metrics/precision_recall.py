@@ -20,13 +20,12 @@ class PrecisionRecall(FeatureMetric):
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Scores `precision`, `recall`, `density` and `coverage`."""
         x, y = real["values"], fake["values"]
-        weights = resample_pair(len(x), len(y), self.resamples, self.seed)
+        weights = resample_pair(len(x), len(y), **self.resampling)
         n, m = len(x), len(y)
         note = f"{n} real and {m} generated images; use equal numbers" if n != m else ""
+        most = {"density": np.inf}
         return {
-            name: score(
-                values, "higher", note, least=0.0, most=np.inf if name == "density" else 1.0
-            )
+            name: score(values, "higher", note, least=0.0, most=most.get(name, 1.0))
             for name, values in neighbor_scores(x, y, *weights).items()
         }
 
@@ -44,8 +43,7 @@ def neighbor_scores(
 
     Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models",
     2019, equations 1 and 2: a generated image counts as real if it lies in the ball of a real
-    image whose radius is the distance to its k-th neighbor, that is to the (k + 1)-th if the
-    image counts as its own first; recall is the same with the sides exchanged.
+    image whose radius is the distance to its k-th neighbor; recall with the sides exchanged.
 
     Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", 2020, equations 4
     and 5. For equal distributions density is 1 and coverage nearly 1 - 1 / 2^k on average.

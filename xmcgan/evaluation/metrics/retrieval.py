@@ -1,5 +1,7 @@
 """Retrieval: is a generated image nearer to the real image of its caption than to 99 others?"""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -30,14 +32,8 @@ class Retrieval(FeatureMetric):
         """Scores `retrieval@K`, and `retrieval@K_real` if enough captions have two images."""
         assert self._targets is not None
         assert self._find_twins is not None
-        return retrieval_scores(
-            real["values"],
-            fake["values"],
-            self._targets,
-            self._find_twins(),
-            resamples=self.resamples,
-            seed=self.seed,
-        )
+        values, twins = (real["values"], fake["values"]), self._find_twins()
+        return retrieval_scores(*values, self._targets, twins, **self.resampling)
 
 
 def retrieval_scores(
@@ -52,10 +48,9 @@ def retrieval_scores(
     """Shares of hits; `twins`: rows of another real image of the caption, -1 if there is none."""
 
     def shares(hits: dict[int, Bool[np.ndarray, "n"]], suffix: str, note: str) -> dict[str, Score]:
+        options: Any = {"resamples": resamples, "seed": seed}
         return {
-            f"retrieval@{k}{suffix}": mean_score(
-                hit.astype(float), note=note or f"chance {k} %", resamples=resamples, seed=seed
-            )
+            f"retrieval@{k}{suffix}": mean_score(hit * 1.0, note=note or f"chance {k} %", **options)
             for k, hit in hits.items()
         }
 
@@ -82,11 +77,11 @@ def retrieval(
 
     Args:
         targets: Row of the real image of each generated image's caption.
-        own: If real images stand in for generated ones, their rows, which are passed over.
+        own: If real images stand in for generated ones, their rows, which are skipped.
     """
     real, fake = unit_rows(real, "features"), unit_rows(fake, "features of the generated images")
     ranks = np.empty(len(fake), np.int64)
-    # One more than is needed, as one may be passed over.
+    # One more than is needed, as one may be skipped.
     num = min(NUM_DISTRACTORS + 1, len(real) - 1)
     for row, target in enumerate(targets.tolist()):
         rng = np.random.default_rng([seed, target])

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import apply_override, load_config, validate
 from xmcgan.errors import ConfigError, did_you_mean
-from xmcgan.variants import ABLATION_NAMES
+from xmcgan.utils.variants import ABLATION_NAMES
 
 BASELINE = "none"  # the hinge loss alone
 

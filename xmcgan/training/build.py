@@ -36,10 +36,11 @@ def build_generator(config: ConfigDict) -> Any:
     return _build_network(config, "generator", GENERATORS, {})
 
 
-def build_networks(config: ConfigDict, word_dim: int) -> Networks:
+def build_networks(config: ConfigDict, word_dim: int, num_steps: int = 0) -> Networks:
     """Build both networks of a config and their optimizers.
 
-    The regions' features have the size of a word's, `word_dim`.
+    The regions' features have the size of a word's, `word_dim`; `num_steps` is the length of the
+    run, for `learning_rate_decay`.
 
     Raises:
         ConfigError: Unknown `generator.type`, `discriminator.type` or field.
@@ -53,9 +54,17 @@ def build_networks(config: ConfigDict, word_dim: int) -> Networks:
     return Networks(
         build_generator(config),
         _build_network(config, "discriminator", DISCRIMINATORS, shared),
-        g_optimizer=optax.adam(config.generator.learning_rate, **config.adam),
-        d_optimizer=optax.adam(config.discriminator.learning_rate, **config.adam),
+        g_optimizer=_adam(config, "generator", num_steps),
+        d_optimizer=_adam(config, "discriminator", num_steps * config.d_steps),
     )
+
+
+def _adam(config: ConfigDict, section: str, num_updates: int) -> optax.GradientTransformation:
+    rate = config[section].learning_rate
+    if config.learning_rate_decay:
+        last = round(config.learning_rate_decay * num_updates)
+        rate = optax.linear_schedule(rate, 0.0, last, num_updates - last)
+    return optax.adam(rate, **config.adam)
 
 
 def _build_network(

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from xmcgan.config import LOSSES, default_config
+from xmcgan.config import LOSSES
 from xmcgan.errors import ConfigError, did_you_mean
 
 # The names of the paper's ablation table.
@@ -87,21 +87,3 @@ def use_projected(config: ConfigDict) -> None:
     config.generator.learning_rate = 1e-3
     for name in ("sentence", "word", "image_discriminator"):
         config.losses[name].weight = 0.5
-
-
-def paper_config(parsed: ConfigDict) -> ConfigDict:
-    """Return what the configs of the paper's data sets share.
-
-    The paper's batch at 256 pixels; that of the official code, 7 GPUs of 8 images, at 128.
-
-    Args:
-        parsed: of `parse_variant`; its size, its ablation and the name `projected` are used.
-    """
-    config = default_config()
-    config.image_size = parsed.size or 128
-    config.batch_size = 256 if config.image_size == 256 else 56
-    config.num_epochs = 500
-    if "projected" in parsed.names:
-        use_projected(config)
-    apply_ablation(config, parsed.ablation)
-    return config

@@ -1,0 +1,174 @@
+"""The training step of a config, compiled for a target from shapes alone."""
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from xmcgan.config import check_devices, trunk_size
+from xmcgan.errors import ConfigError, TrainingError
+from xmcgan.losses import build_losses
+from xmcgan.planning.collectives import find_collectives
+from xmcgan.planning.targets import Target
+from xmcgan.pretrained import bert
+from xmcgan.pretrained.efficientnet_lite import EfficientNetLite, EfficientNetLite0Trunk
+from xmcgan.pretrained.resnet import ResNet50
+from xmcgan.training.build import build_networks
+from xmcgan.training.state import create_state
+from xmcgan.training.step import FrozenNetworks, make_train_step
+from xmcgan.utils import mesh as meshes
+
+# Sizes of MiniLM, whose weights need not be here; another text encoder's are read from its folder.
+_MINILM = bert.Bert(30522, 384, 6, 12, 1536, 512)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiler says of one step; all figures are of one device.
+
+    Attributes:
+        arguments: Bytes of state, frozen parameters and batch.
+        temporaries: Bytes beside them.
+        flops: Of the step; 0 if the compiler does not say.
+        accessed: Bytes that its operations read and write; 0 if the compiler does not say.
+        seconds: By the compiler's own model of the chip; 0 if it has none.
+        collectives: Of each kind how often, bytes held, bytes sent in a ring.
+        compile_seconds: How long the compiler took.
+    """
+
+    arguments: int
+    temporaries: int
+    flops: float
+    accessed: float
+    seconds: float
+    collectives: dict[str, tuple[int, float, float]]
+    compile_seconds: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes needed at once: the state is donated, so results take the arguments' place."""
+        return self.arguments + self.temporaries
+
+
+def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Program:
+    """Compile the step as `xmcgan.train` does, for the devices of a target.
+
+    Args:
+        frozen: Whether text encoder and frozen image network are part of it.
+
+    Raises:
+        ConfigError: The batch does not fit the devices, or the text encoder's sizes are not known.
+        TrainingError: The compiler refuses the program, for lack of memory for instance.
+    """
+    check_devices(config, len(target.devices))
+    mesh = meshes.make_mesh(target.devices, config.mesh.fsdp)
+    functions, frozen_shapes, width = _frozen_networks(config, frozen)
+    networks = build_networks(config, width, num_steps=1)
+    lengths: Any = {"max_tokens": config.text.max_tokens, "word_dim": width}
+    init = partial(create_state, networks, sentence_dim=width, **lengths)
+    state = jax.eval_shape(init, jax.random.key(0))
+    sharding, everywhere = meshes.state_sharding(mesh, state), meshes.replicated(mesh)
+    step = jax.jit(
+        make_train_step(networks, functions, build_losses(config), config),
+        in_shardings=(sharding, everywhere, meshes.batch_sharding(mesh)),
+        out_shardings=(sharding, everywhere),
+        donate_argnums=0,
+    )
+    start = time.monotonic()
+    lowered = step.lower(state, frozen_shapes, batch_shapes(config))
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise TrainingError(f"{target.name}: {str(error).splitlines()[0]}") from None
+    memory: Any = compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}
+    if not cost.get("flops"):  # the GPU compiler does not say: count the program before it
+        whole = lowered.cost_analysis() or {}
+        cost = {"flops": whole.get("flops", 0.0) / len(target.devices)}
+    held: dict[str, tuple[int, float, float]] = {}
+    for each in find_collectives(compiled.as_text() or ""):
+        times, size, sent = held.get(each.kind, (0, 0.0, 0.0))
+        held[each.kind] = (
+            times + each.times,
+            size + each.times * each.num_bytes,
+            sent + each.sent_bytes,
+        )
+    return Program(
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        flops=cost.get("flops", 0.0),
+        accessed=cost.get("bytes accessed", 0.0),
+        seconds=max(cost.get("optimal_seconds", 0.0), 0.0),
+        collectives=held,
+        compile_seconds=time.monotonic() - start,
+    )
+
+
+def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch (d_steps, b, ...)."""
+    parts, tokens = (config.d_steps, config.batch_size), config.text.max_tokens
+    return {
+        "image": jax.ShapeDtypeStruct((*parts, *[config.image_size] * 2, 3), jnp.uint8),
+        "token_ids": jax.ShapeDtypeStruct((*parts, tokens), jnp.int32),
+        "word_mask": jax.ShapeDtypeStruct((*parts, tokens), jnp.bool),
+    }
+
+
+def _shapes(module: Any, *inputs: jax.ShapeDtypeStruct) -> Any:
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def _frozen_networks(config: ConfigDict, frozen: bool) -> tuple[FrozenNetworks, Any, int]:
+    """Frozen networks as functions, the shapes of their parameters, and the width of words."""
+    dtype, pretrained = jnp.dtype(config.dtype), config.losses.image_pretrained
+    text = _text_encoder(config).clone(dtype=dtype)
+    tokens = [jax.ShapeDtypeStruct((1, 1), kind) for kind in (jnp.int32, jnp.bool)]
+    shapes: dict[str, Any] = {"text": _shapes(text, *tokens), "image": None, "discriminator": {}}
+    encode_text = partial(bert.encode, text, sentence_pooling=config.text.sentence_pooling)
+    if not frozen:
+        shapes["text"] = jax.ShapeDtypeStruct((1000, text.hidden_size), jnp.float32)
+        encode_text = _look_up
+        pretrained.enabled = False
+    encode_image = None
+    if pretrained.enabled:
+        size = (1, pretrained.input_size, pretrained.input_size, 3)
+        is_resnet = pretrained.network == "resnet50"
+        image: Any = ResNet50(True, dtype) if is_resnet else EfficientNetLite(dtype)
+        shapes["image"] = _shapes(image, jax.ShapeDtypeStruct(size, jnp.float32))
+        encode_image = partial(_encode_image, image, size[1], pretrained.feature)
+    if config.discriminator.type == "projected":
+        side = trunk_size(config)
+        pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        shapes["discriminator"] = {"trunk": _shapes(EfficientNetLite0Trunk(dtype), pixels)}
+    return FrozenNetworks(encode_text, encode_image), shapes, text.hidden_size
+
+
+def _look_up(table: jax.Array, token_ids: jax.Array, mask: jax.Array) -> Any:
+    """Words and sentences as if they were given."""
+    words = table[token_ids]
+    return words, jnp.mean(words, axis=1)
+
+
+def _encode_image(
+    network: Any, size: int, feature: str, params: Any, images: jax.Array
+) -> jax.Array:
+    resized = jax.image.resize(images, (len(images), size, size, 3), "bilinear")
+    pooled, logits = network.apply({"params": params}, resized)
+    return pooled if feature == "pooled" else logits
+
+
+def _text_encoder(config: ConfigDict) -> bert.Bert:
+    if config.text.weights == "minilm":
+        return _MINILM
+    file = Path(config.text.weights) / "config.json"
+    if config.text.encoder != "bert" or not file.is_file():
+        raise ConfigError(
+            f"text.weights = {config.text.weights}: plans know the sizes of minilm, and of a BERT "
+            "whose config.json is in that folder"
+        )
+    return bert.read_config(file, jnp.float32)
