@@ -79,6 +79,11 @@ def test_figures_follow_from_the_program(config):
     json.dumps(plan.to_dict())
 
 
+def test_without_a_time_of_the_compiler_the_slowest_part_counts(config):
+    plan = Plan(config, target(), dataclasses.replace(PROGRAM, seconds=0.0))
+    assert plan.seconds == pytest.approx(max(4e13 / 197e12 / 0.4, 8e11 / 819e9) + 0.02)
+
+
 def test_what_does_not_fit_says_by_how_much_and_what_would(config):
     program = dataclasses.replace(PROGRAM, temporaries=15 * 10**9)
     plan = Plan(config, target(), program)

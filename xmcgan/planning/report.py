@@ -20,7 +20,7 @@ from xmcgan.utils.files import write_text
 _EXAMPLES = {
     "coco": 82_783, "ln_coco": 134_272, "ln_open_images": 507_444, "shapes": 20_000, "emoji": 3_463,
 }  # fmt: skip
-# Share of the peaks that a step is assumed to reach where the compiler gives no time.
+# Share of the arithmetic peak that a step is assumed to reach where the compiler gives no time.
 _REACHED = 0.4
 _MOST_TRIALS = 6  # compilations of a search for the largest batch
 
@@ -57,9 +57,11 @@ class Plan:
         """Modeled seconds per step: the compiler's, or else arithmetic at a share of the peak."""
         if self.program.seconds:
             return self.program.seconds + self.bounds.get("links", 0.0)
-        if "arithmetic" not in self.bounds:
+        bounds = self.bounds
+        if "arithmetic" not in bounds:
             return None
-        return self.bounds["arithmetic"] / _REACHED + self.bounds.get("links", 0.0)
+        slowest = max(bounds["arithmetic"] / _REACHED, bounds.get("memory", 0.0))
+        return slowest + bounds.get("links", 0.0)
 
     @property
     def steps(self) -> int | None:
@@ -116,7 +118,7 @@ class Plan:
             parts = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in bounds.items())
             rows.append(("bound by", f"{most} ({parts} at published rates)"))
         if self.seconds:
-            how = "the compiler and links" if program.seconds else f"{_REACHED:.0%} of the peak"
+            how = "the compiler and links" if program.seconds else "published rates and links"
             rate = batch / self.seconds
             rows.append(
                 ("step (modeled)", f"{1e3 * self.seconds:.1f} ms by {how}, {rate:,.0f} images/s")
