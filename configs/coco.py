@@ -16,7 +16,9 @@ Ablation, FID of the paper (about, 256 px): none 39.3, sentence 19.3, word 24.4,
 pretrained 39.6, sentence+word 14.3, sentence+word+image 13.0, sentence+word+pretrained 11.1, all
 11.9. Its pretrained network there is VGG-19.
 
-Memory: the official code is held to 8 images of 128 pixels a GPU; this one was not measured.
+Memory and time, compiled for TPU v5e with all frozen networks (scripts/plan.py, docs/scaling.md):
+256 px, batch 256: 10.4 GB of a chip's 16 on 4x4, a modeled 4.9 h; 5.8 GB and 3.5 h on 8x8. The
+official code is held to 8 images of 128 pixels a GPU.
 Arithmetic: 258 GFLOP an image of the batch and step at 128 pixels, 913 at 256, before the frozen
 image network (the official code: 525 and 1,943).
 
