@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare clone to a model that draws emoji, in at most ten minutes on two CPU cores.
+# From a bare clone to a model that draws emoji, in about ten minutes on two CPU cores.
 #
 #   scripts/quickstart.sh [--config.FIELD=VALUE ...]
 #

@@ -113,7 +113,7 @@ class Plan:
                     f"{times} x, holds {size / 1e6:,.0f} MB, a device sends {sent / 1e6:,.0f} MB",
                 )
             )
-        if bounds := self.bounds:
+        if "arithmetic" in (bounds := self.bounds):
             most = max(bounds, key=lambda name: bounds[name])
             parts = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in bounds.items())
             rows.append(("bound by", f"{most} ({parts} at published rates)"))
