@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-MASKED_LOGIT = -1e9  # the official code's value; exp of it is exactly 0 in float32
+from xmcgan.models.outputs import at_least_float32
+
+MASKED_LOGIT = -1e9  # the official code's value; exp of it is exactly 0
 
 
 def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -14,9 +16,9 @@ def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         x: vectors; a zero vector stays zero.
 
     Returns:
-        Float32 vectors of length 1.
+        Vectors of length 1, at least float32.
     """
-    x = x.astype(jnp.float32)
+    x = at_least_float32(x)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
@@ -41,7 +43,7 @@ def attend_to_words(
 
     Returns:
         The context of each region, and the share of each word in it: these sum to 1 over the
-        words and are exactly 0 on padding. Both float32.
+        words and are exactly 0 on padding. Both at least float32.
     """
     query, words = l2_normalize(query), l2_normalize(words)
     logits = gamma * jnp.einsum("brd,btd->brt", query, words)

@@ -28,7 +28,7 @@ class GeneratorBlock(nn.Module):
     Attributes:
         features: channels of the result.
         batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
-        dtype: of the arithmetic; statistics stay float32.
+        dtype: of the arithmetic; statistics are at least float32.
     """
 
     features: int

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from xmcgan.models.blocks import DiscriminatorBlock
 from xmcgan.models.convolution import Conv1x1, Dense
-from xmcgan.models.outputs import DiscriminatorOutput
+from xmcgan.models.outputs import DiscriminatorOutput, at_least_float32
 
 # Width of each block, the stem first, in multiples of the base width. All blocks but the last
 # halve the size. 128 and 256 are the paper's; smaller networks are the one for 128 without its
@@ -35,7 +35,7 @@ class Discriminator(nn.Module):
             `WIDTH_MULTIPLIERS`.
         region_dim: size of a region's feature, equal to that of the word features.
         region_size: height and width of the feature map that gives the regions.
-        dtype: of the arithmetic; what it returns is float32.
+        dtype: of the arithmetic; what it returns is at least float32.
         remat: keep a block's input alone for the backward pass and compute the block again.
     """
 
@@ -58,7 +58,7 @@ class Discriminator(nn.Module):
             sentence: one feature vector a caption.
 
         Returns:
-            Logits, features and projected sentences, all float32.
+            Logits, features and projected sentences, all at least float32.
         """
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
         block = nn.remat(DiscriminatorBlock) if self.remat else DiscriminatorBlock
@@ -78,16 +78,16 @@ class Discriminator(nn.Module):
         regions = regions.reshape(regions.shape[0], -1, self.region_dim)
 
         feature = sum_pool(x)
-        # The logit is a difference of large numbers: float32, whatever the blocks use.
-        sentence = Dense(feature.shape[-1], dtype=jnp.float32, name="sentence")(sentence)
-        logits = Dense(1, dtype=jnp.float32, name="logit")(feature)[:, 0]
+        # The logit is a difference of large numbers: at least float32, whatever the blocks use.
+        sentence = Dense(feature.shape[-1], dtype=feature.dtype, name="sentence")(sentence)
+        logits = Dense(1, dtype=feature.dtype, name="logit")(feature)[:, 0]
         logits = logits + jnp.sum(feature * sentence, axis=-1)
-        return DiscriminatorOutput(logits, feature, regions.astype(jnp.float32), sentence)
+        return DiscriminatorOutput(logits, feature, at_least_float32(regions), sentence)
 
 
 def sum_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
-    """Return the sum of the positive parts over space, float32."""
-    return jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
+    """Return the sum of the positive parts over space, at least float32."""
+    return jnp.sum(at_least_float32(nn.relu(x)), axis=(1, 2))
 
 
 def logit_slopes(params: dict[str, Any], sentence: Float[Array, "*b c"]) -> Float[Array, "*b c"]:

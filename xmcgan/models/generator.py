@@ -11,6 +11,7 @@ from xmcgan.models.attention import attend_to_words
 from xmcgan.models.blocks import GeneratorBlock
 from xmcgan.models.convolution import Conv1x1, Conv3x3, Dense
 from xmcgan.models.modulation import Condition, ConditionalBatchNorm, Whitening
+from xmcgan.models.outputs import at_least_float32
 
 # Width of each block, in multiples of the base width. 128 and 256 are the paper's; smaller
 # networks are the one for 128 without its last blocks.
@@ -37,7 +38,7 @@ class Generator(nn.Module):
         sentence_in_first_map: feed the first feature map sentence and noise, not noise alone.
         whiten_sentence: decorrelate the sentence first, see `Whitening`.
         batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
-        dtype: of the arithmetic; parameters, statistics and the image stay float32.
+        dtype: of the arithmetic; parameters, statistics and the image are at least float32.
         remat: keep a block's input alone for the backward pass and compute the block again.
     """
 
@@ -73,7 +74,7 @@ class Generator(nn.Module):
             train: use the batch's own statistics and update the running ones.
 
         Returns:
-            Images in [0, 1], float32.
+            Images in [0, 1], at least float32.
         """
         # Argument 3 is `train`, which decides what is computed.
         block_class = nn.remat(GeneratorBlock, static_argnums=3) if self.remat else GeneratorBlock
@@ -98,7 +99,7 @@ class Generator(nn.Module):
 
         last_norm = ConditionalBatchNorm(self.batch_norm_group_size, self.dtype, name="last_norm")
         x = nn.relu(last_norm(x, condition, train=train))
-        x = Conv3x3(3, self.dtype, name="to_rgb")(x).astype(jnp.float32)
+        x = at_least_float32(Conv3x3(3, self.dtype, name="to_rgb")(x))
         return (jnp.tanh(x) + 1) / 2
 
     def _attend(

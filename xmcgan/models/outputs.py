@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
@@ -14,7 +15,7 @@ class Captions(NamedTuple):
 
 
 class DiscriminatorOutput(NamedTuple):
-    """Discriminator outputs, all float32.
+    """Discriminator outputs, all at least float32.
 
     Attributes:
         logits: One per image, or one per image and scale.
@@ -27,3 +28,8 @@ class DiscriminatorOutput(NamedTuple):
     feature: Float[Array, "b c"]
     regions: Float[Array, "b r d"]
     sentence: Float[Array, "b c"]
+
+
+def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Widen bfloat16; float32 and float64, of `verify_reference.py`, stay as they are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

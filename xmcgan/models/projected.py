@@ -22,7 +22,7 @@ from xmcgan.models.convolution import (
     upsample_nearest,
 )
 from xmcgan.models.discriminator import sum_pool
-from xmcgan.models.outputs import DiscriminatorOutput
+from xmcgan.models.outputs import DiscriminatorOutput, at_least_float32
 
 
 class ProjectedDiscriminator(nn.Module):
@@ -37,7 +37,7 @@ class ProjectedDiscriminator(nn.Module):
         region_dim: size of a region's feature, equal to that of the word features.
         region_size: height and width of the feature map that gives the regions.
         places: whether a feature tells where things are; pooled ones hardly do.
-        dtype: of the arithmetic; what it returns is float32.
+        dtype: of the arithmetic; what it returns is at least float32.
         remat: compute the trunk again in the backward pass.
     """
 
@@ -61,10 +61,10 @@ class ProjectedDiscriminator(nn.Module):
         def summarize(x: Float[Array, "b s s c"], name: str) -> Float[Array, "b d"]:
             if not self.places:
                 return sum_pool(x) * (16 / (x.shape[1] * x.shape[2]))
-            x = nn.leaky_relu(x, 0.2).reshape(x.shape[0], -1).astype(jnp.float32)
-            return 4 * nn.relu(Dense(channels, dtype=jnp.float32, name=f"places_{name}")(x))
+            x = at_least_float32(nn.leaky_relu(x, 0.2).reshape(x.shape[0], -1))
+            return 4 * nn.relu(dense(channels, name=f"places_{name}")(x))
 
-        dense = partial(Dense, dtype=jnp.float32)
+        dense = partial(Dense, dtype=jnp.promote_types(self.dtype, jnp.float32))
         shape = (images.shape[0], self.trunk_size, self.trunk_size, 3)
         encode = nn.remat(type(self.trunk).__call__) if self.remat else type(self.trunk).__call__
         maps = encode(self.trunk, jax.image.resize(images, shape, "bilinear"))
@@ -99,7 +99,7 @@ class ProjectedDiscriminator(nn.Module):
         return DiscriminatorOutput(
             logits=jnp.stack(logits, axis=-1),
             feature=jnp.concatenate(features, axis=-1),
-            regions=regions.astype(jnp.float32),
+            regions=at_least_float32(regions),
             sentence=jnp.concatenate(sentences, axis=-1),
         )
 
