@@ -121,7 +121,7 @@ def _default_losses() -> ConfigDict:
         "enabled": True,
         "weight": 1.0,
         "temperature": 0.1,
-        "network": "resnet50",  # or efficientnet_lite0
+        "network": "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         "weights": "",  # a path; empty takes the network's own download, where it has one
         "feature": "logits",  # or pooled
         "input_size": 224,  # pixels; images are resized to it
@@ -201,7 +201,7 @@ def validate(config: ConfigDict) -> None:
     )
     pretrained = config.losses.image_pretrained
     if ":" not in pretrained.network:  # a network of the user's own by dotted path
-        networks = ("resnet50", "efficientnet_lite0")
+        networks = ("resnet50", "efficientnet_lite0", "vgg16", "vgg19")
         _check_choice("losses.image_pretrained.network", pretrained.network, networks)
     _check_choice("losses.image_pretrained.feature", pretrained.feature, ("logits", "pooled"))
     # The generator needs a block after the attention, the discriminator one before its regions.
