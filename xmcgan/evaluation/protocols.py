@@ -63,9 +63,10 @@ def half_pixel_bilinear_matrix(
 
     Output i lies at (i + 0.5) * size_in / size_out - 0.5; no antialiasing.
     """
-    scale = np.float32(size_in) / np.float32(size_out)  # in float32, as PyTorch computes
-    places = np.maximum((np.arange(size_out, dtype=np.float32) + 0.5) * scale - 0.5, 0)
-    return _between_pixels(places, size_in)
+    # PyTorch rounds the scale to float32, and the place once: a fused multiply-add.
+    scale = np.float64(np.float32(size_in) / np.float32(size_out))
+    places = np.maximum((np.arange(size_out) + 0.5) * scale - 0.5, 0)
+    return _between_pixels(places.astype(np.float32), size_in)
 
 
 def _between_pixels(
