@@ -87,9 +87,16 @@ def default_config() -> ConfigDict:
     # Last share of the run, 0 to 1, over which both learning rates fall linearly to 0.
     config.learning_rate_decay = 0.0
     config.losses = _default_losses()
-    # Metrics by name, {"type": registered name or module:Class, field: value}; empty: the standard
-    # ones (xmcgan/evaluation/metrics).
+    # How scripts/eval_fid.py scores a run, and metrics by name: {"type": registered name or
+    # module:Class, field: value}; without any the standard ones (xmcgan/evaluation/metrics).
     config.evaluation = ConfigDict()
+    config.evaluation.protocols = "fd-effnet-lite2"  # joined by commas
+    config.evaluation.num_samples = 0  # 0: 30,000, or one per distinct caption if there are fewer
+    config.evaluation.repeat_captions = False  # with other noise, where num_samples is more
+    config.evaluation.draws = 1  # sets of captions and noise over which scores are averaged
+    config.evaluation.num_references = 0  # random images of the split; 0: all
+    config.evaluation.mirror_references = False  # at random, as the official code does
+    config.evaluation.raw_statistics = False  # batch statistics beside averaged weights: raw ones
 
     config.log_every_steps = 50
     config.sample_every_steps = 1000
