@@ -50,7 +50,7 @@ def default_config() -> ConfigDict:
     config.data.data_dir = "data"
     config.data.train_split = "train"
     config.data.sample_split = ""  # of the sample grids; empty: held-out images, if there are any
-    config.data.resize = "crop"  # or squash
+    config.data.resize = "crop"  # or squash, squash_bilinear
     config.data.flip = True
     config.data.num_workers = 0  # processes that decode; 0 uses threads
     config.data.max_damaged_records = 0  # of the training split that are left out; more stop a run
@@ -202,7 +202,7 @@ def validate(config: ConfigDict) -> None:
     """
     _check_choice("image_size", config.image_size, tuple(WIDTH_MULTIPLIERS))
     _check_choice("dtype", config.dtype, ("float32", "bfloat16"))
-    _check_choice("data.resize", config.data.resize, ("crop", "squash"))
+    _check_choice("data.resize", config.data.resize, ("crop", "squash", "squash_bilinear"))
     _check_choice(
         "text.sentence_pooling", config.text.sentence_pooling, ("masked_mean", "padded_mean")
     )
