@@ -181,7 +181,7 @@ def image_files() -> list[bytes]:
 def config_readers(folder: Path) -> Reader:
     """Return the readers of configs: files of a workdir, flags of a command line, variants."""
     stored = configs.default_config().to_dict()
-    fields = sorted({".".join(path) for path, _ in configs._leaves(configs.default_config())})
+    fields = sorted(configs.fields_of(configs.default_config()))
 
     def file(data: bytes) -> None:
         config = configs.read_config(written(folder / "config.json", data))

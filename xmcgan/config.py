@@ -1,10 +1,10 @@
 """Configurations: what can be set, how `--config NAME[:variant]` finds it, and what cannot work."""
 
 import ast
-import importlib.util
 import json
 import math
-from collections.abc import Iterable
+import runpy
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.models.augment import POLICIES
 from xmcgan.models.generator import WIDTH_MULTIPLIERS
 from xmcgan.utils.files import write_text
+from xmcgan.utils.provenance import flatten
 
 LOSSES = ("hinge", "sentence", "word", "image_discriminator", "image_pretrained")
 
@@ -86,7 +87,26 @@ def default_config() -> ConfigDict:
     config.adam = ConfigDict({"b1": 0.5, "b2": 0.999, "eps": 1e-8})
     # Last share of the run, 0 to 1, over which both learning rates fall linearly to 0.
     config.learning_rate_decay = 0.0
-    config.losses = _default_losses()
+    config.losses = ConfigDict()
+    config.losses.hinge = {"enabled": True, "weight": 1.0}
+    config.losses.sentence = {"enabled": True, "weight": 1.0, "temperature": 0.1}
+    config.losses.word = {
+        "enabled": True,
+        "weight": 1.0,
+        "temperature": 0.02,  # of the cross entropy: the official code's factor 50
+        "region_gamma": 5.0,  # sharpness of a word's attention over regions
+        "word_gamma": 5.0,  # sharpness of the pooling of a caption's words
+    }
+    config.losses.image_discriminator = {"enabled": True, "weight": 1.0, "temperature": 0.1}
+    config.losses.image_pretrained = {
+        "enabled": True,
+        "weight": 1.0,
+        "temperature": 0.1,
+        "network": "resnet50",  # or efficientnet_lite0
+        "weights": "",  # a path; empty takes the network's own download, where it has one
+        "feature": "logits",  # or pooled
+        "input_size": 224,  # pixels; images are resized to it
+    }
     # How scripts/eval_fid.py scores a run, and metrics by name: {"type": registered name or
     # module:Class, field: value}; without any the standard ones (xmcgan/evaluation/metrics).
     config.evaluation = ConfigDict()
@@ -112,137 +132,71 @@ def default_config() -> ConfigDict:
     return config
 
 
-def _default_losses() -> ConfigDict:
-    losses = ConfigDict()
-    losses.hinge = {"enabled": True, "weight": 1.0}
-    losses.sentence = {"enabled": True, "weight": 1.0, "temperature": 0.1}
-    losses.word = {
-        "enabled": True,
-        "weight": 1.0,
-        "temperature": 0.02,  # of the cross entropy: the official code's factor 50
-        "region_gamma": 5.0,  # sharpness of a word's attention over regions
-        "word_gamma": 5.0,  # sharpness of the pooling of a caption's words
-    }
-    losses.image_discriminator = {"enabled": True, "weight": 1.0, "temperature": 0.1}
-    losses.image_pretrained = {
-        "enabled": True,
-        "weight": 1.0,
-        "temperature": 0.1,
-        "network": "resnet50",  # or efficientnet_lite0
-        "weights": "",  # a path; empty takes the network's own download, where it has one
-        "feature": "logits",  # or pooled
-        "input_size": 224,  # pixels; images are resized to it
-    }
-    return losses
-
-
-def find_config_file(name: str) -> Path:
-    """Find configs/NAME.py in the current directory or beside the package.
-
-    Args:
-        name: of a config file, or a path that ends in .py.
-
-    Returns:
-        The file.
-
-    Raises:
-        ConfigError: there is none; a near miss is named.
-    """
-    candidates = (
-        [Path(name)] if name.endswith(".py") else [f / f"{name}.py" for f in _config_folders()]
-    )
-    for path in candidates:
-        if path.is_file():
-            return path
-    known = known_configs()
-    hint = did_you_mean(name, known)
-    raise ConfigError(f"unknown config {name!r}. Known: {', '.join(known)}{hint}")
-
-
-def known_configs() -> list[str]:
-    """Return the names that `find_config_file` knows."""
-    files = [path for folder in _config_folders() for path in folder.glob("*.py")]
-    return sorted({path.stem for path in files if not path.stem.startswith("_")})
-
-
-def _config_folders() -> list[Path]:
-    return [Path.cwd() / "configs", Path(__file__).resolve().parents[1] / "configs"]
+def known_configs() -> dict[str, Path]:
+    """Return the files of configs/ by name, those of the current directory before the package's."""
+    folders = (Path(__file__).resolve().parents[1] / "configs", Path.cwd() / "configs")
+    paths = {path.stem: path for folder in folders for path in folder.glob("[!_]*.py")}
+    return dict(sorted(paths.items()))
 
 
 def load_config(spec: str) -> ConfigDict:
-    """Load `NAME[:variant]`.
-
-    Args:
-        spec: the name of a file in configs/ (or a path to one), and after a colon its variant.
-
-    Returns:
-        The config, locked: fields can be changed, none can be added.
-
-    Raises:
-        ConfigError: no such file, or a variant that it does not know.
-    """
+    """Load `NAME[:variant]` or `PATH.py[:variant]`; locked, so that no field can be added."""
     name, _, variant = spec.partition(":")
-    path = find_config_file(name)
-    module_spec = importlib.util.spec_from_file_location(f"xmcgan_config_{path.stem}", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    return module.get_config(variant).lock()
+    known = known_configs()
+    path = Path(name) if name.endswith(".py") else known.get(name)
+    if path is None or not path.is_file():
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"unknown config {name!r}. Known: {', '.join(known)}{hint}")
+    return runpy.run_path(str(path))["get_config"](variant).lock()
 
 
 def validate(config: ConfigDict) -> None:
-    """Refuse what cannot work, before anything is loaded.
-
-    Args:
-        config: a complete config.
-
-    Raises:
-        ConfigError: names the field, its value and what would do.
-    """
-    _check_choice("image_size", config.image_size, tuple(WIDTH_MULTIPLIERS))
-    _check_choice("dtype", config.dtype, ("float32", "bfloat16"))
-    _check_choice("data.resize", config.data.resize, ("crop", "squash", "squash_bilinear"))
-    _check_choice(
-        "text.sentence_pooling", config.text.sentence_pooling, ("masked_mean", "padded_mean")
-    )
-    pretrained = config.losses.image_pretrained
-    if ":" not in pretrained.network:  # a network of the user's own by dotted path
-        networks = ("resnet50", "efficientnet_lite0")
-        _check_choice("losses.image_pretrained.network", pretrained.network, networks)
-    _check_choice("losses.image_pretrained.feature", pretrained.feature, ("logits", "pooled"))
-    # The generator needs a block after the attention, the discriminator one before its regions.
-    sizes = tuple(s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2)
-    _check_choice("region_size", config.region_size, sizes)
-    _check_discriminator(config)
+    """Refuse what cannot work before anything is loaded; a ConfigError names the field."""
+    choices: dict[str, Collection[Any]] = {
+        "image_size": WIDTH_MULTIPLIERS,
+        "dtype": ("float32", "bfloat16"),
+        "data.resize": ("crop", "squash", "squash_bilinear"),
+        "text.sentence_pooling": ("masked_mean", "padded_mean"),
+        "losses.image_pretrained.network": ("resnet50", "efficientnet_lite0"),
+        "losses.image_pretrained.feature": ("logits", "pooled"),
+        # The generator needs a block after the attention, the discriminator one before its regions.
+        "region_size": [s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2],
+        "generator.type": GENERATORS,
+        "discriminator.type": DISCRIMINATORS,
+    }
+    own = ("losses.image_pretrained.network", "generator.type", "discriminator.type")
+    for field, known in choices.items():
+        value = fields_of(config)[field]
+        if value not in known and not (field in own and ":" in value):  # module:Class of a user
+            names = ", ".join(map(str, known))
+            raise ConfigError(f"{field} = {value} cannot work. It can be: {names}.")
     for field in (
-        "batch_size", "d_steps", "text.max_tokens", "generator.width", "generator.z_dim",
+        "batch_size", "d_steps", "generator.width", "generator.z_dim",
         "discriminator.width", "log_every_steps", "sample_every_steps",
         "checkpoint_every_steps", "keep_checkpoints", "num_samples", "num_microbatches",
         "mesh.fsdp", "stop_after_skipped_steps",
     ):  # fmt: skip
-        _check_positive(config, field)
-    _check_groups(config)
-    _check_losses(config)
-    if config.data.max_damaged_records < 0:
-        raise ConfigError("data.max_damaged_records must be 0 or more")
-    if not 0 <= config.seed < 2**32:
-        raise ConfigError(f"seed = {config.seed} is not in [0, 2**32)")
+        _require(config, field, lambda x: isinstance(x, int) and x > 0, "a whole number above 0")
+    _require(config, "text.max_tokens", lambda x: x >= 3, "at least 3: [CLS], one word and [SEP]")
+    _require(config, "data.max_damaged_records", lambda x: x >= 0, "0 or more")
+    _require(config, "seed", lambda x: 0 <= x < 2**32, "in [0, 2**32)")
+    _require(config, "ema_decay", lambda x: 0 <= x < 1, "in [0, 1)")
+    _require(config, "learning_rate_decay", lambda x: 0 <= x <= 1, "in [0, 1]")
     if config.num_train_steps <= 0 and config.num_epochs <= 0:
         raise ConfigError("set num_train_steps or num_epochs to more than 0")
-    if not 0 <= config.ema_decay < 1:
-        raise ConfigError(f"ema_decay = {config.ema_decay} is not in [0, 1)")
-    if not 0 <= config.learning_rate_decay <= 1:
-        raise ConfigError(f"learning_rate_decay = {config.learning_rate_decay} is not in [0, 1]")
-    if config.text.max_tokens < 3:
-        raise ConfigError("text.max_tokens must be at least 3: [CLS], one word and [SEP]")
+    _check_discriminator(config)
+    _check_groups(config)
+    _check_losses(config)
+
+
+def _require(config: ConfigDict, field: str, is_valid: Callable[[Any], bool], wanted: str) -> None:
+    value = fields_of(config)[field]
+    if not is_valid(value):
+        raise ConfigError(f"{field} = {value} must be {wanted}")
 
 
 def _check_discriminator(config: ConfigDict) -> None:
     network = config.discriminator
-    for section, known in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
-        if ":" not in config[section].type:
-            _check_choice(f"{section}.type", config[section].type, tuple(known))
     for policy in filter(None, network.augment.split(",")):
         if policy not in POLICIES:
             raise ConfigError(
@@ -267,38 +221,21 @@ def trunk_size(config: ConfigDict) -> int:
     return config.discriminator.trunk_size or (2 * size if size <= 64 else max(size, 128))
 
 
-def _check_choice(field: str, value: Any, known: tuple[Any, ...]) -> None:
-    if value not in known:
-        names = ", ".join(map(str, known))
-        raise ConfigError(f"{field} = {value} cannot work. It can be: {names}.")
-
-
-def _check_positive(config: ConfigDict, field: str) -> None:
-    value = config
-    for part in field.split("."):
-        value = value[part]
-    if not isinstance(value, int) or value <= 0:
-        raise ConfigError(f"{field} = {value} must be a whole number above 0")
-
-
 def _check_groups(config: ConfigDict) -> None:
-    if config.batch_size % config.num_microbatches:
+    parts = config.num_microbatches
+    if config.batch_size % parts:
         raise ConfigError(
-            f"num_microbatches = {config.num_microbatches} must divide "
-            f"batch_size = {config.batch_size}"
+            f"num_microbatches = {parts} must divide batch_size = {config.batch_size}"
         )
-    size = config.batch_size // config.num_microbatches
-    whole = "batch_size" if config.num_microbatches == 1 else "batch_size / num_microbatches"
+    size = config.batch_size // parts
+    whole = "batch_size" if parts == 1 else "batch_size / num_microbatches"
+    wanted = f"0 (the whole batch) or divide {whole} = {size}"
     for field in ("batch_norm_group_size", "contrastive_group_size"):
-        group = config[field]
-        if group < 0 or (group and size % group):
-            raise ConfigError(
-                f"{field} = {group} must be 0 (the whole batch) or divide {whole} = {size}"
-            )
-    if config.num_microbatches > 1 and config.batch_norm_group_size == 0:
+        _require(config, field, lambda x: x == 0 or (x > 0 and size % x == 0), wanted)
+    if parts > 1 and config.batch_norm_group_size == 0:
         raise ConfigError(
-            f"num_microbatches = {config.num_microbatches} cannot take batch statistics of the "
-            f"whole batch: say --config.batch_norm_group_size={size}, the images of one part"
+            f"num_microbatches = {parts} cannot take batch statistics of the whole batch: say "
+            f"--config.batch_norm_group_size={size}, the images of one part"
         )
 
 
@@ -307,21 +244,15 @@ def _check_losses(config: ConfigDict) -> None:
     if not enabled:
         raise ConfigError("all losses are off: set losses.NAME.enabled=true for one at least")
     for name in enabled:
-        loss = config.losses[name]
-        if not math.isfinite(loss.weight) or loss.weight < 0:
-            raise ConfigError(f"losses.{name}.weight = {loss.weight} must be 0 or more")
-        if name != "hinge" and not loss.temperature > 0:
-            raise ConfigError(f"losses.{name}.temperature = {loss.temperature} must be above 0")
+        _require(config, f"losses.{name}.weight", lambda x: 0 <= x < math.inf, "0 or more")
+        if name != "hinge":
+            _require(config, f"losses.{name}.temperature", lambda x: x > 0, "above 0")
     if config.batch_size < 2 and enabled != ["hinge"]:
         raise ConfigError("contrastive losses need batch_size 2 or more (negatives are other rows)")
 
 
 def check_devices(config: ConfigDict, num_devices: int) -> None:
-    """Refuse a batch that the devices cannot share.
-
-    Raises:
-        ConfigError: names both numbers and the nearest batches that would do.
-    """
+    """Refuse a batch that the devices cannot share; a ConfigError names the nearest that would."""
     unit = num_devices * config.num_microbatches
     if config.batch_size % unit:
         lower = config.batch_size // unit * unit
@@ -336,15 +267,10 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
 def apply_override(config: ConfigDict, override: str) -> None:
     """Set one field from `field.subfield=value`, converted to the type that it has.
 
-    Args:
-        config: changed in place.
-        override: as on the command line, without `--config.`.
-
-    Raises:
-        ConfigError: no such field (a near miss is named), or a value of another type.
+    Raises ConfigError for an unknown field (a near miss is named) or a value of another type.
     """
     field, equals, text = override.partition("=")
-    known = {".".join(path): value for path, value in _leaves(config)}
+    known = fields_of(config)
     if field not in known and equals and _set_own(config, field, text):
         return
     if field not in known:
@@ -353,11 +279,13 @@ def apply_override(config: ConfigDict, override: str) -> None:
         if inside:
             raise ConfigError(f"--config.{field} is no field. It holds {', '.join(inside)}")
         # A field of another group whose last name is like it comes first.
-        hint = did_you_mean(field, known, _last_name) or did_you_mean(field, [*known, *groups])
-        raise ConfigError(f"unknown field --config.{field}{hint}")
+        hint = did_you_mean(field, known, lambda name: name.rpartition(".")[2])
+        raise ConfigError(
+            f"unknown field --config.{field}{hint or did_you_mean(field, [*known, *groups])}"
+        )
     if not equals:
         raise ConfigError(f"--config.{field} needs a value: --config.{field}=...")
-    config.update_from_flattened_dict({field: _convert(field, text, known[field])})
+    config.update_from_flattened_dict({field: _convert(field, text, type(known[field]))})
 
 
 def _set_own(config: ConfigDict, field: str, text: str) -> bool:
@@ -381,29 +309,12 @@ def _set_own(config: ConfigDict, field: str, text: str) -> bool:
     return True
 
 
-def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, (*path, name))
-        else:
-            yield (*path, name), value
-
-
-def _last_name(field: str) -> str:
-    return field.rpartition(".")[2]
-
-
-def _convert(field: str, text: str, old: Any) -> Any:
-    kind = type(old)
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ConfigError(f"--config.{field}={text}: must be true or false")
-        return text.lower() == "true"
+def _convert(field: str, text: str, kind: type) -> Any:
     try:
-        return kind(text)
-    except ValueError:
-        words = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
-        raise ConfigError(f"--config.{field}={text}: must be {words}") from None
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        words = {int: "a whole number", float: "a number", bool: "true or false"}
+        raise ConfigError(f"--config.{field}={text}: must be {words[kind]}") from None
 
 
 def save_config(config: ConfigDict, path: Path) -> None:
@@ -414,19 +325,23 @@ def save_config(config: ConfigDict, path: Path) -> None:
 def read_config(path: Path) -> ConfigDict:
     """Read a config that `save_config` wrote; fields that are newer than it get their defaults.
 
-    Raises:
-        ConfigError: there is none, or it is damaged.
+    Raises ConfigError if there is none, or if it is damaged.
     """
     config = default_config()
     try:
         config.update(json.loads(path.read_text(encoding="utf-8")))
-        if unset := [".".join(name) for name, value in _leaves(config) if value is None]:
+        if unset := [name for name, value in fields_of(config).items() if value is None]:
             raise ValueError(f"{', '.join(unset)} has no value")
         return config.lock()
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: is {path.parent} a workdir of a run?") from None
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from None
+
+
+def fields_of(config: ConfigDict) -> dict[str, Any]:
+    """Return the values of a config by dotted name."""
+    return flatten(config.to_dict())
 
 
 # Fields that may change between runs of one workdir.
@@ -445,11 +360,10 @@ _NEW_FIELDS = ("generator.type", "discriminator.places", "learning_rate_decay")
 
 def fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Return the fields that a resumed run must share with its start, by dotted name."""
-    leaves = {".".join(path): value for path, value in _leaves(config)}
-    defaults = {".".join(path): value for path, value in _leaves(default_config())}
+    defaults = fields_of(default_config())
     return {
         name: value
-        for name, value in leaves.items()
+        for name, value in fields_of(config).items()
         if name not in _FREE_FIELDS
         and not name.startswith("evaluation.")
         and not (name in _NEW_FIELDS and value == defaults[name])
@@ -457,22 +371,17 @@ def fingerprint(config: ConfigDict) -> dict[str, Any]:
 
 
 # Paths and workers of one machine; the fingerprint compares the data themselves.
-_LOCAL_FIELDS = (
+_LOCAL_FIELDS = {
     "data.data_dir", "data.num_workers", "text.weights", "losses.image_pretrained.weights",
-)  # fmt: skip
+}  # fmt: skip
 
 
 def shared_fields(config: ConfigDict) -> dict[str, Any]:
     """Return the fields that all processes of a run must share, by dotted name."""
-    leaves = {".".join(path): value for path, value in _leaves(config)}
-    return {name: value for name, value in leaves.items() if name not in _LOCAL_FIELDS}
+    return {n: value for n, value in fields_of(config).items() if n not in _LOCAL_FIELDS}
 
 
 def changed_fields(config: ConfigDict) -> list[tuple[str, Any, Any]]:
     """Return the fields that differ from `default_config`: dotted name, value and default."""
-    defaults = dict(_leaves(default_config()))
-    return [
-        (".".join(path), value, defaults.get(path))
-        for path, value in _leaves(config)
-        if value != defaults.get(path)
-    ]
+    old, now = fields_of(default_config()), fields_of(config)
+    return [(n, value, old.get(n)) for n, value in now.items() if value != old.get(n)]

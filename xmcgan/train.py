@@ -43,7 +43,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
     """
     # ------------------------------------------------------------------ Devices and workdir
     is_host0 = distributed.is_host0()
-    console = Console(highlight=False, soft_wrap=True, quiet=not is_host0)
+    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not is_host0)
     with distributed.raise_on_all():
         configs.validate(config)
         mesh = meshes.make_mesh(fsdp=config.mesh.fsdp)
@@ -218,11 +218,11 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 writer.write_scalars(step, scalars)
                 logging.print_step(console, step, scalars)
                 for warning in health.warnings(scalars):
-                    logging.print_warning(console, warning)
+                    console.print(f"warning: {warning}")
             with clock.exclude():
                 is_sampled = step % config.sample_every_steps == 0 or step == num_steps
                 if is_sampled and (warning := fixed.draw(state, step, writer)):
-                    logging.print_warning(console, warning)
+                    console.print(f"warning: {warning}")
                 if step % config.checkpoint_every_steps == 0:
                     save(step)
                     saved_step = step

@@ -35,7 +35,6 @@ from xmcgan.utils.provenance import fingerprint_differences
 
 PyTree = Any
 JSON = Any
-
 _TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax's suffix of an incomplete step
 
 
@@ -51,11 +50,10 @@ class Record:
 
 
 class Checkpointer(contextlib.AbstractContextManager):
-    """Saves and restores the state of a run in `directory`; a context manager.
+    """Saves and restores the state of a run; the caller holds `lock_workdir`.
 
     Keeps the newest `keep` steps and the pinned ones, plus one more until the next save begins.
-    `fingerprint` holds JSON values that must be equal when the run is resumed. The caller holds
-    `lock_workdir`: nobody else writes into the directory.
+    `fingerprint` holds JSON values that must be equal when the run is resumed.
     """
 
     def __init__(self, directory: Path, *, keep: int, fingerprint: Mapping[str, JSON]) -> None:
@@ -77,21 +75,18 @@ class Checkpointer(contextlib.AbstractContextManager):
             )
         )
 
-    def __exit__(self, exc_type: Any, exc_value: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: Any, error_of_block: BaseException | None, traceback: Any) -> None:
         try:
             self.wait()
         except CheckpointError as error:
-            if exc_value is None:
+            if error_of_block is None:
                 raise
             logging.error("%s", error)  # The error that ended the block is the one to raise.
         finally:
             self._checkpointer.close()
 
     def latest_step(self) -> int | None:
-        """Return the newest complete step, None if none was ever saved.
-
-        Raises CheckpointError if a newer step was saved and is gone.
-        """
+        """Return the newest complete step, None if none was ever saved; refuse if one is gone."""
         # As process 0 sees it: on a network file system others may see it later.
         steps, newest = all_gather_json([committed_steps(self._directory), self._read_newest()])[0]
         if newest > max(steps, default=-1):
@@ -104,8 +99,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         """Copy `state`, a tree of plain arrays, to the host and write it in the background.
 
         The arrays may be donated as soon as this returns. Complete steps from `step` on, which a
-        run restored from an older one leaves behind, are renamed to `set-aside-STEP`. Raises
-        CheckpointError if this save cannot start or the previous one failed.
+        run restored from an older one leaves behind, are renamed to `set-aside-STEP`.
         """
         self.wait()
         self._set_aside_from(step)
@@ -117,9 +111,8 @@ class Checkpointer(contextlib.AbstractContextManager):
         record = dataclasses.asdict(
             Record(step, _plain_json(extra), self._fingerprint, descriptions, xmcgan.__version__)
         )
-        if jax.process_count() == 1:
-            saved = jax.tree.unflatten(structure, copies)
-        else:
+        saved = jax.tree.unflatten(structure, copies)
+        if jax.process_count() > 1:
             saved = jax.tree.map(jnp.copy, state)  # every process writes its own shards
         self._saving = step
         with self._wrap_save_errors():
@@ -132,10 +125,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             )
 
     def wait(self) -> None:
-        """Wait for the save in progress, then remove old steps.
-
-        Raises CheckpointError if it failed; older steps are intact.
-        """
+        """Wait for the save in progress, then remove old steps; if it failed, they stay."""
         with self._wrap_save_errors():
             self._checkpointer.wait_until_finished()
         if self._saving is not None and is_host0():
@@ -150,8 +140,7 @@ class Checkpointer(contextlib.AbstractContextManager):
 
         Leaves of `abstract_state` are arrays or `jax.ShapeDtypeStruct`s with the sharding to
         restore to, on any number of devices. Raises CheckpointError if the step is missing or
-        damaged, if its arrays have other names, shapes or dtypes, or if the fingerprint differs
-        and `allow_mismatch` is not set.
+        damaged, or if its arrays or (unless `allow_mismatch`) its fingerprint differ.
         """
         self.wait()
         record = read_record(self._directory, step)
@@ -171,10 +160,8 @@ class Checkpointer(contextlib.AbstractContextManager):
         # Orbax would place such an array where it was saved from, without a word.
         if unplaced := [n for n, leaf in wanted.items() if getattr(leaf, "sharding", None) is None]:
             raise ValueError(f"abstract_state has no sharding for {unplaced[0]}")
-        request = ocp.args.PyTreeRestore(
-            abstract_state,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
-        )
+        placement = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+        request = ocp.args.PyTreeRestore(abstract_state, restore_args=placement)
         return _restore_arrays(self._directory, record, lambda stored: request), record.extra
 
     def _refuse(self, record: Record, changes: list[str], what: str, way_out: str = "") -> None:
@@ -212,28 +199,22 @@ class Checkpointer(contextlib.AbstractContextManager):
             yield
         except Exception as error:
             step, self._saving = self._saving, None
-            complete = ", ".join(map(str, committed_steps(self._directory))) or "none"
             raise CheckpointError(
                 f"step {step} could not be saved in {self._directory}: {_brief(error)}\n"
-                f"Is the disk full or read-only? Complete steps: {complete}."
+                "Is the disk full or read-only? Complete steps: "
+                f"{_steps_in_words(committed_steps(self._directory))}."
             ) from error
 
 
 def committed_steps(directory: Path) -> list[int]:
     """Return the complete steps of a checkpoint directory, oldest first."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
 
 
 def read_record(directory: Path, step: int) -> Record:
-    """Read the description of a step without its arrays.
-
-    Raises CheckpointError if the step is missing or its record is damaged.
-    """
-    steps = committed_steps(directory)
-    if step not in steps:
-        there = ", ".join(map(str, steps)) or "none"
+    """Read the description of a step; raises CheckpointError if it is missing or damaged."""
+    if step not in (steps := committed_steps(directory)):
+        there = _steps_in_words(steps)
         raise CheckpointError(f"{directory} has no checkpoint of step {step}; it has {there}")
     with _wrap_restore_errors(directory, step):
         path = directory / str(step) / "record" / "record.json"
@@ -251,8 +232,7 @@ def checkpoint_digest(directory: Path, step: int) -> str:
 def restore_subtree(directory: Path, step: int, keys: Sequence[str]) -> dict[str, PyTree]:
     """Read top-level fields of a saved state as NumPy arrays in nested dictionaries.
 
-    Needs neither networks nor optimizers and writes nothing, so it may run beside training. Raises
-    CheckpointError if the step or a field is missing, or if the step is damaged.
+    Raises CheckpointError if the step or a field is missing, or if the step is damaged.
     """
     record = read_record(directory, step)
     fields = {name.split("/")[0] for name in record.leaves}
@@ -277,10 +257,8 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 
 
 def pin(directory: Path, step: int, reason: str) -> bool:
-    """Keep a step, for a reason such as "evaluation", until it is unpinned.
-
-    A pin is a file: it outlives a killed evaluation. Returns False if the step does not exist.
-    """
+    """Keep a step, for a reason such as "evaluation", until it is unpinned; False if it is gone."""
+    # A file, so that it outlives a killed evaluation.
     with lock_folder(directory / "pins", CheckpointError):
         if step not in committed_steps(directory):
             return False
@@ -312,7 +290,7 @@ def remove_old(directory: Path, keep: int) -> None:
 def _restore_arrays(
     directory: Path, record: Record, request: Callable[[Any], ocp.args.PyTreeRestore]
 ) -> PyTree:
-    """Read what `request` makes of the stored tree, and compare digests."""
+    # Reads what `request` makes of the stored tree, and compares digests.
     path = epath.Path(directory.absolute() / str(record.step) / "state")
     with (
         _wrap_restore_errors(directory, record.step),
@@ -341,15 +319,15 @@ def _wrap_restore_errors(directory: Path, step: int) -> Iterator[None]:
 
 
 def _way_back(steps: Sequence[int]) -> str:
+    restore = "restore the folder from a copy, or"
     if not steps:
-        return (
-            "There is no older step: restore the folder from a copy, or start anew in another "
-            "--workdir."
-        )
-    return (
-        f"Older steps: {', '.join(map(str, steps))}. Restore the folder from a copy, or go back to "
-        f"one of them with --config.restore_step={steps[-1]}."
-    )
+        return f"There is no older step: {restore} start anew in another --workdir."
+    back = f"go back to one of them with --config.restore_step={steps[-1]}"
+    return f"Older steps: {_steps_in_words(steps)}; {restore} {back}."
+
+
+def _steps_in_words(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
 
 
 def _describe(leaf: np.ndarray) -> dict[str, JSON]:
@@ -363,11 +341,11 @@ def _json_digest(values: Mapping[str, JSON]) -> str:
 
 
 def _plain_json(values: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return values as JSON restores them: tuples become lists, keys strings."""
+    # As JSON restores them: tuples become lists, keys strings.
     return json.loads(json.dumps(dict(values)))
 
 
 def _brief(error: BaseException) -> str:
-    """Return an error's message without the pages that some libraries append."""
+    # Without the pages that some libraries append.
     text = str(error).split(" [tensorstore_spec")[0].strip() or type(error).__name__
     return text if len(text) <= 500 else f"{text[:500]} ..."

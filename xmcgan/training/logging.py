@@ -1,7 +1,4 @@
-"""What a run reports: metrics to files, TensorBoard and Weights & Biases, lines to the terminal.
-
-The writers have the interface of `clu.metric_writers`, which cannot be used: it needs TensorFlow.
-"""
+"""What a run reports: metrics to files, TensorBoard and Weights & Biases, lines to the terminal."""
 
 import contextlib
 import json
@@ -35,6 +32,7 @@ Scalars = Mapping[str, SupportsFloat]
 Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
 
 
+# The interface of `clu.metric_writers`, which needs TensorFlow.
 class MetricWriter(contextlib.AbstractContextManager):
     """Writer that forwards to `writers`; subclasses write what they can show, ignoring the rest."""
 
@@ -66,20 +64,14 @@ class MetricWriter(contextlib.AbstractContextManager):
 
 
 class JsonLinesWriter(MetricWriter):
-    """Writer of one JSON object per line: `{"step": 100, "time": 1700000000.0, "g_loss": 1.5}`.
-
-    `time` is in seconds since 1970. Nonfinite numbers become the strings "NaN", "Infinity" and
-    "-Infinity", which Python's `float` reads back.
-    """
+    """Writer of one JSON object per line: `{"step": 100, "time": 1700000000.0, "g_loss": 1.5}`."""
 
     def __init__(self, path: Path, last_step: float = math.inf) -> None:
         """Append to `path`, after removing half-written lines and those beyond `last_step`."""
         super().__init__()
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        kept = [
-            line for line in lines if (step := _step_of(line)) is not None and step <= last_step
-        ]
+        kept = [line for line in lines if _step_of(line) <= last_step]
         if len(kept) < len(lines):
             with atomic_file(path) as file:
                 file.writelines(kept)
@@ -89,7 +81,7 @@ class JsonLinesWriter(MetricWriter):
         line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
         for name, value in scalars.items():
             number = float(value)
-            # json.dumps writes a bare NaN, which is not valid JSON.
+            # A bare NaN is not valid JSON; the string "NaN" is, and `float` reads it.
             line[name] = number if math.isfinite(number) else json.dumps(number)
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()  # so that whoever follows the file sees whole lines
@@ -99,10 +91,7 @@ class JsonLinesWriter(MetricWriter):
 
 
 class TensorBoardWriter(MetricWriter):
-    """Writer of TensorBoard event files.
-
-    TensorBoard hides what earlier files in the folder contain from `purge_step` on.
-    """
+    """Writer of event files; TensorBoard hides what earlier ones say from `purge_step` on."""
 
     def __init__(self, directory: Path, *, purge_step: int | None = None) -> None:
         super().__init__()
@@ -133,12 +122,10 @@ class TensorBoardWriter(MetricWriter):
 
 
 class WandbWriter(MetricWriter):
-    """Writer to a run of Weights & Biases; its failures never stop the training.
+    """Writer to a run of Weights & Biases; after a failure it warns and sends nothing more.
 
-    After the first one it prints a warning and sends nothing more: the other writers have it all.
-    A resumed run continues the run whose id the workdir keeps. WANDB_MODE=offline stores everything
-    in WORKDIR/wandb, for `wandb sync`. Raises ConfigError if the package is missing or not logged
-    in.
+    A resumed run continues the run whose id the workdir keeps. Raises ConfigError if the package
+    is missing or not logged in.
     """
 
     def __init__(self, workdir: Path, project: str, entity: str, first_step: int) -> None:
@@ -193,10 +180,8 @@ class WandbWriter(MetricWriter):
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        print(
-            f"warning: Weights & Biases failed; no more of this run is sent: {error}",
-            file=sys.stderr,
-        )
+        text = f"warning: Weights & Biases failed; no more of this run is sent: {error}"
+        print(text, file=sys.stderr)
 
 
 def import_wandb() -> ModuleType:
@@ -222,19 +207,16 @@ def open_writers(
         return MetricWriter()
     json_lines = JsonLinesWriter(workdir / "metrics.jsonl", first_step)
     tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)
-    if not project:
-        return MetricWriter(json_lines, tensorboard)
-    wandb = WandbWriter(workdir, project, entity, first_step)
-    return MetricWriter(json_lines, tensorboard, wandb)
+    wandb = [WandbWriter(workdir, project, entity, first_step)] if project else []
+    return MetricWriter(json_lines, tensorboard, *wandb)
 
 
-def _step_of(line: bytes) -> int | None:
-    """Step of a line, None if the line is incomplete."""
+def _step_of(line: bytes) -> float:
+    """Step of a line, NaN if the line is incomplete."""
     try:
-        step = json.loads(line)["step"] if line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return step if isinstance(step, int) else None
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.nan
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return math.nan
 
 
 class MetricAverages:
@@ -304,11 +286,6 @@ class StepClock:
         self._start += time.monotonic() - start
 
 
-def print_warning(console: Console, text: str) -> None:
-    """Print a warning; brackets in it are no markup."""
-    console.print(f"warning: {text}", markup=False)
-
-
 def print_summary(
     console: Console,
     config: ConfigDict,
@@ -320,11 +297,7 @@ def print_summary(
     steps: tuple[int, int, float],
     workdir: Path,
 ) -> None:
-    """Print what is about to be trained.
-
-    `params` are those of the `generator`, `discriminator` and `text` encoder; `steps` the first,
-    the last, and those per epoch.
-    """
+    """Print what is about to be trained; `steps` are the first, the last, and those per epoch."""
     millions = {k: parameter_overview.count_parameters(v) / 1e6 for k, v in params.items()}
     first_step, num_steps, steps_per_epoch = steps
     parts = f" in {config.num_microbatches} microbatches" * (config.num_microbatches > 1)
@@ -343,7 +316,7 @@ def print_summary(
         "workdir": str(workdir),
     }
     for name, text in lines.items():
-        console.print(f"{name:>14}  {text}", markup=False)
+        console.print(f"{name:>14}  {text}")
 
 
 def progress_bar(console: Console) -> Progress:
@@ -366,24 +339,18 @@ def print_step(console: Console, step: int, scalars: Mapping[str, float]) -> Non
     values = [f"{label} {scalars[name]:.3f}" for name, label in shown.items() if name in scalars]
     rate = f"{scalars['images_per_second']:.1f} images/s"
     console.print(f"step {step:>6}  {'  '.join(values)}  {rate}")
-    if scalars[SKIPPED]:
-        console.print(
-            f"warning: {scalars[SKIPPED]:.0f} updates were skipped: a gradient was not finite"
-        )
+    if skipped := scalars[SKIPPED]:
+        console.print(f"warning: {skipped:.0f} updates were skipped: a gradient was not finite")
 
 
 def print_end(console: Console, workdir: Path, step: int, num_steps: int, how: str) -> None:
     """Print how a run ended, "finished" or the name of a signal, and where its results are."""
-    if how == "finished":
-        console.print(f"finished: {step:,} steps")
-    elif step == 0:
+    if step == 0:
         console.print(f"stopped by {how} before the first step")
         return
-    else:
-        console.print(
-            f"stopped by {how} and saved at step {step:,} of {num_steps:,}; the same command "
-            "resumes the run"
-        )
+    resume = f" and saved at step {step:,} of {num_steps:,}; the same command resumes the run"
+    is_finished = how == "finished"
+    console.print(f"finished: {step:,} steps" if is_finished else f"stopped by {how}{resume}")
     results = {
         "samples": workdir / "samples",
         "checkpoint": workdir / "checkpoints" / str(step),
@@ -391,4 +358,4 @@ def print_end(console: Console, workdir: Path, step: int, num_steps: int, how: s
         "logs": f"tensorboard --logdir {workdir / 'tensorboard'}",
     }
     for name, text in results.items():
-        console.print(f"{name:>10}  {text}", markup=False)
+        console.print(f"{name:>10}  {text}")

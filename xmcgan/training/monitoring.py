@@ -40,19 +40,16 @@ def sample_diversity(
 
 def diversity_warning(ratio: float) -> str:
     """Return a warning about a low `sample_diversity`, empty if it is healthy."""
-    if ratio >= 0.05:
-        return ""
-    return (
-        f"samples of one caption are nearly alike ({ratio:.1%} of the distance between real "
-        "images): the noise changes little"
-    )
+    share = f"{ratio:.1%} of the distance between real images"
+    text = f"samples of one caption are nearly alike ({share}): the noise changes little"
+    return text if ratio < 0.05 else ""
 
 
 class HealthWatch:
     """Warnings about metrics that look bad in three log lines in a row, once per episode."""
 
     def __init__(self) -> None:
-        self._consecutive: dict[str, int] = {}
+        self._consecutive = [0, 0]
 
     def warnings(self, averages: dict[str, float]) -> list[str]:
         """Return the warnings that are due after this log line."""
@@ -66,14 +63,9 @@ class HealthWatch:
             "samples may have collapsed. Look at the sample grids; an earlier checkpoint may be "
             "better.": 1 - fake < 0.1 * (1 - real),
         }
-        due = []
-        for (message, is_bad), name in zip(
-            signs.items(), ("discriminator", "collapse"), strict=True
-        ):
-            self._consecutive[name] = self._consecutive.get(name, 0) + 1 if is_bad else 0
-            if self._consecutive[name] == 3:
-                due.append(message)
-        return due
+        counts = zip(self._consecutive, signs.values(), strict=True)
+        self._consecutive = [count + 1 if is_bad else 0 for count, is_bad in counts]
+        return [text for text, count in zip(signs, self._consecutive, strict=True) if count == 3]
 
 
 class SkipCount:
@@ -116,11 +108,9 @@ def find_first_nonfinite(
     failed: set[int] = set()
 
     def test(name: str, x: Array) -> None:
+        index = len(names)
         names.append(name)
-        index = len(names) - 1
-        jax.debug.callback(
-            lambda is_finite: None if is_finite else failed.add(index), jnp.isfinite(x).all()
-        )
+        jax.debug.callback(lambda is_bad: is_bad and failed.add(index), ~jnp.isfinite(x).all())
 
     def probe(name: str, x: Any) -> Any:
         @jax.custom_vjp
@@ -172,11 +162,11 @@ def nonfinite_error(
     """Error about a skipped step, repeated from the state before it; its batch goes to `folder`."""
     step = int(state.step) + 1
     path = folder / f"step_{step}.npz"
-    arrays = {name: fetch(value) for name, value in batch.items()}
+    arrays: dict[str, Any] = {name: fetch(value) for name, value in batch.items()}
     if is_host0():
         folder.mkdir(exist_ok=True)
         with atomic_file(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)
     first = find_first_nonfinite(train_step, state, frozen_params, batch)
     return TrainingError(
         "too many steps in a row were skipped because a gradient was not finite "
@@ -196,11 +186,8 @@ def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
             raise
         parts = 2 * config.num_microbatches
         size = config.batch_size // parts
-        smaller = (
-            f"--config.num_microbatches={parts} --config.batch_norm_group_size={size}, "
-            if size and config.batch_size % parts == 0
-            else ""
-        )
+        smaller = f"--config.num_microbatches={parts} --config.batch_norm_group_size={size}, "
+        smaller *= bool(size) and config.batch_size % parts == 0
         raise TrainingError(
             f"the devices have too little memory for this step ({str(error).splitlines()[0]}). "
             f"Try {smaller}--config.remat=true, more devices or a smaller batch_size; "
@@ -211,13 +198,11 @@ def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
 class StopSignal:
     """The first SIGINT or SIGTERM inside a `with` block, in `received`; a second acts at once."""
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+    received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._remember)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._remember) for number in signals}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -243,11 +228,7 @@ class StopSignal:
 
 
 class StopVote:
-    """Agreement of all processes to stop after the same step, whichever got the signal.
-
-    Every process votes at every step and reads the result of the step before, which is ready then:
-    no step waits for it.
-    """
+    """Agreement of all processes to stop after the same step, whichever got the signal."""
 
     def __init__(self, stop: StopSignal, mesh: jax.sharding.Mesh) -> None:
         self._stop, self._sharding = stop, sample_sharding(mesh)
@@ -259,6 +240,7 @@ class StopVote:
         if jax.process_count() == 1:
             return self._stop.received is not None
         votes = np.full(jax.local_device_count(), self._stop.received or 0, np.int32)
+        # The result of the step before is ready now: no step waits for it.
         last, self._last = self._last, self._highest(put_shares(votes, self._sharding))
         if last is not None and (number := int(last)):
             self._stop.received = signal.Signals(number)

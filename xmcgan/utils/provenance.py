@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -99,20 +99,18 @@ def _now() -> str:
 
 def fingerprint_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return one line `field: stored -> now` per field of two nested JSON objects that differs."""
-    old, new = dict(_flat(stored)), dict(_flat(now))
-    return [
-        f"{field}: {old.get(field, 'absent')} -> {new.get(field, 'absent')}"
-        for field in sorted(old.keys() | new.keys())
-        if old.get(field, "absent") != new.get(field, "absent")
-    ]
+    old, new = flatten(stored), flatten(now)
+    pairs = {f: (old.get(f, "absent"), new.get(f, "absent")) for f in sorted(old.keys() | new)}
+    return [f"{field}: {a} -> {b}" for field, (a, b) in pairs.items() if a != b]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested JSON object by dotted name."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        is_group = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
+    return flat
 
 
 def _git(checkout: Path, *arguments: str) -> str:
