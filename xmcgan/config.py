@@ -17,6 +17,7 @@ from xmcgan.models.generator import WIDTH_MULTIPLIERS
 from xmcgan.utils.files import write_text
 from xmcgan.utils.provenance import flatten
 
+IMAGE_NETWORKS = ("resnet50", "efficientnet_lite0", "vgg16", "vgg19")
 LOSSES = ("hinge", "sentence", "word", "image_discriminator", "image_pretrained")
 
 
@@ -102,7 +103,7 @@ def default_config() -> ConfigDict:
         "enabled": True,
         "weight": 1.0,
         "temperature": 0.1,
-        "network": "resnet50",  # or efficientnet_lite0
+        "network": "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         "weights": "",  # a path; empty takes the network's own download, where it has one
         "feature": "logits",  # or pooled
         "input_size": 224,  # pixels; images are resized to it
@@ -157,7 +158,12 @@ def validate(config: ConfigDict) -> None:
         "dtype": ("float32", "bfloat16"),
         "data.resize": ("crop", "squash", "squash_bilinear"),
         "text.sentence_pooling": ("masked_mean", "padded_mean"),
-        "losses.image_pretrained.network": ("resnet50", "efficientnet_lite0"),
+        "losses.image_pretrained.network": (
+            "resnet50",
+            "efficientnet_lite0",
+            "vgg16",
+            "vgg19",
+        ),  # fmt: skip
         "losses.image_pretrained.feature": ("logits", "pooled"),
         # The generator needs a block after the attention, the discriminator one before its regions.
         "region_size": [s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2],

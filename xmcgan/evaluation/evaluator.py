@@ -30,6 +30,7 @@ from xmcgan.evaluation.metrics import (
     BuiltMetric,
     Context,
     build_metrics,
+    possible,
     quality_metrics,
 )
 from xmcgan.evaluation.protocols import PROTOCOLS, flattered_by
@@ -389,7 +390,7 @@ def metric_specs(
     if names is None:
         # Retrieval that is named although it cannot be computed is an error.
         retrieval = ["retrieval"] if can_retrieve else []
-        names = list(configured) or ["quality", *retrieval, "diversity"]
+        names = list(configured) or ["quality", *possible([*retrieval, "diversity"], protocols)]
     specs: dict[str, dict[str, Any]] = {}
     for name in names:
         if name == "quality":

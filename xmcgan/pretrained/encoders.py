@@ -21,6 +21,8 @@ from xmcgan.utils.registry import find
 IMAGE_NETWORKS = {
     "efficientnet_lite0": "xmcgan.pretrained.efficientnet_lite:load_efficientnet_lite0",
     "resnet50": "xmcgan.pretrained.resnet:load_resnet50",
+    "vgg16": "xmcgan.pretrained.vgg:load_vgg16",
+    "vgg19": "xmcgan.pretrained.vgg:load_vgg19",
 }
 # load(path, sentence_pooling=..., dtype=...) -> TextEncoder.
 TEXT_ENCODERS = {"bert": "xmcgan.pretrained.encoders:load_bert_encoder"}

@@ -13,7 +13,7 @@ from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.utils.variants import ABLATION_NAMES
 
 BASELINE = "none"  # the hinge loss alone
-PAPER_ROWS = (
+PAPER_ROWS: Sequence[str] = (
     BASELINE, "sentence", "word", "image", "pretrained", "image+pretrained", "sentence+word",
     "sentence+word+image", "sentence+word+pretrained", "sentence+word+image+pretrained",
 )  # fmt: skip
