@@ -106,6 +106,7 @@ def default_config() -> ConfigDict:
         "network": "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         "weights": "",  # a path; empty takes the network's own download, where it has one
         "feature": "logits",  # or pooled
+        "in_place_of": "",  # set where the weights of that network were missing
         "input_size": 224,  # pixels; images are resized to it
     }
     # How scripts/eval_fid.py scores a run, and metrics by name: {"type": registered name or
@@ -158,12 +159,7 @@ def validate(config: ConfigDict) -> None:
         "dtype": ("float32", "bfloat16"),
         "data.resize": ("crop", "squash", "squash_bilinear"),
         "text.sentence_pooling": ("masked_mean", "padded_mean"),
-        "losses.image_pretrained.network": (
-            "resnet50",
-            "efficientnet_lite0",
-            "vgg16",
-            "vgg19",
-        ),  # fmt: skip
+        "losses.image_pretrained.network": IMAGE_NETWORKS,
         "losses.image_pretrained.feature": ("logits", "pooled"),
         # The generator needs a block after the attention, the discriminator one before its regions.
         "region_size": [s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2],
@@ -357,7 +353,8 @@ _FREE_FIELDS = (
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
     "num_samples", "num_microbatches", "remat", "mesh.fsdp", "restore_step", "allow_mismatch",
     "stop_after_skipped_steps", "text.encoder",
-    "text.weights", "losses.image_pretrained.weights", "wandb.project", "wandb.entity",
+    "text.weights", "losses.image_pretrained.weights", "losses.image_pretrained.in_place_of",
+    "wandb.project", "wandb.entity",
 )  # fmt: skip
 
 # Absent from checkpoints of version 0.1, which had what is the default now.

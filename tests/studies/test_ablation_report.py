@@ -57,7 +57,7 @@ def make_result(cell: Cell, fd: float, colors: float, recipe: dict = RECIPE) -> 
 
 def make_table(out: Path, seeds: int = 3) -> tuple[list[Cell], dict[Path, Result]]:
     spec, grid = "shapes:quickstart", ("sentence", "word")
-    cells = plan_cells(spec, grid, seeds=seeds, overrides=("batch_size=16",), out=out)
+    cells = plan_cells(spec, combinations(grid), seeds=seeds, overrides=("batch_size=16",), out=out)
     return cells, {c.workdir: make_result(c, *REACHED[c.losses][c.seed]) for c in cells}
 
 

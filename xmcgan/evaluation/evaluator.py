@@ -275,6 +275,11 @@ class Evaluator:
             "package_version": xmcgan.__version__,
         }
         # What is not as usual.
+        loss = self.config.losses.image_pretrained
+        if loss.enabled and loss.in_place_of:
+            recipe |= {
+                "image_network_of_training": f"{loss.network} in place of {loss.in_place_of}"
+            }
         recipe |= {} if one_draw else {"draws": len(digests)}
         if self._all_real.source is not self._source:
             recipe |= {"reference_split": self._all_real.recipe["split"]}

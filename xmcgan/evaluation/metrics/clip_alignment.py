@@ -21,6 +21,7 @@ from xmcgan.evaluation.features import Arrays, BatchRunner, Images, Networks, un
 from xmcgan.evaluation.metrics import NUM_DISTRACTORS, Context
 from xmcgan.evaluation.protocols import antialiased_matrix
 from xmcgan.pretrained.clip import load_clip
+from xmcgan.pretrained.weights import resolve
 from xmcgan.utils.mesh import put, replicated
 from xmcgan.utils.statistics import Score, mean_score
 
@@ -173,7 +174,7 @@ class ClipExtractor:
 
     def __init__(self, path: Path | str, networks: Networks) -> None:
         unverified = networks.allow_unverified
-        clip = load_clip(Path(path).expanduser(), allow_unverified=unverified)
+        clip = load_clip(resolve(path), allow_unverified=unverified)
         self.recipe: dict[str, Any] = {
             "network": f"CLIP, {clip.architecture}",
             "resize": f"Pillow's bicubic of the short side, center crop, to {clip.image_size}",
