@@ -15,7 +15,7 @@ from scipy import special, stats
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
-from xmcgan.studies.ablation.plan import Cell, plan_cells
+from xmcgan.studies.ablation.plan import Cell, combinations, plan_cells
 from xmcgan.studies.ablation.report import Row, students_interval, write_report
 from xmcgan.studies.estimates import Estimate
 from xmcgan.utils.statistics import Score

@@ -143,7 +143,7 @@ def test_a_table_is_trained_scored_and_gone_on_with_after_a_failure(ablate, tmp_
 @pytest.fixture
 def one_cell(tiny_root, tmp_path) -> Cell:
     return plan_cells(
-        "shapes:quickstart", ["word"], seeds=1, overrides=tiny_overrides(tiny_root), out=tmp_path
+        "shapes:quickstart", ["none"], seeds=1, overrides=tiny_overrides(tiny_root), out=tmp_path
     )[0]
 
 
