@@ -100,3 +100,4 @@ def use_paper(config: ConfigDict) -> None:
     config.text.weights = "bert-base-uncased"
     config.generator.sentence_in_first_map = True
     config.losses.image_pretrained.network = "vgg19"
+    config.losses.image_pretrained.feature = "pooled"  # which one it takes is not known

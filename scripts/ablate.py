@@ -2,7 +2,7 @@
 
 python scripts/ablate.py --config shapes:quickstart --grid sentence,word
 python scripts/ablate.py --config shapes:quickstart --seeds 3 --dry-run
-python scripts/ablate.py --config coco:256,paper --rows paper --num-samples 30000
+python scripts/ablate.py --config coco:256,paper --rows paper
 
 The same command resumes where it was stopped.
 """

@@ -30,6 +30,7 @@ from xmcgan.evaluation.results import score_lines, score_table, write_report
 from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.sampling.model_folder import find_model, load_model
 from xmcgan.sampling.sample_files import check_writable
+from xmcgan.training.command_line import read_overrides
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import (
     is_host0,
@@ -88,7 +89,9 @@ def parse_args() -> argparse.Namespace:
         writing.add_argument(
             "--out", type=Path, required=True, metavar="FILE", help="the .npz to write"
         )
-    return parser.parse_args()
+    args, rest = parser.parse_known_args()
+    args.overrides = read_overrides(parser, rest)
+    return args
 
 
 def _add_job_flags(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +176,12 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         help="resamples for intervals (50)",
     )
     add("--cache-dir", type=Path, metavar="DIR", help="(default: DATA_DIR/evaluation)")
+    add(
+        "--config.evaluation.FIELD",
+        metavar="VALUE",
+        dest="ignored",
+        help="another value than the run's, such as --config.evaluation.num_references=30000",
+    )
 
 
 def _add_image_flags(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +221,11 @@ def _options(kind: type, args: argparse.Namespace, **others: Any) -> Any:
 
 
 def _job_options(args: argparse.Namespace) -> evaluator.Options:
+    for override in args.overrides:
+        if not override.startswith("evaluation."):
+            raise EvaluationError(
+                f"--config.{override}: a score can change the fields of config.evaluation only"
+            )
     weights = {}
     for item in args.job_weights:
         name, equals, path = item.partition("=")
@@ -277,6 +291,8 @@ def run_model(args: argparse.Namespace) -> str:
 def run_images(args: argparse.Namespace) -> str:
     """Score or describe sets of images; return the message."""
     with raise_on_all():
+        if args.overrides:
+            raise EvaluationError(f"--config.{args.overrides[0]} is for the checkpoints of a run")
         options = _options(Options, args, protocol=get_protocol(args.protocol))
     if args.command in ("features", "stats"):
         num = write(args.images, args.out, options, statistics=args.command == "stats")

@@ -433,3 +433,20 @@ def test_scores_at_another_number_than_the_published_one_say_so(workdir):
     (result,) = read(workdir)
     assert "not comparable" in result.scores["fid-2015/fid"].note
     assert "not comparable" not in result.scores["fid-2015/kid"].note
+
+
+def test_fields_of_the_evaluation_may_be_set_for_a_score_and_no_others(run, workdir):
+    flags = ["--workdir", workdir, "--num-samples", 10, "--use", "ema", "--bootstrap", 0]
+    flags += ["--cache-dir", workdir.parent / "cache", "--step", 6]
+    field = "--config.evaluation.num_references"
+    assert run("scripts/eval_fid.py", *flags, f"{field}=7")[0] == 0
+    (result,) = read(workdir)
+    assert ResultFile(workdir / "evaluation").read_recipe(result.recipe)["references"] == 7
+    for wrong, named in (
+        (f"{field}=11", "10 images"),
+        ("--config.batch_size=3", "batch_size"),
+        ("--config.evaluation.num_referenses=3", "num_references"),
+    ):
+        status, _, errors = run("scripts/eval_fid.py", *flags, wrong)
+        assert status == 2
+        assert named in errors

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 import xmcgan
-from xmcgan.config import read_config
+from xmcgan.config import apply_override, read_config
 from xmcgan.data import DataSet
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.captions import (
@@ -63,6 +63,7 @@ class Options:
     split: str = ""  # of captions and real images; empty: held-out images
     reference_split: str = ""  # of real images, if it is another one
     allow_training_references: bool = False
+    overrides: Sequence[str] = ()  # "evaluation.FIELD=VALUE"
     weights: Sequence[Weights] = ("ema", "raw")
     seed: int = 0  # of captions, noise and bootstrap
     resamples: int = 50  # of the bootstrap; 0 gives no intervals
@@ -92,6 +93,8 @@ class Evaluator:
         with raise_on_all():
             self.config: ConfigDict = read_config(workdir / "config.json")
             self.config.dtype = "float32"  # also if training multiplied in bfloat16
+            for override in options.overrides:
+                apply_override(self.config, override)
             check_resamples(options.resamples)
             self.mesh = make_mesh()
             self._settings = self.config.evaluation
