@@ -450,3 +450,10 @@ def test_fields_of_the_evaluation_may_be_set_for_a_score_and_no_others(run, work
         status, _, errors = run("scripts/eval_fid.py", *flags, wrong)
         assert status == 2
         assert named in errors
+
+
+def test_a_protocol_of_precision_and_recall_alone_needs_no_choice_of_metrics(workdir):
+    assert make_job(workdir, protocols=["pr-vgg16"], weights=["ema"]).run([6]) == 1
+    (result,) = read(workdir)
+    names = [name for name in result.scores if not name.startswith("shapes/")]
+    assert names == [f"pr-vgg16/{n}" for n in ("precision", "recall", "density", "coverage")]

@@ -75,6 +75,15 @@ def test_narrow_networks_are_those_of_torchvision_at_every_size(network, size):
     check_outputs(network, 4, size, outputs(module, params, size))
 
 
+def test_pooled_features_need_no_classifier():
+    params = vgg_params(Tensors(Path("a.pth"), vgg_files.tensors("vgg19", 4, 24)), DEPTHS["vgg19"])
+    module, kept = VGG(DEPTHS["vgg19"], width=4, hidden=24).without_classifier(params)
+    assert {name[:4] for name in kept} == {"conv"}
+    pooled, logits = jax.jit(module.apply)({"params": kept}, vgg_files.images(96))
+    assert logits is None
+    check_outputs("vgg19", 4, 96, {"pooled": pooled})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [96, 224])
 @pytest.mark.parametrize("network", DEPTHS)
@@ -114,6 +123,7 @@ def test_the_encoder_resizes_and_multiplies_in_the_chosen_precision(feature, wid
             "vgg19", full("vgg19"), input_size=64, feature=feature, dtype=dtype
         )
         assert encoder.width == width
+        assert ("fc1" in encoder.params) == (feature == "logits"), "0.5 GB are not kept for nothing"
         apply = jax.jit(encoder.apply)
         found[dtype] = np.asarray(apply(encoder.params, images))
         assert found[dtype].dtype == np.float32

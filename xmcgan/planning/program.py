@@ -140,7 +140,7 @@ def _frozen_networks(config: ConfigDict, frozen: bool) -> tuple[FrozenNetworks, 
     encode_image = None
     if pretrained.enabled:
         size = (1, pretrained.input_size, pretrained.input_size, 3)
-        image = _image_network(pretrained.network, dtype)
+        image = _image_network(pretrained.network, dtype, pretrained.feature)
         shapes["image"] = _shapes(image, jax.ShapeDtypeStruct(size, jnp.float32))
         encode_image = partial(_encode_image, image, size[1], pretrained.feature)
     if config.discriminator.type == "projected":
@@ -150,9 +150,9 @@ def _frozen_networks(config: ConfigDict, frozen: bool) -> tuple[FrozenNetworks, 
     return FrozenNetworks(encode_text, encode_image), shapes, text.hidden_size
 
 
-def _image_network(name: str, dtype: Any) -> Any:
+def _image_network(name: str, dtype: Any, feature: str) -> Any:
     if name in vgg.DEPTHS:
-        return vgg.VGG(vgg.DEPTHS[name], dtype)
+        return vgg.VGG(vgg.DEPTHS[name], dtype, classify=feature != "pooled")
     return ResNet50(True, dtype) if name == "resnet50" else EfficientNetLite(dtype)
 
 

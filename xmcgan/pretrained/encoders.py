@@ -101,6 +101,8 @@ def load_image_encoder(
     if feature not in IMAGE_FEATURES:
         raise ValueError(f"feature is {feature!r}, not in {IMAGE_FEATURES}")
     module, params = find(kind, IMAGE_NETWORKS, "image network")(path, dtype=dtype)
+    if feature == "pooled" and hasattr(module, "without_classifier"):
+        module, params = module.without_classifier(params)
 
     def apply(params, images):
         shape = (images.shape[0], input_size, input_size, images.shape[3])

@@ -37,11 +37,12 @@ class VGG(nn.Module):
     feature: Literal["pooled", "fc2"] = "pooled"
     width: int = 64  # of the first stage
     hidden: int = 4096
+    classify: bool = True  # False: no classifier, and None in the place of the logits
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"]
-    ) -> tuple[Float[Array, "b d"], Float[Array, "b 1000"]]:
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b 1000"] | None]:
         """Return features and logits of images in [0, 1], of any size from 32."""
         x = ((images - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)).astype(self.dtype)
         for stage, depth in enumerate(self.depths, start=1):
@@ -51,12 +52,19 @@ class VGG(nn.Module):
                 x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype, name=name)(x))
             x = nn.max_pool(x, (2, 2), (2, 2))
         features = x.astype(jnp.float32).mean(axis=(1, 2))
+        if not self.classify:
+            return features, None
         x = _adaptive_mean(x.astype(jnp.float32), _MAP_SIDE).reshape(len(x), -1)
         for name in ("fc1", "fc2"):
             x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name=name)(x))
         x = x.astype(jnp.float32)
         logits = nn.Dense(NUM_CLASSES, dtype=jnp.float32, name="logits")(x)
         return (features if self.feature == "pooled" else x), logits
+
+    def without_classifier(self, params: Params) -> tuple["VGG", Params]:
+        """Return the network of the pooled features alone: without 0.5 GB of dense layers."""
+        kept = {name: value for name, value in params.items() if name.startswith("conv")}
+        return self.clone(classify=False), kept
 
 
 def _adaptive_mean(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b s s c"]:
