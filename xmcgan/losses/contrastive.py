@@ -214,6 +214,7 @@ class PretrainedContrast(_ContrastiveLoss):
         network: str = "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         weights: str = "",  # a path; empty: the network's own download, if it has one
         feature: str = "logits",  # or pooled
+        in_place_of: str = "",
         input_size: int = 224,
     ) -> None:
         super().__init__(temperature)

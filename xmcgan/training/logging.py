@@ -286,6 +286,18 @@ class StepClock:
         self._start += time.monotonic() - start
 
 
+def image_network_line(config: ConfigDict) -> dict[str, str]:
+    """Return what stands in for the image loss's network, if anything does."""
+    loss = config.losses.image_pretrained
+    if not loss.in_place_of:
+        return {}
+    name = loss.in_place_of
+    return {
+        "image network": f"{loss.network} in place of {name}, whose weights are not in "
+        f"weights/{name}: python scripts/fetch_weights.py {name} --accept"
+    }
+
+
 def print_summary(
     console: Console,
     config: ConfigDict,
@@ -306,6 +318,7 @@ def print_summary(
         "discriminator": f"{millions['discriminator']:.2f} M parameters",
         "text encoder": f"{config.text.weights}, {millions['text']:.1f} M",
         "losses": ", ".join(losses),
+        **image_network_line(config),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.dtype}",
         "data": f"{config.data.name}, {num_images:,} training images; samples from "
         f"{sample_split!r}; {config.data.resize} to a square",
