@@ -27,39 +27,21 @@ class Discriminator(nn.Module):
 
     It contains no normalization: apply it to parameters that went through
     `spectral_norm.spectral_normalize`, once a step for any number of calls.
-
-    Attributes:
-        image_size: height and width of the images in pixels, a key of `WIDTH_MULTIPLIERS`.
-        width: base number of channels (the paper's and official value is 96).
-        multipliers: width of each block in multiples of `width`; empty takes those of
-            `WIDTH_MULTIPLIERS`.
-        region_dim: size of a region's feature, equal to that of the word features.
-        region_size: height and width of the feature map that gives the regions.
-        dtype: of the arithmetic; what it returns is float32.
-        remat: keep a block's input alone for the backward pass and compute the block again.
     """
 
-    image_size: int
-    width: int = 96
-    region_dim: int = 768
-    region_size: int = 16
-    dtype: Any = jnp.float32
-    multipliers: tuple[int, ...] = ()
-    remat: bool = False
+    image_size: int  # pixels of a side, a key of `WIDTH_MULTIPLIERS`
+    width: int = 96  # base number of channels
+    region_dim: int = 768  # size of a region's feature, that of the word features
+    region_size: int = 16  # side of the feature map that gives the regions
+    dtype: Any = jnp.float32  # of the arithmetic; what it returns is float32
+    multipliers: tuple[int, ...] = ()  # widths of the blocks; empty: those of `WIDTH_MULTIPLIERS`
+    remat: bool = False  # keep only a block's input for the backward pass, compute it again
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], sentence: Float[Array, "b e"]
     ) -> DiscriminatorOutput:
-        """Encode images and score them against their captions.
-
-        Args:
-            images: in [0, 1].
-            sentence: one feature vector a caption.
-
-        Returns:
-            Logits, features and projected sentences, all float32.
-        """
+        """Encode images in [0, 1] and score them against their captions."""
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
         block = nn.remat(DiscriminatorBlock) if self.remat else DiscriminatorBlock
         x, regions = images.astype(self.dtype), None
@@ -93,9 +75,7 @@ def sum_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
 def logit_slopes(params: dict[str, Any], sentence: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """Return the derivative of the logits by the feature, of either discriminator.
 
-    Args:
-        params: normalized; the heads of the logits are `logit`, or `logit_0` and so on.
-        sentence: projected.
+    `params` are normalized, `sentence` projected; there is one head per logit.
     """
     kernels = [params[name]["kernel"][:, 0] for name in sorted(params) if name.startswith("logit")]
     return jnp.concatenate(kernels) + sentence

@@ -24,34 +24,19 @@ WIDTH_MULTIPLIERS = {
 
 
 class Generator(nn.Module):
-    """Draw an image from a caption's words and sentence and from noise.
+    """Draw an image from a caption's words and sentence and from noise."""
 
-    Attributes:
-        image_size: height and width of the image in pixels, a key of `WIDTH_MULTIPLIERS`.
-        width: base number of channels (the paper's and official value is 96).
-        multipliers: width of each block in multiples of `width`; empty takes those of
-            `WIDTH_MULTIPLIERS`.
-        z_dim: size of the noise, and of the projected sentence.
-        condition_size: height and width of the feature map that attends to the words.
-        attention_gamma: sharpness of the attention over words.
-        sentence_in_first_map: feed the first feature map sentence and noise, not noise alone.
-        whiten_sentence: decorrelate the sentence first, see `Whitening`.
-        batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
-        dtype: of the arithmetic; parameters, statistics and the image stay float32.
-        remat: keep a block's input alone for the backward pass and compute the block again.
-    """
-
-    image_size: int
-    width: int = 96
-    z_dim: int = 128
-    condition_size: int = 16
-    attention_gamma: float = 15.0
-    sentence_in_first_map: bool = False
-    whiten_sentence: bool = False
-    batch_norm_group_size: int = 0
-    dtype: Any = jnp.float32
-    multipliers: tuple[int, ...] = ()
-    remat: bool = False
+    image_size: int  # pixels of a side, a key of `WIDTH_MULTIPLIERS`
+    width: int = 96  # base number of channels
+    z_dim: int = 128  # size of the noise, and of the projected sentence
+    condition_size: int = 16  # side of the feature map that attends to the words
+    attention_gamma: float = 15.0  # sharpness of the attention over words
+    sentence_in_first_map: bool = False  # feed it sentence and noise, not noise alone
+    whiten_sentence: bool = False  # decorrelate the sentence first, see `Whitening`
+    batch_norm_group_size: int = 0  # images that share batch statistics; 0: the whole batch
+    dtype: Any = jnp.float32  # of the arithmetic; parameters, statistics and image stay float32
+    multipliers: tuple[int, ...] = ()  # widths of the blocks; empty: those of `WIDTH_MULTIPLIERS`
+    remat: bool = False  # keep only a block's input for the backward pass, compute it again
 
     @nn.compact
     def __call__(
@@ -63,17 +48,10 @@ class Generator(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
-        """Generate images.
+        """Generate float32 images in [0, 1] from captions and standard normal noise.
 
-        Args:
-            words: word features of the captions, special tokens included.
-            word_mask: true where a word stands, false on padding.
-            sentence: one feature vector a caption.
-            z: standard normal noise.
-            train: use the batch's own statistics and update the running ones.
-
-        Returns:
-            Images in [0, 1], float32.
+        Special tokens count as words. `train` uses the batch's own statistics and updates the
+        running ones.
         """
         # Argument 3 is `train`, which decides what is computed.
         block_class = nn.remat(GeneratorBlock, static_argnums=3) if self.remat else GeneratorBlock

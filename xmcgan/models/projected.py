@@ -26,29 +26,16 @@ from xmcgan.models.outputs import DiscriminatorOutput
 
 
 class ProjectedDiscriminator(nn.Module):
-    """Judge images by frozen features on several scales and by their pixels.
+    """Judge images by frozen features on several scales and by their pixels."""
 
-    `params["trunk"]` holds the frozen network's parameters; they are not trained.
-
-    Attributes:
-        trunk: the frozen network: images in [0, 1] -> feature maps, each half the size of the last.
-        trunk_size: height and width to which images are resized for the trunk.
-        width: base number of channels; each scale has 16 times as many.
-        region_dim: size of a region's feature, equal to that of the word features.
-        region_size: height and width of the feature map that gives the regions.
-        places: whether a feature tells where things are; pooled ones hardly do.
-        dtype: of the arithmetic; what it returns is float32.
-        remat: compute the trunk again in the backward pass.
-    """
-
-    trunk: nn.Module
-    trunk_size: int
-    width: int = 4
-    region_dim: int = 384
-    region_size: int = 8
-    places: bool = False
-    dtype: Any = jnp.float32
-    remat: bool = False
+    trunk: nn.Module  # frozen: images in [0, 1] -> feature maps, each half the size of the last
+    trunk_size: int  # pixels of a side to which images are resized for the trunk
+    width: int = 4  # base number of channels; each scale has 16 times as many
+    region_dim: int = 384  # size of a region's feature, that of the word features
+    region_size: int = 8  # side of the feature map that gives the regions
+    places: bool = False  # whether a feature tells where things are; pooled ones hardly do
+    dtype: Any = jnp.float32  # of the arithmetic; what it returns is float32
+    remat: bool = False  # compute the trunk again in the backward pass
 
     @nn.compact
     def __call__(

@@ -1,9 +1,4 @@
-"""Several processes as one program: joining them, host-level coordination, and how they end.
-
-JAX's multi-controller runtime does the work. Values travel between hosts through its coordination
-service and not, as `jax.experimental.multihost_utils` sends them, through device collectives: those
-time out if a process is late by minutes because it compiles or prepares data.
-"""
+"""Several processes as one program: joining them, host-level coordination, and how they end."""
 
 import argparse
 import contextlib
@@ -70,6 +65,8 @@ def all_gather_json(value: JSON) -> list[JSON]:
         return [value]
     from orbax.checkpoint import multihost  # half a second that one process need not wait
 
+    # Not `jax.experimental.multihost_utils`: its device collectives time out if a process is late
+    # by minutes because it compiles or prepares data.
     client: Any = multihost.get_jax_distributed_client()
     folder = f"xmcgan/{next(_gathers)}"
     client.key_value_set(f"{folder}/{jax.process_index():08d}", json.dumps(value))
@@ -79,12 +76,9 @@ def all_gather_json(value: JSON) -> list[JSON]:
 
 @contextlib.contextmanager
 def raise_on_all() -> Iterator[None]:
-    """Leave the block in all processes or in none: a UserError of one is raised in all.
+    """Leave the block, which may not gather anything, in all processes or in none.
 
-    The block may not gather anything itself.
-
-    Raises:
-        AgreedError: one of several processes raised a UserError.
+    A UserError of one of several processes is an AgreedError in all.
     """
     message = None
     try:
@@ -99,22 +93,14 @@ def raise_on_all() -> Iterator[None]:
 
 
 def broadcast_from_host0(compute: Callable[[], JSON]) -> JSON:
-    """Return in all processes what `compute` returns in process 0, the only one that calls it.
-
-    Raises:
-        AgreedError: it raised a UserError.
-    """
+    """Return in all processes what `compute` returns in process 0, the only one that calls it."""
     with raise_on_all():
         value = compute() if is_host0() else None
     return all_gather_json(value)[0]
 
 
 def require_same(choices: Mapping[str, JSON]) -> None:
-    """Refuse processes whose choices or libraries differ.
-
-    Raises:
-        AgreedError: with every field that differs from process 0's.
-    """
+    """Refuse processes whose choices or versions differ from process 0's, with all fields."""
     versions = {"version of jax": jax.__version__, "version of xmcgan": xmcgan.__version__}
     first, *others = all_gather_json(dict(choices) | versions)
     for process, other in enumerate(others, start=1):
@@ -141,11 +127,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def session(args: argparse.Namespace) -> Iterator[None]:
     """Join the other processes for the duration of the block; without the flags, do nothing.
 
-    It must begin before JAX looks for devices. An error in one process alone ends it at once: the
-    others would wait for it in their next collective, and end when they notice.
-
-    Raises:
-        DistributedError: the flags do not fit together, or the processes do not meet.
+    It must begin before JAX looks for devices. Raises DistributedError if the flags do not fit
+    together or the processes do not meet.
     """
     if not _is_distributed(args):
         yield
@@ -156,6 +139,7 @@ def session(args: argparse.Namespace) -> Iterator[None]:
     except Exception as error:
         if jax.process_count() == 1:
             raise
+        # At once: the others would wait for this one in their next collective.
         _exit_now(*_exit_message(error))
 
 
@@ -218,7 +202,6 @@ def _exit_unmet(args: argparse.Namespace) -> None:
 
 
 def _exit_message(error: Exception) -> tuple[int, str]:
-    """Exit status and message of a process that cannot continue."""
     process, count = jax.process_index(), jax.process_count()
     if isinstance(error, AgreedError):  # raised in all processes: host 0 prints it for all
         return EXIT_USER_ERROR, f"error: {error}" if process == 0 else ""

@@ -47,13 +47,10 @@ def clear_leftovers(folder: Path, name: str = "*") -> None:
 def lock_folder(
     folder: Path, error: type[UserError], *, name: str = ".lock", wait: bool = True
 ) -> Iterator[None]:
-    """Lock `folder`, created if missing, for this process.
+    """Lock `folder`, created if missing, for this process, by the file `name` in it.
 
-    The lock is the file `name` in it. The system releases it when its holder ends, however that
-    happens, so it cannot go stale.
-
-    Raises:
-        error: The folder cannot be written, or (`wait=False`) another process holds the lock.
+    The system releases the lock when its holder ends, however that happens: it cannot go stale.
+    Raises `error` if the folder cannot be written or (`wait=False`) another process holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,14 +39,9 @@ def starts_table(starts: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows = [("started (UTC)", "from step", "ended", "commit", "devices", "Python, JAX")]
     for start in starts:
         end, commit = start.get("end"), start.get("commit")
-        rows.append(
-            (
-                start["time"].replace("+00:00", ""),
-                f"{start['first_step']:,}",
-                f"{end['how']}, step {end['step']:,}" if end else "not recorded",
-                commit[:10] + "+" * commit.endswith("+") if commit else "unknown",
-                start["device"],
-                f"{start['python']}, {start['jax_version']}",
-            )
-        )
+        time, first_step = start["time"].replace("+00:00", ""), f"{start['first_step']:,}"
+        how = f"{end['how']}, step {end['step']:,}" if end else "not recorded"
+        code = commit[:10] + "+" * commit.endswith("+") if commit else "unknown"
+        versions = f"{start['python']}, {start['jax_version']}"
+        rows.append((time, first_step, how, code, start["device"], versions))
     return rows
