@@ -53,8 +53,7 @@ def feature_contrast(
 ) -> Contrast:
     """Contrast two sets of global features, row by row each other's match.
 
-    Paper, "Image-text contrastive loss", and "Contrastive loss between fake and real images with
-    shared description".
+    Paper, "Image-text contrastive loss" and "Contrastive loss between fake and real images".
     """
     return symmetric_cross_entropy(l2_normalize(a) @ l2_normalize(b).T / temperature)
 
@@ -124,12 +123,10 @@ def word_region_scores(
 
 
 def _double_gradient(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return x, with twice its gradient.
-
-    In a product of x with itself, both sides have the same gradient: R R' and a' G a are symmetric.
-    One side stands for both, the other is taken as constant, and half the products of the backward
-    pass are saved. The value is exact, 2 x - x; a second derivative would not be.
-    """
+    """Return x, with twice its gradient."""
+    # In a product of x with itself, both sides have the same gradient: R R' and a' G a are
+    # symmetric. One side stands for both, the other is taken as constant, and half the products of
+    # the backward pass are saved. The value is exact, 2 x - x; a second derivative would not be.
     return 2 * x - jax.lax.stop_gradient(x)
 
 

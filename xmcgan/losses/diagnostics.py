@@ -33,10 +33,7 @@ def hinge_to_contrast(
 ) -> Float[Array, ""]:
     """Ratio of hinge to contrastive gradient norm at the generated images' global features.
 
-    Args:
-        logit_grads: Gradient of the generator's loss by the logits.
-        logit_slopes: Derivative of the logits by the features.
-        feature_grads: Gradient of the contrastive losses by the features.
+    `logit_slopes` are the derivative of the logits by the features.
     """
     # With one logit per scale, each owns an equal part of the feature.
     slopes = logit_slopes.reshape(*logit_grads.shape, -1)

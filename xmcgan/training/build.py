@@ -11,28 +11,14 @@ from xmcgan.config import default_config, trunk_size
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import ConfigError
 from xmcgan.models import DISCRIMINATORS, GENERATORS
-from xmcgan.pretrained.efficientnet_lite import (
-    EfficientNetLite0Trunk,
-    load_efficientnet_lite0,
-    trunk_params,
-)
-from xmcgan.pretrained.encoders import (
-    ImageEncoder,
-    TextEncoder,
-    load_image_encoder,
-    load_text_encoder,
-)
+from xmcgan.pretrained import efficientnet_lite, encoders
 from xmcgan.pretrained.weights import SOURCES, resolve
 from xmcgan.training.state import Networks
 from xmcgan.utils.registry import find
 
 
 def build_generator(config: ConfigDict) -> Any:
-    """Build the generator of a config.
-
-    Raises:
-        ConfigError: Unknown `generator.type` or field.
-    """
+    """Build the generator of a config."""
     return _build_network(config, "generator", GENERATORS, {})
 
 
@@ -40,17 +26,12 @@ def build_networks(config: ConfigDict, word_dim: int, num_steps: int = 0) -> Net
     """Build both networks of a config and their optimizers.
 
     The regions' features have the size of a word's, `word_dim`; `num_steps` is the length of the
-    run, for `learning_rate_decay`.
-
-    Raises:
-        ConfigError: Unknown `generator.type`, `discriminator.type` or field.
+    run, for `learning_rate_decay`. Raises ConfigError for an unknown type or field.
     """
     shared: dict[str, Any] = {"region_dim": word_dim}
     if config.discriminator.type == "projected":
-        shared |= {
-            "trunk": EfficientNetLite0Trunk(_dtype(config)),
-            "trunk_size": trunk_size(config),
-        }
+        trunk = efficientnet_lite.EfficientNetLite0Trunk(_dtype(config))
+        shared |= {"trunk": trunk, "trunk_size": trunk_size(config)}
     return Networks(
         build_generator(config),
         _build_network(config, "discriminator", DISCRIMINATORS, shared),
@@ -90,25 +71,16 @@ def _build_network(
 
 
 def load_discriminator_trunk(config: ConfigDict) -> dict[str, Any]:
-    """Load the frozen parameters of a config's discriminator, by the name of the submodule.
-
-    Raises:
-        WeightsError: the weights are missing or damaged.
-    """
+    """Load the frozen parameters of a config's discriminator, by the name of the submodule."""
     if config.discriminator.type != "projected":
         return {}
-    _, params = load_efficientnet_lite0(resolve(config.discriminator.trunk))
-    return {"trunk": trunk_params(params)}
+    _, params = efficientnet_lite.load_efficientnet_lite0(resolve(config.discriminator.trunk))
+    return {"trunk": efficientnet_lite.trunk_params(params)}
 
 
-def build_text_encoder(config: ConfigDict) -> tuple[TextEncoder, Tokenizer]:
-    """Load the text encoder of a config and its tokenizer.
-
-    Raises:
-        WeightsError: the weights are missing or damaged.
-        ConfigError: captions longer than the encoder can read.
-    """
-    text = load_text_encoder(
+def build_text_encoder(config: ConfigDict) -> tuple[encoders.TextEncoder, Tokenizer]:
+    """Load the text encoder of a config and its tokenizer."""
+    text = encoders.load_text_encoder(
         resolve(config.text.weights),
         config.text.encoder,
         sentence_pooling=config.text.sentence_pooling,
@@ -122,13 +94,8 @@ def build_text_encoder(config: ConfigDict) -> tuple[TextEncoder, Tokenizer]:
     return text, Tokenizer(text.vocab_file, config.text.max_tokens)
 
 
-def build_image_encoder(config: ConfigDict) -> ImageEncoder | None:
-    """Load the frozen image network of a config, or return None where its loss is off.
-
-    Raises:
-        WeightsError: the weights are missing or damaged.
-        ConfigError: a network that has no download of its own and no path.
-    """
+def build_image_encoder(config: ConfigDict) -> encoders.ImageEncoder | None:
+    """Load the frozen image network of a config, or return None if its loss is off."""
     loss = config.losses.image_pretrained
     if not loss.enabled:
         return None
@@ -138,7 +105,7 @@ def build_image_encoder(config: ConfigDict) -> ImageEncoder | None:
             "the path of its weights, set losses.image_pretrained.network=efficientnet_lite0, or "
             "switch the loss off with --config.losses.image_pretrained.enabled=false"
         )
-    return load_image_encoder(
+    return encoders.load_image_encoder(
         loss.network,
         resolve(loss.weights or loss.network),
         input_size=loss.input_size,

@@ -33,16 +33,9 @@ def with_whitening(
 def sentence_statistics(
     source: Any, tokenize: Tokenize, encode: Callable[..., Any], seed: int
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """Encode captions drawn from a data set and return what whitens them.
+    """Encode at most `MOST_CAPTIONS` captions of a data set; return what whitens sentences.
 
-    Args:
-        source: examples with `captions`; at most `MOST_CAPTIONS` are drawn, one of each.
-        tokenize: captions -> (token_ids, word_mask).
-        encode: (token_ids, word_mask) -> sentences.
-        seed: of the choice.
-
-    Returns:
-        `mean` and `matrix`; see `whitening`.
+    `tokenize` maps captions to (token_ids, word_mask), `encode` these to sentences.
     """
     rng = np.random.default_rng(seed)
     indices = rng.choice(len(source), min(MOST_CAPTIONS, len(source)), replace=False)

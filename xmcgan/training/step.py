@@ -64,6 +64,10 @@ class Model(NamedTuple):
         real = batch["image"].astype(jnp.float32) / 255
         return Inputs(real, Captions(words, mask, sentence), z, uniforms)
 
+    def generate(self, g_params: Any, state: TrainState, inputs: Inputs) -> tuple[Array, Any]:
+        """Images in training mode, and the new running statistics."""
+        return self.networks.generate(g_params, state.g_batch_stats, inputs.captions, inputs.z)
+
     def discriminate(self, d_params: Any, captions: Captions, images: Array) -> Any:
         """Apply the discriminator to normalized parameters."""
         params = d_params | self.frozen_params.get("discriminator", {})
@@ -78,6 +82,13 @@ class Model(NamedTuple):
         if self.frozen.encode_image is not None:
             pretrained = self.frozen.encode_image(self.frozen_params["image"], images)
         return Features(self.discriminate(d_params, inputs.captions, seen), pretrained)
+
+    def both_features(
+        self, d_params: Any, inputs: Inputs, fake: Array
+    ) -> tuple[Features, Features]:
+        """Features of real and generated images."""
+        real = self.features(d_params, inputs, inputs.real, "real")
+        return real, self.features(d_params, inputs, fake, "fake")
 
     def context(
         self, d_params: Any, inputs: Inputs, fake: Array, features: tuple[Features, Features]
@@ -149,9 +160,7 @@ def make_train_step(
 def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> tuple[Any, Any]:
     """Gradients of the discriminator's loss alone, and the new vectors of its spectral norms."""
     # The running statistics are left to the joint update: once per step, whatever d_steps is.
-    fake, _ = model.networks.generate(
-        state.g_params, state.g_batch_stats, inputs.captions, inputs.z
-    )
+    fake, _ = model.generate(state.g_params, state, inputs)
     d_params, pull_to_kernels, vectors = normalize(state)
     grads, _ = jax.grad(partial(discriminator_loss, model, inputs, fake), has_aux=True)(d_params)
     return pull_to_kernels(grads)[0], vectors
@@ -164,11 +173,7 @@ def joint_gradients(model: Model, state: TrainState, inputs: Inputs) -> JointGra
     shares the discriminator's forward passes between the two losses.
     """
     fake, pull_to_generator, batch_stats = jax.vjp(
-        lambda params: model.networks.generate(
-            params, state.g_batch_stats, inputs.captions, inputs.z
-        ),
-        state.g_params,
-        has_aux=True,
+        lambda params: model.generate(params, state, inputs), state.g_params, has_aux=True
     )
     d_params, pull_to_kernels, vectors = normalize(state)
 
@@ -198,10 +203,7 @@ def discriminator_loss(
     model: Model, inputs: Inputs, fake: Float[Array, "b h w 3"], d_params: Any
 ) -> tuple[Float[Array, ""], Metrics]:
     """The discriminator's loss as a function of its normalized parameters."""
-    features = (
-        model.features(d_params, inputs, inputs.real, "real"),
-        model.features(d_params, inputs, fake, "fake"),
-    )
+    features = model.both_features(d_params, inputs, fake)
     context = model.context(d_params, inputs, fake, features)
     return weighted_sum(model.losses, "discriminator", context)
 
@@ -219,11 +221,7 @@ def joint_metrics(
 
 
 def normalize(state: TrainState) -> tuple[Any, Callable[[Any], tuple[Any]], Any]:
-    """Spectrally normalize the discriminator, once per update.
-
-    Returns:
-        Normalized parameters, the pull-back of their gradient to `state.d_params`, new vectors.
-    """
+    """Normalized parameters, the pull-back of their gradient to `state.d_params`, new vectors."""
     return jax.vjp(
         lambda params: spectral_normalize(params, state.d_vectors), state.d_params, has_aux=True
     )
