@@ -63,20 +63,16 @@ def word_region_contrast(
     words: Float[Array, "b t d"],
     word_mask: Bool[Array, "b t"],
     *,
-    region_gamma: float,
-    word_gamma: float,
     score_gamma: float,
+    **gammas: float,
 ) -> Contrast:
     """Contrast images and captions through their regions and words.
 
-    Paper, "Contrastive loss between image regions and words"; its rho_1, rho_2 and 1 / tau are
-    `region_gamma` (attention over regions), `word_gamma` (pooling of a caption's words; large: the
-    best word) and `score_gamma`.
+    Paper, "Contrastive loss between image regions and words"; `score_gamma` is its 1 / tau.
     """
-    scores = word_region_scores(
-        regions, words, word_mask, region_gamma=region_gamma, word_gamma=word_gamma
+    return symmetric_cross_entropy(
+        score_gamma * word_region_scores(regions, words, word_mask, **gammas)
     )
-    return symmetric_cross_entropy(score_gamma * scores)
 
 
 def word_region_scores(
@@ -88,6 +84,9 @@ def word_region_scores(
     word_gamma: float,
 ) -> Float[Array, "b n"]:
     """Score every image against every caption: the paper's S_word without its temperature.
+
+    Its rho_1 and rho_2 are `region_gamma` (attention over regions) and `word_gamma` (pooling of a
+    caption's words; large: the best word).
 
     A word's context is c = sum_r a_r R_r. Its cosine with the word w needs <w, c> = sum_r a_r
     <w, R_r> and |c|^2 = a' G a, with G the Gram matrix of the image's regions: no context, which
@@ -184,14 +183,10 @@ class WordContrast(SentenceContrast):
         return self._contrast(context, images.output.regions, captions.words, captions.word_mask)
 
     def _pair(self, *sides: Array) -> Contrast:
-        regions, words, word_mask = sides
+        gammas = {"region_gamma": self.region_gamma, "word_gamma": self.word_gamma}
+        regions, words, mask = sides
         return word_region_contrast(
-            regions,
-            words,
-            word_mask,
-            region_gamma=self.region_gamma,
-            word_gamma=self.word_gamma,
-            score_gamma=1 / self.temperature,
+            regions, words, mask, score_gamma=1 / self.temperature, **gammas
         )
 
 
@@ -216,6 +211,5 @@ class PretrainedContrast(_ContrastiveLoss):
         super().__init__(temperature)
 
     def generator(self, context: Context) -> tuple[Float[Array, ""], Metrics]:
-        real: Any = context.real.pretrained
-        fake: Any = context.fake.pretrained
-        return self._contrast(context, real, fake)
+        sides: Any = (context.real.pretrained, context.fake.pretrained)
+        return self._contrast(context, *sides)

@@ -147,10 +147,8 @@ class WandbWriter(MetricWriter):
                 settings=wandb.Settings(console="off", save_code=False, finish_timeout=120),
             )
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            raise ConfigError(
-                f"Weights & Biases does not start: {error} Or set WANDB_MODE=offline, or leave out "
-                "--config.wandb.project."
-            ) from None
+            text = f"Weights & Biases does not start: {error} Or set WANDB_MODE=offline"
+            raise ConfigError(f"{text}, or leave out --config.wandb.project.") from None
         except Exception as error:
             self._give_up(error)
 
@@ -159,11 +157,8 @@ class WandbWriter(MetricWriter):
         self._try(lambda run: run.log(values, step=step))
 
     def write_images(self, step: int, images: Images) -> None:
-        def log(run: Any) -> None:
-            lists = {name: [self._wandb.Image(i) for i in batch] for name, batch in images.items()}
-            run.log(lists, step=step)
-
-        self._try(log)
+        image = self._wandb.Image
+        self._try(lambda run: run.log({n: [*map(image, b)] for n, b in images.items()}, step=step))
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         self._try(lambda run: run.config.update(dict(hparams), allow_val_change=True))
