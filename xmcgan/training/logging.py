@@ -284,22 +284,28 @@ class StepClock:
 def print_summary(
     console: Console,
     config: ConfigDict,
-    params: Mapping[str, Any],
     *,
+    params: tuple[Any, Any, Any],
     losses: Sequence[str],
     num_images: int,
     sample_split: str,
     steps: tuple[int, int, float],
     workdir: Path,
 ) -> None:
-    """Print what is about to be trained; `steps` are the first, the last, and those per epoch."""
-    millions = {k: parameter_overview.count_parameters(v) / 1e6 for k, v in params.items()}
+    """Print what is about to be trained.
+
+    `params` are those of generator, discriminator and text encoder; `steps` the first, the last,
+    and those per epoch.
+    """
+    generator, discriminator, text = (
+        parameter_overview.count_parameters(tree) / 1e6 for tree in params
+    )
     first_step, num_steps, steps_per_epoch = steps
     parts = f" in {config.num_microbatches} microbatches" * (config.num_microbatches > 1)
     lines = {
-        "generator": f"{millions['generator']:.2f} M parameters, {config.image_size} px",
-        "discriminator": f"{millions['discriminator']:.2f} M parameters",
-        "text encoder": f"{config.text.weights}, {millions['text']:.1f} M",
+        "generator": f"{generator:.2f} M parameters, {config.image_size} px",
+        "discriminator": f"{discriminator:.2f} M parameters",
+        "text encoder": f"{config.text.weights}, {text:.1f} M",
         "losses": ", ".join(losses),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.dtype}",
         "data": f"{config.data.name}, {num_images:,} training images; samples from "
@@ -310,8 +316,8 @@ def print_summary(
         + f", resumed at {first_step:,}" * (first_step > 0),
         "workdir": str(workdir),
     }
-    for name, text in lines.items():
-        console.print(f"{name:>14}  {text}")
+    for name, line in lines.items():
+        console.print(f"{name:>14}  {line}")
 
 
 def progress_bar(console: Console) -> Progress:
