@@ -258,10 +258,7 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
 
 
 def apply_override(config: ConfigDict, override: str) -> None:
-    """Set one field from `field.subfield=value`, converted to the type that it has.
-
-    Raises ConfigError for an unknown field (a near miss is named) or a value of another type.
-    """
+    """Set one field from `field.subfield=value`, converted to the type that it has."""
     field, equals, text = override.partition("=")
     known = fields_of(config)
     if field not in known and equals and _set_own(config, field, text):
@@ -316,10 +313,7 @@ def save_config(config: ConfigDict, path: Path) -> None:
 
 
 def read_config(path: Path) -> ConfigDict:
-    """Read a config that `save_config` wrote; fields that are newer than it get their defaults.
-
-    Raises ConfigError if there is none, or if it is damaged.
-    """
+    """Read a config that `save_config` wrote; fields that are newer than it get their defaults."""
     config = default_config()
     try:
         config.update(json.loads(path.read_text(encoding="utf-8")))

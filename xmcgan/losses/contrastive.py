@@ -51,10 +51,7 @@ def symmetric_cross_entropy(logits: Float[Array, "b b"]) -> Contrast:
 def feature_contrast(
     a: Float[Array, "b d"], b: Float[Array, "b d"], temperature: float
 ) -> Contrast:
-    """Contrast two sets of global features, row by row each other's match.
-
-    Paper, "Image-text contrastive loss" and "Contrastive loss between fake and real images".
-    """
+    """Contrast global features of images with those of sentences or images, row by row."""
     return symmetric_cross_entropy(l2_normalize(a) @ l2_normalize(b).T / temperature)
 
 
@@ -66,10 +63,7 @@ def word_region_contrast(
     score_gamma: float,
     **gammas: float,
 ) -> Contrast:
-    """Contrast images and captions through their regions and words.
-
-    Paper, "Contrastive loss between image regions and words"; `score_gamma` is its 1 / tau.
-    """
+    """Contrast images and captions through their regions and words; `score_gamma` is 1 / tau."""
     return symmetric_cross_entropy(
         score_gamma * word_region_scores(regions, words, word_mask, **gammas)
     )
@@ -85,8 +79,8 @@ def word_region_scores(
 ) -> Float[Array, "b n"]:
     """Score every image against every caption: the paper's S_word without its temperature.
 
-    Its rho_1 and rho_2 are `region_gamma` (attention over regions) and `word_gamma` (pooling of a
-    caption's words; large: the best word).
+    Its rho_1 is `region_gamma`, of the attention over regions; rho_2 `word_gamma`, of the pooling
+    of a caption's words.
 
     A word's context is c = sum_r a_r R_r. Its cosine with the word w needs <w, c> = sum_r a_r
     <w, R_r> and |c|^2 = a' G a, with G the Gram matrix of the image's regions: no context, which

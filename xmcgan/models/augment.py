@@ -16,10 +16,7 @@ _CUTOUT = 1 / 2  # of the side
 def diff_augment(
     images: Float[Array, "b h w 3"], uniforms: Float[Array, "b 7"], policies: tuple[str, ...]
 ) -> Float[Array, "b h w 3"]:
-    """Augment each image in [0, 1] by random numbers of its own in [0, 1).
-
-    The result may leave [0, 1], as in the original.
-    """
+    """Augment images in [0, 1], which may leave it, by random numbers of each in [0, 1)."""
     if "color" in policies:
         images = _change_color(images, uniforms[:, :3])
     if "translation" in policies:

@@ -104,10 +104,8 @@ def _merge_taps(kernel: Array, phase: int, axis: int) -> Array:
 
 
 def _spread_taps(kernel: Array, axis: int) -> Array:
-    """Turn three taps into the four that add up two neighboring results.
-
-    Not as a sum of padded kernels: XLA kept all four of those, each larger than the kernel.
-    """
+    """Turn three taps into the four that add up two neighboring results."""
+    # Not as a sum of padded kernels: XLA kept all four of those, each larger than the kernel.
     first, middle, last = jnp.split(kernel, 3, axis)
     return jnp.concatenate([first, first + middle, middle + last, last], axis)
 

@@ -73,9 +73,6 @@ def sum_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
 
 
 def logit_slopes(params: dict[str, Any], sentence: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """Return the derivative of the logits by the feature, of either discriminator.
-
-    `params` are normalized, `sentence` projected; there is one head per logit.
-    """
+    """Derivative of the logits by the feature, from normalized parameters, of either network."""
     kernels = [params[name]["kernel"][:, 0] for name in sorted(params) if name.startswith("logit")]
     return jnp.concatenate(kernels) + sentence

@@ -48,11 +48,7 @@ class Generator(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
-        """Generate float32 images in [0, 1] from captions and standard normal noise.
-
-        Special tokens count as words. `train` uses the batch's own statistics and updates the
-        running ones.
-        """
+        """Generate float32 images in [0, 1]; `train` normalizes by the batch's own statistics."""
         # Argument 3 is `train`, which decides what is computed.
         block_class = nn.remat(GeneratorBlock, static_argnums=3) if self.remat else GeneratorBlock
         block = partial(

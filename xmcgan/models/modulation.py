@@ -52,13 +52,12 @@ class Whitening(nn.Module):
 
     Deviation: the sentences of a narrow domain differ mostly in a few things, such as color;
     others, such as left and right, are a hundredth of the variance, which noise drowns.
-
-    `mean` and `matrix` are statistics of the data, set before training starts.
     """
 
     @nn.compact
     def __call__(self, sentence: Float[Array, "b e"]) -> Float[Array, "b e"]:
         size = sentence.shape[-1]
+        # Statistics of the data, set before training starts.
         mean = self.variable("batch_stats", "mean", jnp.zeros, (size,))
         matrix = self.variable("batch_stats", "matrix", jnp.eye, size)
         return (sentence - mean.value) @ matrix.value

@@ -23,14 +23,10 @@ def build_generator(config: ConfigDict) -> Any:
 
 
 def build_networks(config: ConfigDict, word_dim: int, num_steps: int = 0) -> Networks:
-    """Build both networks of a config and their optimizers.
-
-    The regions' features have the size of a word's, `word_dim`; `num_steps` is the length of the
-    run, for `learning_rate_decay`. Raises ConfigError for an unknown type or field.
-    """
-    shared: dict[str, Any] = {"region_dim": word_dim}
+    """Build both networks of a config and their optimizers; `num_steps` is the run's length."""
+    shared: dict[str, Any] = {"region_dim": word_dim}  # regions are compared with words
     if config.discriminator.type == "projected":
-        trunk = efficientnet_lite.EfficientNetLite0Trunk(_dtype(config))
+        trunk = efficientnet_lite.EfficientNetLite0Trunk(jnp.dtype(config.dtype))
         shared |= {"trunk": trunk, "trunk_size": trunk_size(config)}
     return Networks(
         build_generator(config),
@@ -60,7 +56,7 @@ def _build_network(
         "region_size": config.region_size,
         "condition_size": config.region_size,
         "batch_norm_group_size": config.batch_norm_group_size,
-        "dtype": _dtype(config),
+        "dtype": jnp.dtype(config.dtype),
         "remat": config.remat,
     }
     # Fields of the default networks that another one lacks are left out; its own must exist.
@@ -84,7 +80,7 @@ def build_text_encoder(config: ConfigDict) -> tuple[encoders.TextEncoder, Tokeni
         resolve(config.text.weights),
         config.text.encoder,
         sentence_pooling=config.text.sentence_pooling,
-        dtype=_dtype(config),
+        dtype=jnp.dtype(config.dtype),
     )
     if config.text.max_tokens > text.max_tokens:
         raise ConfigError(
@@ -110,9 +106,5 @@ def build_image_encoder(config: ConfigDict) -> encoders.ImageEncoder | None:
         resolve(loss.weights or loss.network),
         input_size=loss.input_size,
         feature=loss.feature,
-        dtype=_dtype(config),
+        dtype=jnp.dtype(config.dtype),
     )
-
-
-def _dtype(config: ConfigDict) -> Any:
-    return jnp.dtype(config.dtype)

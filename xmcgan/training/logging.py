@@ -15,7 +15,7 @@ from typing import Any, SupportsFloat
 import jax
 import numpy as np
 from clu import parameter_overview
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,6 +30,8 @@ WANDB_ID_FILE = "wandb_run_id"
 
 Scalars = Mapping[str, SupportsFloat]
 Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
+# By name: steps and values. A value that is not finite is NaN.
+Curves = dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]
 
 
 # The interface of `clu.metric_writers`, which needs TensorFlow.
@@ -90,6 +92,28 @@ class JsonLinesWriter(MetricWriter):
         self._file.close()
 
 
+def read_curves(path: Path) -> Curves:
+    """Read the JSON lines of `JsonLinesWriter`, by name in order of appearance.
+
+    The file may be missing or growing: lines and values that cannot be read are left out.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            values = json.loads(line)
+            step = float(values["step"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        for name, value in values.items():
+            if name not in ("step", "time") and isinstance(value, int | float | str):
+                try:  # numbers that JSON lacks are written as strings
+                    points.setdefault(name, []).append((step, float(value)))
+                except ValueError:
+                    continue
+    columns = {name: np.array(pairs).T for name, pairs in points.items() if pairs}
+    return {n: (steps, np.where(np.isfinite(v), v, np.nan)) for n, (steps, v) in columns.items()}
+
+
 class TensorBoardWriter(MetricWriter):
     """Writer of event files; TensorBoard hides what earlier ones say from `purge_step` on."""
 
@@ -122,17 +146,13 @@ class TensorBoardWriter(MetricWriter):
 
 
 class WandbWriter(MetricWriter):
-    """Writer to a run of Weights & Biases; after a failure it warns and sends nothing more.
-
-    A resumed run continues the run whose id the workdir keeps. Raises ConfigError if the package
-    is missing or not logged in.
-    """
+    """Writer to a run of Weights & Biases; after a failure it warns and sends nothing more."""
 
     def __init__(self, workdir: Path, project: str, entity: str, first_step: int) -> None:
         super().__init__()
         wandb = self._wandb = import_wandb()
         self._run: Any = None
-        id_path = workdir / WANDB_ID_FILE
+        id_path = workdir / WANDB_ID_FILE  # of the run that a resumed one continues
         if not first_step or not id_path.exists():
             write_text(id_path, secrets.token_hex(4))
         try:
@@ -196,7 +216,7 @@ def open_writers(
 ) -> MetricWriter:
     """Open the logs of a workdir without what was logged after `first_step`; of process 0 only.
 
-    `project` and `entity` are those of Weights & Biases, which is off without a project.
+    `project` and `entity` are of Weights & Biases, which is off without a project.
     """
     if not is_host0():
         return MetricWriter()
@@ -232,10 +252,7 @@ class MetricAverages:
         self._waiting.append(metrics)
 
     def state(self, step: int) -> dict[str, Any]:
-        """Return sums and counts as JSON values, exact to the bit.
-
-        Raises TrainingError if a sum is not finite although no update was skipped.
-        """
+        """Return sums and counts as JSON values, exact to the bit; refuse sums not finite."""
         for metrics in jax.device_get(self._waiting):
             skipped = float(metrics.pop(SKIPPED))
             self._skipped += skipped
@@ -292,14 +309,9 @@ def print_summary(
     steps: tuple[int, int, float],
     workdir: Path,
 ) -> None:
-    """Print what is about to be trained.
-
-    `params` are those of generator, discriminator and text encoder; `steps` the first, the last,
-    and those per epoch.
-    """
-    generator, discriminator, text = (
-        parameter_overview.count_parameters(tree) / 1e6 for tree in params
-    )
+    """Print what is about to be trained; `steps` are the first, the last, and those per epoch."""
+    count = parameter_overview.count_parameters
+    generator, discriminator, text = (count(tree) / 1e6 for tree in params)
     first_step, num_steps, steps_per_epoch = steps
     parts = f" in {config.num_microbatches} microbatches" * (config.num_microbatches > 1)
     lines = {

@@ -92,10 +92,8 @@ def _sum_over_parts(pull_back: Any, params: Any, parts: Inputs, grads: Any) -> A
 
 
 def _split(model: Model, inputs: Inputs) -> Inputs:
-    """Cut a batch into (m, n) so that batch norm groups stay whole.
-
-    Part i takes every m-th group from the i-th on: each device keeps the rows that it has.
-    """
+    """Cut a batch into (m, n) so that batch norm groups stay whole."""
+    # Part i takes every m-th group from the i-th on: each device keeps the rows that it has.
     m, group = model.config.num_microbatches, model.config.batch_norm_group_size
 
     def split(x: Array) -> Array:

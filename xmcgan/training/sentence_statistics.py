@@ -33,10 +33,7 @@ def with_whitening(
 def sentence_statistics(
     source: Any, tokenize: Tokenize, encode: Callable[..., Any], seed: int
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """Encode at most `MOST_CAPTIONS` captions of a data set; return what whitens sentences.
-
-    `tokenize` maps captions to (token_ids, word_mask), `encode` these to sentences.
-    """
+    """Return what whitens the sentences of at most `MOST_CAPTIONS` captions of a data set."""
     rng = np.random.default_rng(seed)
     indices = rng.choice(len(source), min(MOST_CAPTIONS, len(source)), replace=False)
     captions = [str(rng.choice(source[int(index)].captions)) for index in indices]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from xmcgan.losses import WeightedLoss, weighted_sum
@@ -123,6 +123,9 @@ def make_train_step(
     else:
         from xmcgan.training import step as gradients
 
+    def unchanged(state: TrainState) -> TrainState:
+        return state  # by a branch and not `where`: both results would be in memory
+
     def train_step(
         state: TrainState, frozen_params: dict[str, Any], batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
@@ -138,7 +141,7 @@ def make_train_step(
             d_grads, vectors = gradients.discriminator_gradients(model, state, update)
             is_finite = jnp.isfinite(optax.tree.norm(d_grads))
             update_d = partial(update_discriminator, networks, d_grads, vectors)
-            state = update_if(is_finite, update_d, state)
+            state = jax.lax.cond(is_finite, update_d, unchanged, state)
             skipped += 1 - is_finite
 
         joint = gradients.joint_gradients(model, state, inputs[-1])
@@ -149,7 +152,7 @@ def make_train_step(
             state = update_discriminator(networks, joint.d_grads, joint.d_vectors, state)
             return update_generator(networks, joint.g_grads, joint.g_batch_stats, config, state)
 
-        state = update_if(is_finite, update_both, state)
+        state = jax.lax.cond(is_finite, update_both, unchanged, state)
         metrics = joint.metrics | {f"{side}_grad_norm": norm for side, norm in norms.items()}
         metrics["skipped_updates"] = skipped + 1 - is_finite
         return state.replace(step=state.step + 1), metrics
@@ -167,11 +170,9 @@ def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> 
 
 
 def joint_gradients(model: Model, state: TrainState, inputs: Inputs) -> JointGradients:
-    """Gradients of both losses at the same parameters, as in the official code.
-
-    The generator runs once, forward and backward, and so does the spectral norm; the compiler
-    shares the discriminator's forward passes between the two losses.
-    """
+    """Gradients of both losses at the same parameters, as in the official code."""
+    # The generator runs once, forward and backward, and so does the spectral norm; the compiler
+    # shares the discriminator's forward passes between the two losses.
     fake, pull_to_generator, batch_stats = jax.vjp(
         lambda params: model.generate(params, state, inputs), state.g_params, has_aux=True
     )
@@ -225,14 +226,6 @@ def normalize(state: TrainState) -> tuple[Any, Callable[[Any], tuple[Any]], Any]
     return jax.vjp(
         lambda params: spectral_normalize(params, state.d_vectors), state.d_params, has_aux=True
     )
-
-
-def update_if(
-    is_finite: Bool[Array, ""], update_fn: Callable[[TrainState], TrainState], state: TrainState
-) -> TrainState:
-    """Update the state unless a gradient is not finite."""
-    # A branch and not `where`: both results would be in memory.
-    return jax.lax.cond(is_finite, update_fn, lambda state: state, state)
 
 
 def update_discriminator(

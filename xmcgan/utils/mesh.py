@@ -17,11 +17,7 @@ _MIN_SHARDED_SIZE = 4096
 
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
-    """Create the (data, fsdp) mesh of `devices`, by default those of all processes.
-
-    `fsdp` neighboring devices share one copy of the state. Raises ConfigError if it does not divide
-    the devices, or if processes have different numbers of them.
-    """
+    """Create the mesh of all devices; `fsdp` neighboring ones share one copy of the state."""
     devices = jax.devices() if devices is None else devices
     # In the order of the processes: each feeds one slice of a batch.
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -87,6 +87,19 @@ def read_starts(workdir: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
     return starts if is_complete else []
+
+
+def starts_table(starts: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return rows about the starts of a run, the header first."""
+    rows = [("started (UTC)", "from step", "ended", "commit", "devices", "Python, JAX")]
+    for start in starts:
+        end, commit = start.get("end"), start.get("commit")
+        time, first_step = start["time"].replace("+00:00", ""), f"{start['first_step']:,}"
+        how = f"{end['how']}, step {end['step']:,}" if end else "not recorded"
+        code = commit[:10] + "+" * commit.endswith("+") if commit else "unknown"
+        versions = f"{start['python']}, {start['jax_version']}"
+        rows.append((time, first_step, how, code, start["device"], versions))
+    return rows
 
 
 def _write_starts(workdir: Path, starts: list[dict[str, Any]]) -> None:
