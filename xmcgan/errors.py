@@ -68,7 +68,6 @@ def listed(lines: Sequence[str]) -> str:
 
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
@@ -83,7 +82,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
             raise
         message = f"error: {error.strerror}: {error.filename or 'the disk is full'}"
     except KeyboardInterrupt:
-        message, status = "interrupted", EXIT_INTERRUPTED
+        message, status = "interrupted", 130  # 128 + SIGINT, the shell's convention
     if message:
         print(message, file=sys.stderr)
     sys.exit(status)

@@ -6,20 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xmcgan.models import generator
 from xmcgan.models.blocks import DiscriminatorBlock
 from xmcgan.models.convolution import Conv1x1, Dense
 from xmcgan.models.outputs import DiscriminatorOutput
 
-# Width of each block, the stem first, in multiples of the base width. All blocks but the last
-# halve the size. 128 and 256 are the paper's; smaller networks are the one for 128 without its
-# first blocks, so that both networks have the same width at the same size.
-WIDTH_MULTIPLIERS = {
-    32: (4, 8, 16, 16),
-    64: (2, 4, 8, 16, 16),
-    128: (1, 2, 4, 8, 16, 16),
-    256: (1, 2, 4, 8, 8, 16, 16),
-    512: (1, 1, 2, 4, 8, 8, 16, 16),
-}
+# The generator's widths from the last block to the first, so that both networks have the same width
+# at the same size, and a last block that keeps the size. 128 and 256 are the paper's.
+WIDTH_MULTIPLIERS = {size: (*g[::-1], 16) for size, g in generator.WIDTH_MULTIPLIERS.items()}
 
 
 class Discriminator(nn.Module):
@@ -46,13 +40,9 @@ class Discriminator(nn.Module):
         block = nn.remat(DiscriminatorBlock) if self.remat else DiscriminatorBlock
         x, regions = images.astype(self.dtype), None
         for index, multiplier in enumerate(multipliers):
-            x = block(
-                multiplier * self.width,
-                downsample=index < len(multipliers) - 1,
-                first=index == 0,
-                dtype=self.dtype,
-                name=f"block_{index}",
-            )(x)
+            is_first, is_last = index == 0, index == len(multipliers) - 1
+            features, name = multiplier * self.width, f"block_{index}"
+            x = block(features, not is_last, is_first, self.dtype, name=name)(x)
             if x.shape[1] == self.region_size and regions is None:
                 regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(x)
         if regions is None:

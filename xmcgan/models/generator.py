@@ -13,7 +13,7 @@ from xmcgan.models.convolution import Conv1x1, Conv3x3, Dense
 from xmcgan.models.modulation import Condition, ConditionalBatchNorm, Whitening
 
 # Width of each block, in multiples of the base width. 128 and 256 are the paper's; smaller
-# networks are the one for 128 without its last blocks.
+# networks are the one for 128 without its last blocks. The discriminator mirrors them.
 WIDTH_MULTIPLIERS = {
     32: (16, 8, 4),
     64: (16, 8, 4, 2),

@@ -18,7 +18,7 @@ from clu import parameter_overview
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from xmcgan.errors import ConfigError, TrainingError
@@ -334,15 +334,9 @@ def print_summary(
 
 def progress_bar(console: Console) -> Progress:
     """Return a bar of steps, shown only on a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("steps, left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    text_and_bar = Progress.get_default_columns()[:2]
+    counts = (MofNCompleteColumn(), TextColumn("steps, left"), TimeRemainingColumn())
+    return Progress(*text_and_bar, *counts, console=console, disable=not console.is_terminal)
 
 
 def print_step(console: Console, step: int, scalars: Mapping[str, float]) -> None:

@@ -248,13 +248,11 @@ def update_generator(
         # Deviation: a short run's average would otherwise be mostly its random start.
         decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
 
-    def average(old: Any, new: Any) -> Any:
-        return jax.tree.map(lambda o, n: decay * o + (1 - decay) * n, old, new)
-
+    average = partial(optax.incremental_update, step_size=1 - decay)
     return state.replace(
         g_params=params,
         g_opt_state=opt_state,
         g_batch_stats=batch_stats,
-        ema_params=average(state.ema_params, params),
-        ema_batch_stats=average(state.ema_batch_stats, batch_stats),
+        ema_params=average(params, state.ema_params),
+        ema_batch_stats=average(batch_stats, state.ema_batch_stats),
     )

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -133,7 +133,7 @@ def session(args: argparse.Namespace) -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         # At once: the others would wait for this one in their next collective.
-        _exit_now(*_exit_message(error))
+        _end_process(error)
 
 
 def _is_distributed(args: argparse.Namespace) -> bool:
@@ -194,28 +194,26 @@ def _exit_unmet(args: argparse.Namespace) -> None:
     os._exit(EXIT_USER_ERROR)  # from a thread: the main one waits inside JAX
 
 
-def _exit_message(error: Exception) -> tuple[int, str]:
-    process, count = jax.process_index(), jax.process_count()
-    if isinstance(error, AgreedError):  # raised in all processes: host 0 prints it for all
-        return EXIT_USER_ERROR, f"error: {error}" if process == 0 else ""
-    if isinstance(error, UserError):
-        return EXIT_USER_ERROR, f"error: process {process}: {error}"
-    trace = traceback.format_exc()
-    if not isinstance(error, jax.errors.JaxRuntimeError):
-        return 1, f"{trace}error: process {process} stops, and the {count - 1} others with it"
-    return EXIT_LOST, (
-        f"{trace}error: process {process} cannot continue. If no other process says why, one of "
-        f"the {count} was lost, or the network between them. The last checkpoint is intact: the "
-        "same command resumes from it, also on fewer processes."
-    )
-
-
-def _exit_now(status: int, message: str) -> None:
+def _end_process(error: Exception) -> NoReturn:
     """End this process without waiting for the others, as JAX would at a normal exit."""
+    process, count = jax.process_index(), jax.process_count()
+    status, message = EXIT_USER_ERROR, f"error: process {process}: {error}"
+    if isinstance(error, AgreedError):  # raised in all processes: host 0 prints it for all
+        message = f"error: {error}" if process == 0 else ""
+    elif isinstance(error, jax.errors.JaxRuntimeError):
+        status = EXIT_LOST
+        message = (
+            f"{traceback.format_exc()}error: process {process} cannot continue. If no other "
+            f"process says why, one of the {count} was lost, or the network between them. The last "
+            "checkpoint is intact: the same command resumes from it, also on fewer processes."
+        )
+    elif not isinstance(error, UserError):
+        status = 1
+        message = f"error: process {process} stops, and the {count - 1} others with it"
+        message = traceback.format_exc() + message
     if message:
         print(message, file=sys.stderr, flush=True)
-    if is_host0():
-        # The coordination service ends with this process: let the others print first.
+    if process == 0:  # the coordination service ends with it: let the others print first
         time.sleep(_PRINT_SECONDS)
     sys.stdout.flush()
     os._exit(status)
