@@ -88,19 +88,16 @@ def default_config() -> ConfigDict:
     # Last share of the run, 0 to 1, over which both learning rates fall linearly to 0.
     config.learning_rate_decay = 0.0
     config.losses = ConfigDict()
-    config.losses.hinge = {"enabled": True, "weight": 1.0}
-    config.losses.sentence = {"enabled": True, "weight": 1.0, "temperature": 0.1}
-    config.losses.word = {
-        "enabled": True,
-        "weight": 1.0,
+    on = {"enabled": True, "weight": 1.0}
+    config.losses.hinge = on
+    config.losses.sentence = on | {"temperature": 0.1}
+    config.losses.word = on | {
         "temperature": 0.02,  # of the cross entropy: the official code's factor 50
         "region_gamma": 5.0,  # sharpness of a word's attention over regions
         "word_gamma": 5.0,  # sharpness of the pooling of a caption's words
     }
-    config.losses.image_discriminator = {"enabled": True, "weight": 1.0, "temperature": 0.1}
-    config.losses.image_pretrained = {
-        "enabled": True,
-        "weight": 1.0,
+    config.losses.image_discriminator = on | {"temperature": 0.1}
+    config.losses.image_pretrained = on | {
         "temperature": 0.1,
         "network": "resnet50",  # or efficientnet_lite0
         "weights": "",  # a path; empty takes the network's own download, where it has one
@@ -308,7 +305,6 @@ def _convert(field: str, text: str, kind: type) -> Any:
 
 
 def save_config(config: ConfigDict, path: Path) -> None:
-    """Write a config as JSON."""
     write_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 

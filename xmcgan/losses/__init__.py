@@ -25,8 +25,6 @@ REGISTRY = {
 
 
 class WeightedLoss(NamedTuple):
-    """A loss and its weight in the sum."""
-
     loss: Any
     weight: float
 

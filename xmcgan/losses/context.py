@@ -11,8 +11,6 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Features(NamedTuple):
-    """Features of a batch of images."""
-
     output: DiscriminatorOutput
     pretrained: Float[Array, "b f"] | None = None  # of the frozen network; None if its loss is off
 

@@ -9,8 +9,6 @@ from jaxtyping import Array, Float
 
 
 class Condition(NamedTuple):
-    """What a generator block is conditioned on."""
-
     vector: Float[Array, "b k"]  # projected sentence and noise
     context: Float[Array, "b s s d"] | None = None  # attended words; None before the attention
 

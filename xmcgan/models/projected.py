@@ -41,7 +41,6 @@ class ProjectedDiscriminator(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], sentence: Float[Array, "b e"]
     ) -> DiscriminatorOutput:
-        """Encode images and score them against their captions, once per scale."""
         channels = 16 * self.width
         halve = partial(Conv3x3, dtype=self.dtype, conv_fn=conv3x3_pool)
 

@@ -18,7 +18,6 @@ from xmcgan.utils.registry import find
 
 
 def build_generator(config: ConfigDict) -> Any:
-    """Build the generator of a config."""
     return _build_network(config, "generator", GENERATORS, {})
 
 
@@ -75,7 +74,6 @@ def load_discriminator_trunk(config: ConfigDict) -> dict[str, Any]:
 
 
 def build_text_encoder(config: ConfigDict) -> tuple[encoders.TextEncoder, Tokenizer]:
-    """Load the text encoder of a config and its tokenizer."""
     text = encoders.load_text_encoder(
         resolve(config.text.weights),
         config.text.encoder,

@@ -263,7 +263,6 @@ def pin(directory: Path, step: int, reason: str) -> bool:
 
 
 def unpin(directory: Path, step: int, reason: str) -> None:
-    """Remove the pin `reason` from a step."""
     (directory / "pins" / f"{step}.{reason}").unlink(missing_ok=True)
 
 

@@ -47,7 +47,6 @@ class MetricWriter(contextlib.AbstractContextManager):
             writer.write_scalars(step, scalars)
 
     def write_images(self, step: int, images: Images) -> None:
-        """Write batches of images by name."""
         for writer in self._writers:
             writer.write_images(step, images)
 
@@ -248,7 +247,6 @@ class MetricAverages:
         self._waiting: list[dict[str, jax.Array]] = []
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Accumulate the metrics of one step without blocking."""
         self._waiting.append(metrics)
 
     def state(self, step: int) -> dict[str, Any]:
@@ -284,7 +282,6 @@ class StepClock:
         self._start, self._start_step = time.monotonic(), step
 
     def read_and_reset(self, step: int) -> dict[str, float]:
-        """Return `images_per_second` since the last call."""
         now = time.monotonic()
         rate = (step - self._start_step) * self._batch_size / (now - self._start)
         self._start, self._start_step = now, step
@@ -292,7 +289,6 @@ class StepClock:
 
     @contextlib.contextmanager
     def exclude(self) -> Iterator[None]:
-        """Exclude the time that the block takes."""
         start = time.monotonic()
         yield
         self._start += time.monotonic() - start

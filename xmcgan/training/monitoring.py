@@ -49,7 +49,6 @@ class HealthWatch:
         self._consecutive = [0, 0]
 
     def warnings(self, averages: dict[str, float]) -> list[str]:
-        """Return the warnings that are due after this log line."""
         hinge = averages.get("d_hinge_loss", 1.0)
         fake, real = averages.get("fake_similarity", 0.0), averages.get("real_similarity", 0.0)
         signs = {

@@ -15,8 +15,6 @@ from xmcgan.models.spectral_norm import init_spectral_vectors
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Generator, discriminator and their optimizers."""
-
     generator: Any  # Flax modules
     discriminator: Any
     g_optimizer: optax.GradientTransformation

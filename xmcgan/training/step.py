@@ -28,8 +28,6 @@ Losses = dict[str, WeightedLoss]
 
 
 class Inputs(NamedTuple):
-    """Inputs of one update."""
-
     real: Float[Array, "b h w 3"]
     captions: Captions
     z: Float[Array, "b z"]
@@ -86,7 +84,6 @@ class Model(NamedTuple):
     def both_features(
         self, d_params: Any, inputs: Inputs, fake: Array
     ) -> tuple[Features, Features]:
-        """Features of real and generated images."""
         real = self.features(d_params, inputs, inputs.real, "real")
         return real, self.features(d_params, inputs, fake, "fake")
 
@@ -231,7 +228,6 @@ def normalize(state: TrainState) -> tuple[Any, Callable[[Any], tuple[Any]], Any]
 def update_discriminator(
     networks: Networks, grads: Any, vectors: Any, state: TrainState
 ) -> TrainState:
-    """Apply the discriminator's gradients."""
     updates, opt_state = networks.d_optimizer.update(grads, state.d_opt_state, state.d_params)
     params = optax.apply_updates(state.d_params, updates)
     return state.replace(d_params=params, d_opt_state=opt_state, d_vectors=vectors)

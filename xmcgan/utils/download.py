@@ -40,7 +40,6 @@ class Archive:
 
     @property
     def file_name(self) -> str:
-        """Last part of the address."""
         return self.url.rpartition("/")[2]
 
 
@@ -85,7 +84,6 @@ def _size(path: Path) -> int:
 
 
 def _transfer(archive: Archive, part: Path, bar: tqdm, pause_s: float) -> None:
-    """Append to the partial file until it is whole."""
     tries = 0
     while True:
         before = _size(part)
