@@ -75,16 +75,9 @@ class Generator(nn.Module):
         x = Conv3x3(3, self.dtype, name="to_rgb")(x).astype(jnp.float32)
         return (jnp.tanh(x) + 1) / 2
 
-    def _attend(
-        self,
-        x: Float[Array, "b s s c"],
-        words: Float[Array, "b t d"],
-        word_mask: Bool[Array, "b t"],
-        condition: Condition,
-    ) -> Condition:
+    def _attend(self, x: Array, words: Array, word_mask: Array, condition: Condition) -> Condition:
         """Add to the global condition the words that each region attends to."""
-        batch, size, _, _ = x.shape
-        dim = words.shape[-1]
+        (batch, size, _, _), dim = x.shape, words.shape[-1]
         query = Conv1x1(dim, dtype=self.dtype, name="query")(x).reshape(batch, size * size, dim)
         context, shares = attend_to_words(query, words, word_mask, self.attention_gamma)
         # For those who ask for the collection; otherwise nothing is stored.

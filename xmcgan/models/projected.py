@@ -82,12 +82,9 @@ class ProjectedDiscriminator(nn.Module):
             sentences.append(dense(channels, name=f"sentence_{index}")(sentence))
             logit = dense(1, name=f"logit_{index}")(feature)[:, 0]
             logits.append(logit + jnp.sum(feature * sentences[-1], axis=-1))
-        return DiscriminatorOutput(
-            logits=jnp.stack(logits, axis=-1),
-            feature=jnp.concatenate(features, axis=-1),
-            regions=regions.astype(jnp.float32),
-            sentence=jnp.concatenate(sentences, axis=-1),
-        )
+        feature, sentence = (jnp.concatenate(x, axis=-1) for x in (features, sentences))
+        logit = jnp.stack(logits, axis=-1)
+        return DiscriminatorOutput(logit, feature, regions.astype(jnp.float32), sentence)
 
 
 def _at_region_size(x: Float[Array, "b h w c"], size: int) -> list[Float[Array, "b s s c"]]:

@@ -37,11 +37,9 @@ def spectral_normalize(
     """
     normalized: dict[tuple[str, ...], Any] = flatten_dict(params)
     new_vectors: dict[tuple[str, ...], Any] = flatten_dict(vectors)
-    for path in new_vectors:
-        kernel_path = (*path[:-1], "kernel")
-        normalized[kernel_path], new_vectors[path] = _normalize_kernel(
-            normalized[kernel_path], new_vectors[path]
-        )
+    for path, u in new_vectors.items():
+        kernel = (*path[:-1], "kernel")
+        normalized[kernel], new_vectors[path] = _normalize_kernel(normalized[kernel], u)
     return unflatten_dict(normalized), unflatten_dict(new_vectors)
 
 
@@ -54,10 +52,7 @@ def spectral_norms(params: dict[str, Any], normalized: dict[str, Any]) -> Float[
     return jnp.stack([norm(flat[path].ravel()) / norm(divided[path].ravel()) for path in kernels])
 
 
-def _normalize_kernel(
-    kernel: Float[Array, "... out"], u: Float[Array, "1 out"]
-) -> tuple[Float[Array, "... out"], Float[Array, "1 out"]]:
-    """Normalize one kernel, seen as a matrix, and advance its vector."""
+def _normalize_kernel(kernel: Array, u: Float[Array, "1 out"]) -> tuple[Array, Array]:
     matrix = kernel.reshape(-1, kernel.shape[-1])
     fixed = jax.lax.stop_gradient(matrix)
     v = _unit(u @ fixed.T)

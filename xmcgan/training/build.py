@@ -43,10 +43,7 @@ def _adam(config: ConfigDict, section: str, num_updates: int) -> optax.GradientT
     return optax.adam(rate, **config.adam)
 
 
-def _build_network(
-    config: ConfigDict, section: str, registry: dict[str, str], shared: dict[str, Any]
-) -> Any:
-    """Build a network from its section of the config and what it shares with the rest."""
+def _build_network(config: ConfigDict, section: str, registry: Any, shared: Any) -> Any:
     own = dict(config[section])
     network = find(own.pop("type"), registry, section)
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}

@@ -14,11 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from xmcgan.losses import weighted_sum
-from xmcgan.losses.context import Context, Features, Metrics
+from xmcgan.losses.context import Context, Metrics
 from xmcgan.training.state import TrainState
-from xmcgan.training.step import Inputs, JointGradients, Model, joint_metrics, normalize
-
-Sides = tuple[Features, Features]  # real, generated
+from xmcgan.training.step import Inputs, JointGradients, Model, Sides, joint_metrics, normalize
 
 
 def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> tuple[Any, Any]:

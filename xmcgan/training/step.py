@@ -25,6 +25,7 @@ from xmcgan.models.spectral_norm import spectral_normalize, spectral_norms
 from xmcgan.training.state import Networks, TrainState
 
 Losses = dict[str, WeightedLoss]
+Sides = tuple[Features, Features]  # real, generated
 
 
 class Inputs(NamedTuple):
@@ -81,15 +82,11 @@ class Model(NamedTuple):
             pretrained = self.frozen.encode_image(self.frozen_params["image"], images)
         return Features(self.discriminate(d_params, inputs.captions, seen), pretrained)
 
-    def both_features(
-        self, d_params: Any, inputs: Inputs, fake: Array
-    ) -> tuple[Features, Features]:
+    def both_features(self, d_params: Any, inputs: Inputs, fake: Array) -> Sides:
         real = self.features(d_params, inputs, inputs.real, "real")
         return real, self.features(d_params, inputs, fake, "fake")
 
-    def context(
-        self, d_params: Any, inputs: Inputs, fake: Array, features: tuple[Features, Features]
-    ) -> Context:
+    def context(self, d_params: Any, inputs: Inputs, fake: Array, features: Sides) -> Context:
         """What the losses see, with the features of real and generated images."""
         discriminate = partial(self.discriminate, d_params, inputs.captions)
         group_size = self.config.contrastive_group_size
