@@ -13,7 +13,7 @@ Exit status: 0 done, 2 a mistake (named).
 import argparse
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from weight_formats.numpy_files import read_array_tree
 from weight_formats.torch_files import read_torch
 
 from xmcgan.errors import WeightsError, did_you_mean, run_cli
-from xmcgan.pretrained import resnet
+from xmcgan.pretrained import resnet, vgg
 from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, EfficientNetLite, Scale, block_specs
 from xmcgan.pretrained.inception import STEM, InceptionV3, Unit, Variant
 from xmcgan.pretrained.inception import block_specs as inception_blocks
@@ -155,6 +155,31 @@ def resnet_params(tensors: Tensors, *, official: bool) -> Params:
     return params
 
 
+def vgg_params(tensors: Tensors, depths: Sequence[int]) -> Params:
+    """Return the parameters of a VGG in torchvision's naming: the places in two sequences."""
+    params: Params = {}
+    place = 0
+    for stage, depth in enumerate(depths, start=1):
+        for index in range(1, depth + 1):
+            layer = f"features.{place}"
+            kernel, bias = tensors.take(f"{layer}.weight"), tensors.take(f"{layer}.bias")
+            if kernel.ndim != 4:
+                raise WeightsError(f"{tensors.path} does not fit the network: {layer} is no VGG's")
+            kernel = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
+            params[f"conv{stage}_{index}"] = {"kernel": kernel, "bias": bias}
+            place += 2  # its ReLU
+        place += 1  # the pooling
+    for place, name in ((0, "fc1"), (3, "fc2"), (6, "logits")):
+        params[name] = tensors.dense(f"classifier.{place}")
+    # PyTorch flattens the map of 7x7 positions channel by channel.
+    kernel = params["fc1"]["kernel"]
+    if len(kernel) % 49:
+        raise WeightsError(f"{tensors.path} does not fit the network: classifier.0 is no VGG's")
+    by_place = kernel.reshape(-1, 7, 7, kernel.shape[-1]).transpose(1, 2, 0, 3)
+    params["fc1"]["kernel"] = by_place.reshape(kernel.shape)
+    return params
+
+
 def inception_units(variant: Variant) -> Iterator[tuple[str | None, Unit]]:
     """Yield all units with their block's name, in the order that keras.applications numbers."""
     yield from ((None, unit) for group in STEM for unit in group)
@@ -235,6 +260,9 @@ def find_network(name: str, suffix: str) -> Network | None:
         scale = LITE0 if name.endswith("0") else LITE2
         module = EfficientNetLite(scale=scale)
         return Network(module, lambda tensors: efficientnet_params(tensors, scale))
+    if name in vgg.DEPTHS:
+        depths = vgg.DEPTHS[name]
+        return Network(vgg.VGG(depths), lambda tensors: vgg_params(tensors, depths))
     variant: Variant = "2015" if name == "inception-2015" else "keras"
     return Network(InceptionV3(variant), lambda tensors: inception_params(tensors, variant))
 
@@ -249,6 +277,8 @@ NETWORKS = {
     "inception-2015": TORCH_FILES,
     "inception-keras": (".h5",),
     "resnet50": (".npy", *TORCH_FILES),
+    "vgg16": TORCH_FILES,
+    "vgg19": TORCH_FILES,
 }
 
 

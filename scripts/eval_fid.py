@@ -73,7 +73,8 @@ def parse_args() -> argparse.Namespace:
     scoring.add_argument(
         "--allow-foreign-statistics",
         action="store_true",
-        help="accept a .npz that does not say how it was made (of pytorch-fid or TTUR)",
+        help="accept a .npz that does not say how it was made (of pytorch-fid: give --protocol "
+        "fid-pytorch; of TTUR: fid-2015)",
     )
     for name, purpose in (
         ("features", "write names, features and logits"),

@@ -99,7 +99,7 @@ def default_config() -> ConfigDict:
     config.losses.image_discriminator = on | {"temperature": 0.1}
     config.losses.image_pretrained = on | {
         "temperature": 0.1,
-        "network": "resnet50",  # or efficientnet_lite0
+        "network": "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         "weights": "",  # a path; empty takes the network's own download, where it has one
         "feature": "logits",  # or pooled
         "input_size": 224,  # pixels; images are resized to it
@@ -147,7 +147,7 @@ def validate(config: ConfigDict) -> None:
         "dtype": ("float32", "bfloat16"),
         "data.resize": ("crop", "squash"),
         "text.sentence_pooling": ("masked_mean", "padded_mean"),
-        "losses.image_pretrained.network": ("resnet50", "efficientnet_lite0"),
+        "losses.image_pretrained.network": ("resnet50", "efficientnet_lite0", "vgg16", "vgg19"),
         "losses.image_pretrained.feature": ("logits", "pooled"),
         # The generator needs a block after the attention, the discriminator one before its regions.
         "region_size": [s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2],

@@ -149,16 +149,17 @@ def test_products_are_asked_for_at_highest_precision(monkeypatch):
     assert set(seen) == {"highest"}
 
 
-@pytest.mark.parametrize("name", ["fid-2015", "fid-clean", "fid-keras"])
-def test_inception_needs_a_path_of_weights(name):
-    with pytest.raises(EvaluationError, match="--weights"):
+@pytest.mark.parametrize("name", ["fid-2015", "fid-pytorch", "fid-clean", "fid-keras", "pr-vgg16"])
+def test_a_network_without_a_download_needs_a_path_of_weights(name):
+    published = r"[\s\S]*https://\S+/vgg16-\w+\.pth[\s\S]*convert_weights\.py vgg16"
+    with pytest.raises(EvaluationError, match="--weights" + published * (name == "pr-vgg16")):
         FeatureExtractor(get_protocol(name), Networks(mesh(1)))
 
 
 def test_other_weights_than_the_published_ones_are_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, path)
-    for name in ("fid-2015", "fid-keras", "fd-effnet-lite0"):
+    for name in ("fid-2015", "fid-pytorch", "fid-keras", "fd-effnet-lite0", "pr-vgg16"):
         with pytest.raises(WeightsError, match="--allow-unverified-weights"):
             FeatureExtractor(get_protocol(name), Networks(mesh(1), weights={name: str(path)}))
     (tmp_path / "other.pth").touch()

@@ -163,6 +163,39 @@ def test_statistics_of_other_programs_need_a_flag(run, sets, tmp_path):
     assert allowed["recipe"]["real"]["num_images"] is None
 
 
+def test_statistics_of_pytorch_fid_are_taken_as_fid_pytorch(run, sets, tmp_path):
+    protocol, out = ("--protocol", "fid-pytorch"), tmp_path / "ours.npz"
+    assert run(EVAL, "stats", sets[0], *protocol, "--out", out)[0] == 0
+    with np.load(out) as ours:
+        np.savez(tmp_path / "foreign.npz", mu=ours["mu"], sigma=ours["sigma"])
+    flags = (EVAL, "compare", tmp_path / "foreign.npz", sets[1], *protocol)
+    status, _, errors = run(*flags)
+    assert status == 2
+    assert "files of pytorch-fid are fid-pytorch" in errors
+    status, output, _ = run(*flags, "--allow-foreign-statistics", "--json")
+    assert status == 0
+    result = json.loads(output)
+    assert result["recipe"]["protocol"] == "fid-pytorch"
+    assert list(result["scores"]) == ["fid"]
+
+
+def test_pr_vgg16_gives_precision_and_recall_of_images_and_nothing_of_statistics(
+    run, sets, tmp_path
+):
+    protocol = ("--protocol", "pr-vgg16")
+    status, output, errors = run(EVAL, "compare", *sets, *protocol, "--json")
+    assert status == 0
+    assert list(json.loads(output)["scores"]) == ["precision", "recall", "density", "coverage"]
+    assert "biased" not in errors
+    status, _, errors = run(EVAL, "stats", sets[0], *protocol, "--out", tmp_path / "s.npz")
+    assert status == 2
+    assert "pr-vgg16 compares images with images" in errors
+    np.savez(tmp_path / "s.npz", mu=np.zeros(12), sigma=np.eye(12))
+    status, _, errors = run(EVAL, "compare", tmp_path / "s.npz", sets[1], *protocol)
+    assert status == 2
+    assert "pr-vgg16 compares images with images" in errors
+
+
 def test_statistics_of_two_protocols_are_not_compared(run, sets, tmp_path):
     for name in ("fd-effnet-lite0", "fid-clean"):
         out = tmp_path / f"{name}.npz"

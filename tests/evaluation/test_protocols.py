@@ -1,7 +1,11 @@
 """Resize and scaling of each protocol, against the program that it stands for, written literally.
 
+PyTorch's resize is compared with values of PyTorch 2.14.1, in expected/fid_pytorch.npz.
+
 Also which of them are flattered by training.
 """
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +21,13 @@ from xmcgan.evaluation.protocols import (
     apply_matrices,
     flattered_by,
     get_protocol,
+    half_pixel_bilinear_matrix,
     preprocess,
     tf1_bilinear_matrix,
 )
 
 SIZES = [((5, 9), 7), ((128, 96), 299), ((320, 400), 299), ((64, 64), 64), ((17, 1), 4)]
+EXPECTED = Path(__file__).parents[1] / "pretrained" / "expected"
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -71,6 +77,24 @@ def test_tf1_bilinear_starts_at_the_first_pixel_and_repeats_the_last():
     np.testing.assert_array_equal(tf1_bilinear_matrix(2, 4) @ row, [0, 50, 100, 100])
 
 
+@pytest.mark.parametrize(("size", "step"), [(299, 30), (24, 4)])
+def test_half_pixel_bilinear_is_that_of_pytorch(size, step):
+    image = noise(40, 31)
+    matrices = [half_pixel_bilinear_matrix(side, size) for side in (40, 31)]
+    found = np.asarray(apply_matrices(jnp.asarray(image[None]), *matrices))[0]
+    expected = np.load(EXPECTED / "fid_pytorch.npz")[f"resized_{size}"]
+    np.testing.assert_allclose(found[::step, ::step], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 40), (5, 9)])
+def test_half_pixel_bilinear_upwards_is_the_antialiased_one(shape):
+    # Where an image grows there is nothing to antialias, and both have half pixels.
+    for side in shape:
+        np.testing.assert_allclose(
+            half_pixel_bilinear_matrix(side, 299), antialiased_matrix(side, 299), atol=1e-5
+        )
+
+
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("shape", "size"), SIZES)
 def test_antialiased_resize_is_that_of_pillow(shape, size, kernel):
@@ -91,7 +115,9 @@ def test_antialiased_resize_is_that_of_jax(shape, size, kernel):
     np.testing.assert_allclose(found, np.asarray(expected), rtol=0, atol=2e-2)
 
 
-@pytest.mark.parametrize("matrix", [tf1_bilinear_matrix, antialiased_matrix])
+@pytest.mark.parametrize(
+    "matrix", [tf1_bilinear_matrix, half_pixel_bilinear_matrix, antialiased_matrix]
+)
 def test_a_flat_image_stays_flat(matrix):
     for size_in, size_out in ((3, 299), (500, 299), (1, 7), (7, 1)):
         np.testing.assert_allclose(matrix(size_in, size_out).sum(axis=1), 1, atol=1e-6)
@@ -141,6 +167,21 @@ def test_fid_keras_is_the_official_xmc_gan_code(shape):
     np.testing.assert_allclose(prepared("fid-keras", image), expected, rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fid_pytorch_is_pytorch_fid(shape):
+    image = noise(*shape)
+    rows, columns = (half_pixel_bilinear_matrix(side, 299).astype(np.float64) for side in shape)
+    resized = np.einsum("ih,jw,hwc->ijc", rows, columns, image / 255)
+    np.testing.assert_allclose(prepared("fid-pytorch", image), 2 * resized - 1, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pr_vgg16_gives_the_network_pixels_of_torch_fidelity_in_0_to_1(shape):
+    image = noise(*shape)
+    expected = gather_tf1(image, 224) / 255
+    np.testing.assert_allclose(prepared("pr-vgg16", image), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "size"), [("fd-effnet-lite0", 224), ("fd-effnet-lite2", 160)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fd_effnet_gives_the_network_pixels_of_pillow_in_0_to_1(name, size, shape):
@@ -153,10 +194,12 @@ def test_fd_effnet_gives_the_network_pixels_of_pillow_in_0_to_1(name, size, shap
     ("name", "black", "white"),
     [
         ("fid-2015", -1, 127 / 128),
+        ("fid-pytorch", -1, 1),
         ("fid-clean", -1, 127 / 128),
         ("fid-keras", -1, 1),
         ("fd-effnet-lite0", 0, 1),
         ("fd-effnet-lite2", 0, 1),
+        ("pr-vgg16", 0, 1),
     ],
 )
 def test_black_and_white_are_scaled_to_what_the_network_was_trained_on(name, black, white):
@@ -190,15 +233,17 @@ def config(*, image_loss: str = "", discriminator: str = "paper"):
 @pytest.mark.parametrize(
     ("made", "flattered"),
     [
-        (config(), False),
-        (config(image_loss="resnet50"), False),
-        (config(image_loss="efficientnet_lite0"), True),
-        (config(discriminator="projected"), True),
+        (config(), None),
+        (config(image_loss="resnet50"), None),
+        (config(image_loss="vgg19"), None),
+        (config(image_loss="vgg16"), "pr-vgg16"),
+        (config(image_loss="efficientnet_lite0"), "fd-effnet-lite0"),
+        (config(discriminator="projected"), "fd-effnet-lite0"),
     ],
 )
 def test_only_the_networks_of_training_flatter(made, flattered):
     found = {name for name, protocol in PROTOCOLS.items() if flattered_by(made, protocol)}
-    assert found == ({"fd-effnet-lite0"} if flattered else set())
+    assert found == ({flattered} if flattered else set())
 
 
 def test_a_config_that_has_no_type_of_discriminator_is_the_papers():

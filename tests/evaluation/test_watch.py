@@ -342,3 +342,10 @@ def test_a_metric_is_one_file_and_one_line(run, workdir, monkeypatch, how):
     if how == "config":
         assert settings["white"] == 510
         assert set(result.scores) == {"fd-effnet-lite0/fd", own}
+
+
+def test_a_protocol_of_precision_and_recall_alone_needs_no_choice_of_metrics(workdir):
+    assert make_job(workdir, protocols=["pr-vgg16"], weights=["ema"]).run([6]) == 1
+    (result,) = read(workdir)
+    names = [name for name in result.scores if not name.startswith("shapes/")]
+    assert names == [f"pr-vgg16/{n}" for n in ("precision", "recall", "density", "coverage")]

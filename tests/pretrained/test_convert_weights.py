@@ -56,6 +56,7 @@ def test_every_changed_byte_is_noticed(original):
         ("inception-keras", "model.bin", r"model\.bin.*\.h5"),
         ("clip", "absent.bin", r"absent\.bin"),
         ("resnet50", "model.bin", r"model\.bin .*conv1\.weight"),
+        ("vgg19", "model.bin", r"model\.bin .*features\.0\.weight"),
     ],
 )
 def test_what_cannot_be_converted_is_named_and_nothing_written(original, network, name, named):

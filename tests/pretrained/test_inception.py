@@ -73,6 +73,21 @@ def test_fid_2015_from_pixels_to_features_is_that_of_torch_fidelity(files):
             assert np.linalg.norm(values - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
+@pytest.mark.slow
+def test_fid_pytorch_from_pixels_to_features_is_that_of_pytorch_fid(files):
+    # Expected: pytorch-fid 0.3.0 on PyTorch 2.14.1 with these weights, every 8th feature.
+    patches = np.random.default_rng(11).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    weights = {"fid-pytorch": str(files["2015"])}
+    networks = Networks(make_mesh(jax.devices()[:1]), allow_unverified=True, weights=weights)
+    extract = FeatureExtractor(get_protocol("fid-pytorch"), networks)
+    found = extract(patches.repeat(8, axis=1).repeat(8, axis=2))["values"][:, ::8]
+    with np.load(EXPECTED.parent / "fid_pytorch.npz") as expected:
+        np.testing.assert_allclose(found, expected["features"], rtol=0, atol=1e-4)
+        assert np.linalg.norm(found - expected["features"]) < 1e-5 * np.linalg.norm(found)
+    with np.load(EXPECTED.parent / "fid_2015.npz") as other:
+        assert np.abs(found - other["features"]).max() > 1e-2, "the resizes differ"
+
+
 @pytest.mark.parametrize(("variant", "values"), [("2015", 23_885_392), ("keras", 23_851_784)])
 def test_network_has_the_published_number_of_values(variant, values):
     classes, per_channel = {"2015": (1008, 4), "keras": (1000, 3)}[variant]

@@ -206,6 +206,7 @@ def test_a_run_that_ends_elsewhere_than_planned_is_no_part_of_the_table(one_cell
         (["--config", "shapes", "--num-samples", "1"], "--num-samples is 1: at least 2"),
         (["--config", "shapes", "--protocol", "fid-2014"], "did you mean 'fid-2015'"),
         (["--config", "shapes", "--protocol", "fid-2015"], "no weights of its own"),
+        (["--config", "shapes", "--protocol", "pr-vgg16"], "none of the table's scores"),
         (["--config", "shapes", "--out", "/dev/null/x"], "/dev/null/x"),
     ],
 )

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from xmcgan.config import load_config, validate
-from xmcgan.errors import ConfigError
-from xmcgan.training.build import build_networks
+from xmcgan.errors import ConfigError, WeightsError
+from xmcgan.training.build import build_image_encoder, build_networks
 
 
 @pytest.mark.parametrize("d_steps", [1, 2])
@@ -31,3 +31,16 @@ def test_a_share_beyond_the_run_is_refused():
     config.learning_rate_decay = 1.5
     with pytest.raises(ConfigError, match="learning_rate_decay"):
         validate(config)
+
+
+@pytest.mark.parametrize("network", ["vgg16", "vgg19"])
+def test_missing_weights_of_a_vgg_say_where_they_are_published(network):
+    config = load_config("coco")
+    config.losses.image_pretrained.network = network
+    validate(config)
+    published = rf"[\s\S]*https://\S+/{network}-\w+\.pth[\s\S]*convert_weights\.py {network}"
+    with pytest.raises(ConfigError, match=f"weights is empty{published}"):
+        build_image_encoder(config)
+    config.losses.image_pretrained.weights = "absent.safetensors"
+    with pytest.raises(WeightsError, match=rf"absent\.safetensors{published}"):
+        build_image_encoder(config)

@@ -26,6 +26,7 @@ from xmcgan.evaluation.metrics import (
     BuiltMetric,
     Context,
     build_metrics,
+    possible,
     quality_metrics,
 )
 from xmcgan.evaluation.metrics.fid import mean_and_covariance
@@ -273,7 +274,8 @@ def metric_specs(config: ConfigDict, options: Options, num_real: int) -> dict[st
     if names is None:
         # Retrieval that is named although the real images are too few is an error.
         retrieval = ["retrieval"] if num_real > NUM_DISTRACTORS else []
-        names = list(configured) or ["quality", *retrieval, "diversity"]
+        others = possible([*retrieval, "diversity"], options.protocols)
+        names = list(configured) or ["quality", *others]
     specs: dict[str, dict[str, Any]] = {}
     for name in names:
         if name == "quality":

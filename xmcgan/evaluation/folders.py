@@ -227,6 +227,8 @@ def write(images: Path, out: Path, options: Options, *, statistics: bool) -> int
         folder = _open(images, options)
         if isinstance(folder, Statistics):
             raise EvaluationError(f"{images} holds no images")
+        if statistics:
+            _require_frechet(options.protocol)
         extractor = _context(options).features(options.protocol.name)
     arrays = _extract(extractor, folder, options)
     with raise_on_all():
@@ -286,6 +288,7 @@ def check_statistics(
     allow_foreign: bool,
 ) -> None:
     """Raise EvaluationError if statistics are not of the features of a recipe."""
+    _require_frechet(protocol)
     if statistics.mu.size != protocol.num_features:
         raise EvaluationError(
             f"{path} has {statistics.mu.size} dimensions and {protocol.name} "
@@ -294,7 +297,8 @@ def check_statistics(
     if not statistics.recipe and not allow_foreign:
         raise EvaluationError(
             f"{path} does not say how it was made: if it was by {protocol.name} with the same "
-            "weights, pass --allow-foreign-statistics"
+            "weights, pass --allow-foreign-statistics (files of pytorch-fid are fid-pytorch, those "
+            "of TTUR fid-2015)"
         )
     wanted = {key: recipe[key] for key in _COMPARED if key in recipe} or {"protocol": protocol.name}
     stored = {key: statistics.recipe.get(key) for key in wanted}
@@ -304,8 +308,16 @@ def check_statistics(
         )
 
 
+def _require_frechet(protocol: FeatureProtocol) -> None:
+    if protocol.label == "PR":
+        raise EvaluationError(
+            f"{protocol.name} compares images with images: its scores do not follow from a mean "
+            "and a covariance"
+        )
+
+
 def _warn(described: Sequence[Mapping[str, Any]], protocol: FeatureProtocol) -> None:
-    for each in described:
+    for each in described if protocol.label != "PR" else ():
         num, name = each["num_images"], each.get("statistics") or each["source"]
         if num is not None and num <= protocol.num_features:
             print(

@@ -15,7 +15,16 @@ from ml_collections import ConfigDict
 from xmcgan.errors import EvaluationError, did_you_mean
 from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, load_efficientnet_lite
 from xmcgan.pretrained.inception import PUBLISHED_MD5, PUBLISHED_SHA256, load_inception
-from xmcgan.pretrained.weights import SOURCES, FileIdentity, find_file, identify_file, resolve
+from xmcgan.pretrained.vgg import load_vgg
+from xmcgan.pretrained.weights import (
+    PUBLISHED,
+    SOURCES,
+    FileIdentity,
+    find_file,
+    how_to_get,
+    identify_file,
+    resolve,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +36,8 @@ class FeatureProtocol:
     """
 
     name: str
-    label: Literal["FID", "FD"]  # only Inception features may be called "FID"
+    # Only Inception features may be called "FID"; "PR" has precision, recall, density and coverage.
+    label: Literal["FID", "FD", "PR"]
     network: str  # a key of `_NETWORKS`
     resize: str  # a key of `RESIZES`
     input_size: int  # pixels
@@ -43,6 +53,25 @@ def tf1_bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "size_
     """
     # In float32, as the kernel of TensorFlow: in float64 some points would round to the next pixel.
     places = np.arange(size_out, dtype=np.float32) * (np.float32(size_in) / np.float32(size_out))
+    return _between_pixels(places, size_in)
+
+
+def half_pixel_bilinear_matrix(
+    size_in: int, size_out: int
+) -> Float[np.ndarray, "size_out size_in"]:
+    """Matrix of PyTorch's `interpolate(mode="bilinear", align_corners=False)` of one side.
+
+    Output i lies at (i + 0.5) * size_in / size_out - 0.5; no antialiasing.
+    """
+    # PyTorch rounds the scale to float32, and the place once: a fused multiply-add.
+    scale = np.float64(np.float32(size_in) / np.float32(size_out))
+    places = np.maximum((np.arange(size_out) + 0.5) * scale - 0.5, 0)
+    return _between_pixels(places.astype(np.float32), size_in)
+
+
+def _between_pixels(
+    places: Float[np.ndarray, "size_out"], size_in: int
+) -> Float[np.ndarray, "size_out size_in"]:
     low = np.minimum(np.floor(places).astype(np.int64), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
     weight = (places - low.astype(np.float32))[:, None]
@@ -82,18 +111,20 @@ def apply_matrices(
 
 RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {
     "bilinear of TensorFlow 1": tf1_bilinear_matrix,
+    "bilinear of PyTorch": half_pixel_bilinear_matrix,
     "antialiased bilinear": antialiased_matrix,
     "antialiased bicubic, clipped to 0..255": partial(antialiased_matrix, kernel="bicubic"),
 }
 SCALINGS: dict[str, Callable[[Array], Array]] = {
     "(x - 128) / 128": lambda x: (x - 128) / 128,
+    "2 x / 255 - 1": lambda x: 2 * (x / 255) - 1,
     "clip(2 x / 255 - 1, -1, 1)": lambda x: jnp.clip(2 * (x / 255) - 1, -1, 1),
     "x / 255": lambda x: x / 255,
 }
 
 _INCEPTION = FeatureProtocol(
     # Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017, and their code:
-    # comparable with TTUR and torch-fidelity, and with the text-to-image literature.
+    # comparable with TTUR and torch-fidelity.
     name="fid-2015",
     label="FID",
     network="inception-2015",
@@ -118,6 +149,10 @@ _LITE0 = FeatureProtocol(
 )
 _PROTOCOLS = (
     _INCEPTION,
+    # mseitzer/pytorch-fid: the same weights behind PyTorch's own resize.
+    dataclasses.replace(
+        _INCEPTION, name="fid-pytorch", resize="bilinear of PyTorch", scaling="2 x / 255 - 1"
+    ),
     # Parmar, Zhang, Zhu, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR
     # 2022: Pillow's bicubic of each channel in float, clipped.
     dataclasses.replace(
@@ -141,6 +176,19 @@ _PROTOCOLS = (
         network="efficientnet_lite2",
         input_size=160,
         default_weights="efficientnet_lite2",
+    ),
+    # Kynkaanniemi et al., "Improved Precision and Recall Metric", NeurIPS 2019: the second hidden
+    # layer of VGG-16 after its ReLU, as torch-fidelity extracts it.
+    # Deviation: torchvision's weights; the authors' file is converted from the first VGG-16's.
+    FeatureProtocol(
+        name="pr-vgg16",
+        label="PR",
+        network="vgg16",
+        resize="bilinear of TensorFlow 1",
+        input_size=224,
+        scaling="x / 255",  # the network standardizes
+        num_features=4096,
+        default_weights=None,
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
@@ -180,6 +228,7 @@ class FeatureNetwork:
 _NETWORKS: dict[str, tuple[str, Callable[[Path], tuple[Any, Any]]]] = {
     "inception-2015": (PUBLISHED_SHA256, partial(load_inception, "2015")),
     "inception-keras": (PUBLISHED_MD5, partial(load_inception, "keras")),
+    "vgg16": (PUBLISHED["vgg16"].sha256, partial(load_vgg, network="vgg16", feature="fc2")),
     **{
         name: (SOURCES[name].members[0].sha256, partial(load_efficientnet_lite, scale=scale))
         for name, scale in (("efficientnet_lite0", LITE0), ("efficientnet_lite2", LITE2))
@@ -196,8 +245,9 @@ def load_network(
         raise EvaluationError(
             f"the protocol {protocol.name} has no weights of its own: give the published file with "
             f"--weights (docs/evaluation.md says where it is from), or use {DEFAULT_PROTOCOL}"
+            f"{how_to_get(protocol.network)}"
         )
-    path = find_file(resolve(weights), protocol.network)
+    path = find_file(resolve(weights, network=protocol.network), protocol.network)
     published, load = _NETWORKS[protocol.network]
     identity = identify_file(path, [published], allow_unverified=allow_unverified)
     module, params = load(path)

@@ -197,7 +197,7 @@ class PretrainedContrast(_ContrastiveLoss):
     def __init__(
         self,
         temperature: float = 0.1,
-        network: str = "resnet50",  # or efficientnet_lite0
+        network: str = "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         weights: str = "",  # a path; empty: the network's own download, if it has one
         feature: str = "logits",  # or pooled
         input_size: int = 224,

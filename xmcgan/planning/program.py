@@ -15,7 +15,7 @@ from xmcgan.errors import ConfigError, TrainingError
 from xmcgan.losses import build_losses
 from xmcgan.planning.collectives import find_collectives
 from xmcgan.planning.targets import Target
-from xmcgan.pretrained import bert
+from xmcgan.pretrained import bert, vgg
 from xmcgan.pretrained.efficientnet_lite import EfficientNetLite, EfficientNetLite0Trunk
 from xmcgan.pretrained.resnet import ResNet50
 from xmcgan.training.build import build_networks
@@ -137,8 +137,7 @@ def _frozen_networks(config: ConfigDict, frozen: bool) -> tuple[FrozenNetworks, 
     encode_image = None
     if pretrained.enabled:
         size = (1, pretrained.input_size, pretrained.input_size, 3)
-        is_resnet = pretrained.network == "resnet50"
-        image: Any = ResNet50(True, dtype) if is_resnet else EfficientNetLite(dtype)
+        image = _image_network(pretrained.network, dtype, pretrained.feature)
         shapes["image"] = _shapes(image, jax.ShapeDtypeStruct(size, jnp.float32))
         encode_image = partial(_encode_image, image, size[1], pretrained.feature)
     if config.discriminator.type == "projected":
@@ -146,6 +145,12 @@ def _frozen_networks(config: ConfigDict, frozen: bool) -> tuple[FrozenNetworks, 
         pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         shapes["discriminator"] = {"trunk": _shapes(EfficientNetLite0Trunk(dtype), pixels)}
     return FrozenNetworks(encode_text, encode_image), shapes, text.hidden_size
+
+
+def _image_network(name: str, dtype: Any, feature: str) -> Any:
+    if name in vgg.DEPTHS:
+        return vgg.VGG(vgg.DEPTHS[name], dtype, classify=feature != "pooled")
+    return ResNet50(True, dtype) if name == "resnet50" else EfficientNetLite(dtype)
 
 
 def _look_up(table: jax.Array, token_ids: jax.Array, mask: jax.Array) -> Any:

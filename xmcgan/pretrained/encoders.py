@@ -21,6 +21,8 @@ from xmcgan.utils.registry import find
 IMAGE_NETWORKS = {
     "efficientnet_lite0": "xmcgan.pretrained.efficientnet_lite:load_efficientnet_lite0",
     "resnet50": "xmcgan.pretrained.resnet:load_resnet50",
+    "vgg16": "xmcgan.pretrained.vgg:load_vgg16",
+    "vgg19": "xmcgan.pretrained.vgg:load_vgg19",
 }
 # load(path, sentence_pooling=..., dtype=...) -> TextEncoder.
 TEXT_ENCODERS = {"bert": "xmcgan.pretrained.encoders:load_bert_encoder"}
@@ -99,6 +101,8 @@ def load_image_encoder(
     if feature not in IMAGE_FEATURES:
         raise ValueError(f"feature is {feature!r}, not in {IMAGE_FEATURES}")
     module, params = find(kind, IMAGE_NETWORKS, "image network")(path, dtype=dtype)
+    if feature == "pooled" and hasattr(module, "without_classifier"):
+        module, params = module.without_classifier(params)
 
     def apply(params, images):
         shape = (images.shape[0], input_size, input_size, images.shape[3])

@@ -108,6 +108,39 @@ SOURCES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class PublishedFile:
+    """A file that the user fetches, converts once and gives by path."""
+
+    url: str
+    size: int
+    sha256: str
+
+
+_TORCHVISION = "https://download.pytorch.org/models"
+PUBLISHED = {
+    "vgg16": PublishedFile(
+        f"{_TORCHVISION}/vgg16-397923af.pth",
+        553_433_881,
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    ),
+    "vgg19": PublishedFile(
+        f"{_TORCHVISION}/vgg19-dcbb9e9d.pth",
+        574_673_361,
+        "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+    ),
+}
+
+
+def how_to_get(network: str) -> str:
+    """Return the end of a message: where weights are published, and how to convert them."""
+    if network not in PUBLISHED:
+        return ""
+    url = PUBLISHED[network].url
+    command = convert_command(network, Path(url.rpartition("/")[2]))
+    return f"\n{network} is published at {url}; convert it once with\n  {command}"
+
+
 def default_weights_dir() -> Path:
     """Return `XMCGAN_WEIGHTS_DIR` if set, else `weights/` of the checkout or working directory."""
     if configured := os.environ.get("XMCGAN_WEIGHTS_DIR"):
@@ -116,8 +149,13 @@ def default_weights_dir() -> Path:
     return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "weights"
 
 
-def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = None) -> Path:
-    """Return the directory of a name of `SOURCES`, verified, or the existing path of the user."""
+def resolve(
+    name_or_path: str | os.PathLike[str], weights_dir: Path | None = None, *, network: str = ""
+) -> Path:
+    """Return the directory of a name of `SOURCES`, verified, or the existing path of the user.
+
+    `network` is what the weights are for, for the message if there is no such path.
+    """
     if str(name_or_path) in SOURCES:
         source = SOURCES[str(name_or_path)]
         directory = (weights_dir or default_weights_dir()) / source.name
@@ -128,7 +166,7 @@ def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = Non
         return path
     raise WeightsError(
         f"no weights at {path}: it is neither a file or directory nor one of the pinned names "
-        f"({', '.join(SOURCES)}){did_you_mean(str(name_or_path), SOURCES)}"
+        f"({', '.join(SOURCES)}){did_you_mean(str(name_or_path), SOURCES)}{how_to_get(network)}"
     )
 
 
@@ -221,7 +259,9 @@ def find_file(path: Path, network: str) -> Path:
             raise WeightsError(f"{path} must have exactly one .safetensors file; found: {names}")
         path = foreign[0]
     if not path.is_file():
-        raise WeightsError(f"no weights at {path}: there is no such file or directory")
+        raise WeightsError(
+            f"no weights at {path}: there is no such file or directory{how_to_get(network)}"
+        )
     if path.suffix != ".safetensors":
         raise WeightsError(
             f"{path} is not a safetensors file; convert it once with\n"

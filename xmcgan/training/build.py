@@ -12,7 +12,7 @@ from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import ConfigError
 from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.pretrained import efficientnet_lite, encoders
-from xmcgan.pretrained.weights import SOURCES, resolve
+from xmcgan.pretrained.weights import SOURCES, how_to_get, resolve
 from xmcgan.training.state import Networks
 from xmcgan.utils.registry import find
 
@@ -95,10 +95,11 @@ def build_image_encoder(config: ConfigDict) -> encoders.ImageEncoder | None:
             f"losses.image_pretrained.weights is empty, and {loss.network} has no download: give "
             "the path of its weights, set losses.image_pretrained.network=efficientnet_lite0, or "
             "switch the loss off with --config.losses.image_pretrained.enabled=false"
+            f"{how_to_get(loss.network)}"
         )
     return encoders.load_image_encoder(
         loss.network,
-        resolve(loss.weights or loss.network),
+        resolve(loss.weights or loss.network, network=loss.network),
         input_size=loss.input_size,
         feature=loss.feature,
         dtype=jnp.dtype(config.dtype),

@@ -10,7 +10,7 @@ import tiny_network
 
 from xmcgan.errors import ConfigError, EvaluationError
 from xmcgan.evaluation.features import FeatureExtractor, Networks
-from xmcgan.evaluation.metrics import METRICS, Context, build_metrics, quality_metrics
+from xmcgan.evaluation.metrics import METRICS, Context, build_metrics, possible, quality_metrics
 from xmcgan.utils import registry
 from xmcgan.utils.mesh import make_mesh
 from xmcgan.utils.statistics import Score
@@ -177,6 +177,19 @@ def test_specs_that_cannot_be_built_are_named(tmp_path, monkeypatch, spec, hint)
         build_metrics(spec, ["fid-2015"], context())
 
 
-def test_a_score_that_no_protocol_has_is_an_error():
-    with pytest.raises(EvaluationError, match="inception_score"):
-        build_metrics({"inception_score": {}}, ["fd-effnet-lite2"], context())
+@pytest.mark.parametrize(
+    ("metric", "protocol"), [("inception_score", "fd-effnet-lite2"), ("fid", "pr-vgg16")]
+)
+def test_a_score_that_no_protocol_has_is_an_error(metric, protocol):
+    with pytest.raises(EvaluationError, match=f"{protocol} cannot give {metric}"):
+        build_metrics({metric: {}}, [protocol], context())
+
+
+def test_vgg16_features_give_precision_and_recall_beside_the_distance_of_others(monkeypatch):
+    tiny_network.install(monkeypatch)
+    protocols = ["fid-2015", "pr-vgg16"]
+    built = build_metrics(quality_metrics(protocols), protocols, context())
+    names = [m.settings["name"] for m in built if m.prefix == "pr-vgg16"]
+    assert names == ["precision_recall"]
+    assert "fid" in {m.settings["name"] for m in built if m.prefix == "fid-2015"}
+    assert possible(["retrieval", "diversity", "precision_recall"], ["pr-vgg16"]) == names

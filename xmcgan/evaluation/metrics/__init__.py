@@ -69,6 +69,7 @@ class FeatureMetric:
     """Base of metrics that compare features `values` and `logits` of a protocol's network."""
 
     paired = False
+    labels: tuple[str, ...] = ("FID", "FD")  # of the protocols whose features it scores
 
     def __init__(self, context: Context, protocol: str) -> None:
         self.extractor = context.features(protocol)
@@ -106,9 +107,14 @@ class BuiltMetric:
 
 def quality_metrics(protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Metrics that --metrics calls "quality"."""
+    names = ["fid", "kid", "inception_score", "precision_recall"]
+    return {name: {} for name in possible(names, protocols)}
+
+
+def possible(names: Sequence[str], protocols: Sequence[str]) -> list[str]:
+    """Those of some feature metrics of `METRICS` that one of the protocols can give."""
     labels = {get_protocol(name).label for name in protocols}
-    names = ["fid", "kid", *["inception_score"] * ("FID" in labels), "precision_recall"]
-    return {name: {} for name in names}
+    return [name for name in names if labels & {*registry.find(name, METRICS, "metric").labels}]
 
 
 def build_metrics(
@@ -127,7 +133,7 @@ def build_metrics(
             takes = inspect.signature(cls).parameters
             if "protocol" in takes and "protocol" not in fields:
                 label = get_protocol(protocol).label
-                if getattr(cls, "label", label) != label:
+                if label not in getattr(cls, "labels", (label,)):
                     continue
                 fields["protocol"] = protocol
             elif number > 0:

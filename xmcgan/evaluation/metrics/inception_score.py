@@ -15,7 +15,7 @@ NUM_SPLITS = 10
 class InceptionScore(FeatureMetric):
     """Confident about each image, undecided about all of them: 1 to the number of classes."""
 
-    label = "FID"  # another network's logits make no Inception score
+    labels = ("FID",)  # another network's logits make no Inception score
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Score `is`, the mean over splits."""

@@ -17,6 +17,8 @@ SAME_IMAGE = 1e-10
 class PrecisionRecall(FeatureMetric):
     """Precision, recall, density and coverage."""
 
+    labels = ("FID", "FD", "PR")
+
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Scores `precision`, `recall`, `density` and `coverage`."""
         x, y = real["values"], fake["values"]

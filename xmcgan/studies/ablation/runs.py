@@ -49,6 +49,10 @@ class Scoring:
         if self.num_samples < 2:
             raise EvaluationError(f"--num-samples is {self.num_samples}: at least 2")
         protocol = get_protocol(self.protocol)
+        if protocol.label == "PR":
+            raise EvaluationError(
+                f"--protocol {protocol.name} has none of the table's scores; take fd-effnet-lite2"
+            )
         if len({flattered_by(cell.config, protocol) for cell in cells}) > 1:
             raise EvaluationError(
                 f"--protocol {protocol.name} would flatter some rows: its network takes part in "
