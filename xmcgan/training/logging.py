@@ -71,9 +71,8 @@ class JsonLinesWriter(MetricWriter):
         """Append to `path`, after removing half-written lines and those beyond `last_step`."""
         super().__init__()
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= last_step]
-        if len(kept) < len(lines):
+        kept = [line for line, values in _read_lines(path) if values["step"] <= last_step]
+        if path.exists():
             with atomic_file(path) as file:
                 file.writelines(kept)
         self._file = path.open("a", encoding="utf-8")
@@ -91,24 +90,25 @@ class JsonLinesWriter(MetricWriter):
         self._file.close()
 
 
-def read_curves(path: Path) -> Curves:
-    """Read the JSON lines of `JsonLinesWriter`, by name in order of appearance.
-
-    The file may be missing or growing: lines and values that cannot be read are left out.
-    """
-    points: dict[str, list[tuple[float, float]]] = {}
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
+def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return the whole lines of a log, which may be missing or growing, and what they say."""
+    found = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
             values = json.loads(line)
-            step = float(values["step"])
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
+            if int(values["step"]) == values["step"] and line.endswith(b"\n"):
+                found.append((line, values))
+    return found
+
+
+def read_curves(path: Path) -> Curves:
+    """Read the lines of `JsonLinesWriter`, by name in order of appearance."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for _, values in _read_lines(path):
         for name, value in values.items():
             if name not in ("step", "time") and isinstance(value, int | float | str):
-                try:  # numbers that JSON lacks are written as strings
-                    points.setdefault(name, []).append((step, float(value)))
-                except ValueError:
-                    continue
+                with contextlib.suppress(ValueError, OverflowError):  # "NaN" is a number
+                    points.setdefault(name, []).append((values["step"], float(value)))
     columns = {name: np.array(pairs).T for name, pairs in points.items() if pairs}
     return {n: (steps, np.where(np.isfinite(v), v, np.nan)) for n, (steps, v) in columns.items()}
 
@@ -223,14 +223,6 @@ def open_writers(
     tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)
     wandb = [WandbWriter(workdir, project, entity, first_step)] if project else []
     return MetricWriter(json_lines, tensorboard, *wandb)
-
-
-def _step_of(line: bytes) -> float:
-    """Step of a line, NaN if the line is incomplete."""
-    try:
-        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.nan
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        return math.nan
 
 
 class MetricAverages:

@@ -53,8 +53,7 @@ def whitening(sentences: Float[np.ndarray, "n e"]) -> dict[str, Float[np.ndarray
     """
     wide = sentences.astype(np.float64)
     mean = wide.mean(axis=0)
-    covariance = (wide - mean).T @ (wide - mean) / len(wide)
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(np.cov(wide, rowvar=False, bias=True))
     scales = 1 / np.sqrt(np.maximum(values, 0) + max(values.mean(), 1e-12))
     matrix = (vectors * scales) @ vectors.T
     return {"mean": mean.astype(np.float32), "matrix": matrix.astype(np.float32)}
