@@ -7,6 +7,7 @@ each, ten minutes unless set.
 import collections
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image
 from pretrained.torch_writer import Tensor, save_archive, save_legacy
 from tiny import write_bert
 from weight_formats.numpy_files import read_array_tree
+from weight_formats.safe_pickle import read_values
 from weight_formats.torch_files import read_torch
 
 from xmcgan import config as configs
@@ -31,6 +33,7 @@ from xmcgan.data.sources import ImageStore, parse_jsonl, read_text_files
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.evaluation.captions import open_manifest
 from xmcgan.evaluation.results import ResultFile, best_result
+from xmcgan.evaluation.soa import plan_samples, read_captions, read_detections, read_json
 from xmcgan.pretrained.bert import load_bert
 from xmcgan.training.checkpoint import Checkpointer, read_record, restore_subtree
 from xmcgan.training.logging import JsonLinesWriter
@@ -289,6 +292,41 @@ def weights(folder: Path) -> Reader:
     return (lambda value: value[0](value[1])), st.one_of(choices)
 
 
+def object_accuracy(folder: Path) -> Reader:
+    """Return the readers of semantic object accuracy: captions, and what was detected."""
+    entries = [{"caption": " a dog\n", "id": 3, "image_id": 4, "idx": [0, 1]}]
+    found = {"0.png": [["dog"], [16], [[0.5] * 4]], "1.png": [[], [], []]}
+    plain = {"label_16_dog": {"0.png": ["dog", 3], "1.png": []}}
+
+    def captions_of(suffix: str, data: bytes) -> None:
+        path = written(folder / f"label_16_dog{suffix}", data)
+        try:
+            plan = plan_samples(read_captions(folder, _values))
+            json.dumps(plan, ensure_ascii=False).encode()
+        finally:
+            path.unlink()
+
+    def detections(suffix: str, data: bytes) -> None:
+        path = written(folder / f"detected_label_16_dog{suffix}", data)
+        read_detections(path, _values)
+
+    pickles = {read: [pickle.dumps(value, protocol) for protocol in (0, 2, 4)]
+               for read, value in ((captions_of, entries), (detections, found))}  # fmt: skip
+    choices = [
+        st.tuples(st.just(read), st.just(".pkl"), damaged_bytes(originals))
+        for read, originals in pickles.items()
+    ]
+    for read, value in ((captions_of, entries), (detections, plain)):
+        damaged = damaged_json(value).map(lambda changed: json.dumps(changed).encode())
+        whole = damaged_bytes([json.dumps(value).encode()])
+        choices.append(st.tuples(st.just(read), st.just(".json"), damaged | whole))
+    return (lambda value: value[0](*value[1:])), st.one_of(choices)
+
+
+def _values(path: Path) -> Any:
+    return read_values(path) if path.suffix == ".pkl" else read_json(path)
+
+
 READERS = {
     "json_lines": (json_lines, 150),
     "captions": (captions, 200),
@@ -296,6 +334,7 @@ READERS = {
     "configs": (config_readers, 250),
     "checkpoints": (checkpoints, 50),
     "weights": (weights, 200),
+    "object_accuracy": (object_accuracy, 300),
 }
 
 

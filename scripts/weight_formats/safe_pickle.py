@@ -1,12 +1,12 @@
-"""Read pickles of weights without running code: every name in them is refused but a given few."""
+"""Read pickles without running code: every name in them is refused but a given few."""
 
 import contextlib
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from xmcgan.errors import WeightsError
+from xmcgan.errors import DataError, WeightsError
 
 
 class Placeholder:
@@ -55,9 +55,9 @@ class SafeUnpickler(pickle.Unpickler):
         """Return the placeholder of a global; raises WeightsError for any other, not imported."""
         if (module, name) not in self._allowed:
             raise WeightsError(
-                f"{self._path} asks for the Python object {module}.{name}, which weights do not "
-                "need: the file was refused and nothing in it was run; use a file whose origin "
-                "you trust, or convert it to safetensors"
+                f"{self._path} asks for the Python object {module}.{name}, which its data do "
+                "not need: the file was refused and nothing in it was run; use a file whose origin "
+                "you trust, or one of safetensors or JSON"
             )
         return self._allowed[module, name]
 
@@ -79,3 +79,32 @@ def wrap_read_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise WeightsError(f"{path} is cut, damaged or of another format: {reason}") from error
+
+
+class _Opaque:
+    """Stands for an object that nobody reads."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep nothing."""
+
+
+def read_values(path: Path, ignored: Iterable[tuple[str, str]] = ()) -> Any:
+    """Return lists, dictionaries, texts and numbers of a pickle.
+
+    Args:
+        ignored: globals (module, name) whose objects are opaque in the result.
+
+    Raises:
+        DataError: the file is damaged, or names other Python objects.
+    """
+    allowed = dict.fromkeys(ignored, Placeholder(_Opaque))
+    try:
+        with wrap_read_errors(path), path.open("rb") as file:
+            return SafeUnpickler(file, allowed, path).load()
+    except WeightsError as error:
+        raise DataError(str(error)) from None
