@@ -2,6 +2,7 @@
 
 python scripts/ablate.py --config shapes:quickstart --grid sentence,word
 python scripts/ablate.py --config shapes:quickstart --seeds 3 --dry-run
+python scripts/ablate.py --config coco:256,paper --rows paper
 
 The same command resumes where it was stopped.
 """
@@ -16,7 +17,7 @@ from rich.markdown import Markdown
 
 from xmcgan.errors import TrainingError, listed, run_cli
 from xmcgan.evaluation.protocols import PROTOCOLS, get_protocol
-from xmcgan.studies.ablation.plan import plan_cells
+from xmcgan.studies.ablation.plan import combinations, plan_cells, read_rows
 from xmcgan.studies.ablation.report import write_report
 from xmcgan.studies.ablation.runs import Scoring, dry_run, run_cells
 from xmcgan.training.command_line import read_overrides
@@ -44,6 +45,12 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         metavar="LOSS,...",
         help=f"of {', '.join(ABLATION_NAMES)}: none, each alone, pairs and all are trained "
         "(default: sentence,word,image)",
+    )
+    parser.add_argument(
+        "--rows",
+        metavar="ROW,...",
+        help="the rows themselves in place of a grid, such as none,sentence+word; `paper`: the ten "
+        "of the paper's table",
     )
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs a row (default: 1)")
     parser.add_argument(
@@ -76,9 +83,8 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
 def main() -> int:
     args, overrides = parse_args()
     scoring = Scoring(args.num_samples, args.protocol, args.weights, args.clip)
-    cells = plan_cells(
-        args.config, args.grid.split(","), seeds=args.seeds, overrides=overrides, out=args.out
-    )
+    rows = read_rows(args.rows) if args.rows else combinations(args.grid.split(","))
+    cells = plan_cells(args.config, rows, seeds=args.seeds, overrides=overrides, out=args.out)
     scoring.check(cells)
     if args.dry_run:
         print(dry_run(cells, scoring))

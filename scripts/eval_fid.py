@@ -29,6 +29,8 @@ from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protoco
 from xmcgan.evaluation.results import score_lines, score_table, write_report
 from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.sampling.model_folder import find_model, load_model
+from xmcgan.sampling.sample_files import check_writable
+from xmcgan.training.command_line import read_overrides
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import (
     is_host0,
@@ -87,7 +89,9 @@ def parse_args() -> argparse.Namespace:
         writing.add_argument(
             "--out", type=Path, required=True, metavar="FILE", help="the .npz to write"
         )
-    return parser.parse_args()
+    args, rest = parser.parse_known_args()
+    args.overrides = read_overrides(parser, rest)
+    return args
 
 
 def _add_job_flags(parser: argparse.ArgumentParser) -> None:
@@ -103,13 +107,15 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint; repeatable (default: all)",
     )
     add("--watch", action="store_true", help="wait for more, until the run's end")
+    add("--every", type=int, metavar="N", help="steps that N divides, and the last one, only")
+    add("--newest-first", action="store_true", help="not the oldest checkpoint first")
     add(
         "--protocols",
         "--protocol",
         nargs="+",
-        default=[DEFAULT_PROTOCOL],
         metavar="P",
-        help=f"{', '.join(PROTOCOLS)} (default: {DEFAULT_PROTOCOL}); the first tells the best",
+        help=f"{', '.join(PROTOCOLS)} (default: of the config, or {DEFAULT_PROTOCOL}); the first "
+        "tells the best",
     )
     add(
         "--metrics",
@@ -118,7 +124,25 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         help=f"quality, {', '.join(METRICS)}, a name of config.evaluation, or module:Class of your "
         "own (default: config.evaluation, or else quality, retrieval from 100 images, diversity)",
     )
-    add("--num-samples", type=int, metavar="N", help="captions (default: 30,000, or all of fewer)")
+    add(
+        "--num-samples",
+        type=int,
+        metavar="N",
+        help="captions (default: of the config, or 30,000, or all of fewer)",
+    )
+    add(
+        "--repeat-captions",
+        action="store_true",
+        default=None,
+        help="with other noise, if there are fewer than N",
+    )
+    add("--draws", type=int, metavar="K", help="mean over K sets of captions and noise (1)")
+    add(
+        "--save-samples",
+        type=Path,
+        metavar="DIR|ZIP",
+        help="write the very images that are scored, with their captions",
+    )
     add("--use", choices=("ema", "raw", "both"), default="both", help="weights (default: both)")
     add(
         "--weights",
@@ -137,6 +161,12 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     add("--cmmd", metavar="DIR", dest="cmmd_weights", help="CLIP ViT-L/14 at 336 pixels: CMMD")
     _add_common_flags(job, "of captions and noise (default: 0)")
     add("--split", default="", help="of captions, images (default: held out)")
+    add("--reference-split", default="", metavar="SPLIT", help="of images, if it is another one")
+    add(
+        "--allow-training-references",
+        action="store_true",
+        help="also if a reference split was trained on",
+    )
     add(
         "--bootstrap",
         type=int,
@@ -146,6 +176,12 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         help="resamples for intervals (50)",
     )
     add("--cache-dir", type=Path, metavar="DIR", help="(default: DATA_DIR/evaluation)")
+    add(
+        "--config.evaluation.FIELD",
+        metavar="VALUE",
+        dest="ignored",
+        help="another value than the run's, such as --config.evaluation.num_references=30000",
+    )
 
 
 def _add_image_flags(parser: argparse.ArgumentParser) -> None:
@@ -171,7 +207,8 @@ def _add_common_flags(parser: Any, seed: str) -> None:
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    for flag, lowest in (("image_size", 8), ("num_samples", 1), ("batch_size", 1), ("seed", 0)):
+    lowest_of = {"image_size": 8, "num_samples": 1, "batch_size": 1, "seed": 0, "draws": 1}
+    for flag, lowest in (lowest_of | {"every": 1}).items():
         value = getattr(args, flag, None)
         if value is not None and value < lowest:
             raise EvaluationError(f"--{flag.replace('_', '-')} is {value}: at least {lowest}")
@@ -184,6 +221,11 @@ def _options(kind: type, args: argparse.Namespace, **others: Any) -> Any:
 
 
 def _job_options(args: argparse.Namespace) -> evaluator.Options:
+    for override in args.overrides:
+        if not override.startswith("evaluation."):
+            raise EvaluationError(
+                f"--config.{override}: a score can change the fields of config.evaluation only"
+            )
     weights = {}
     for item in args.job_weights:
         name, equals, path = item.partition("=")
@@ -193,7 +235,7 @@ def _job_options(args: argparse.Namespace) -> evaluator.Options:
     return _options(
         evaluator.Options,
         args,
-        protocols=[get_protocol(name).name for name in args.protocols],
+        protocols=args.protocols and [get_protocol(name).name for name in args.protocols],
         metrics=args.metrics and [name for names in args.metrics for name in names.split(",")],
         network_weights=weights,
         weights=("ema", "raw") if args.use == "both" else (args.use,),
@@ -208,7 +250,16 @@ def run_job(args: argparse.Namespace) -> str:
             raise EvaluationError("give --workdir DIR, or one of: report, compare, features, stats")
         if args.step and args.watch:
             raise EvaluationError("--step is for one checkpoint, --watch for all: give one")
-    added = EvaluationJob(args.workdir, options).run(args.step, watch=args.watch)
+        if args.step and args.every:
+            raise EvaluationError("--step and --every both choose checkpoints: give one")
+    job = EvaluationJob(
+        args.workdir,
+        options,
+        every=args.every or 1,
+        newest_first=args.newest_first,
+        save_samples=args.save_samples,
+    )
+    added = job.run(args.step, watch=args.watch)
     return (
         f"{added} new results in {args.workdir / 'evaluation' / 'results.jsonl'}\n"
         f"for a table and curves: python scripts/eval_fid.py report --workdir {args.workdir}"
@@ -219,14 +270,18 @@ def run_model(args: argparse.Namespace) -> str:
     """Score a model folder; return the table."""
     with raise_on_all():
         options = _job_options(args)
-        if args.workdir or args.step or args.watch:
-            raise EvaluationError("--model is scored alone: leave out --workdir, --step, --watch")
+        if args.workdir or args.step or args.watch or args.every:
+            raise EvaluationError(
+                "--model is scored alone: leave out --workdir, --step, --watch and --every"
+            )
+        if args.save_samples:
+            check_writable(args.save_samples)
         model = load_model(args.model)
         if is_host0():
             data = model.config.data
             DataSet(data.name, data.data_dir, **data.fields).prepare()
     evaluation = evaluator.Evaluator(find_model(args.model), options)
-    scores = evaluation.score(model.variables, args.model)
+    scores = evaluation.score(model.variables, args.model, args.save_samples)
     lines = score_lines(scores) if scores else []  # process 0 has them
     manifest = evaluation.manifest
     of = f"{len(manifest.choices)} captions of {manifest.header['split']}"
@@ -236,6 +291,8 @@ def run_model(args: argparse.Namespace) -> str:
 def run_images(args: argparse.Namespace) -> str:
     """Score or describe sets of images; return the message."""
     with raise_on_all():
+        if args.overrides:
+            raise EvaluationError(f"--config.{args.overrides[0]} is for the checkpoints of a run")
         options = _options(Options, args, protocol=get_protocol(args.protocol))
     if args.command in ("features", "stats"):
         num = write(args.images, args.out, options, statistics=args.command == "stats")

@@ -2,27 +2,30 @@
 
 python scripts/generate.py --model emoji64 --caption "woman firefighter: dark skin tone" --out out/
 python scripts/generate.py --workdir runs/quickstart --caption "a red circle" --out images/
+python scripts/generate.py --workdir runs/coco --captions-file 30000.txt --num 1 --out samples.zip
 """
 
 import argparse
-import json
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from tqdm import tqdm
 
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import DataError, UserError, run_cli
 from xmcgan.sampling.grid import image_grid
 from xmcgan.sampling.model_folder import load_from_flags
+from xmcgan.sampling.sample_files import SampleWriter, check_writable
 from xmcgan.sampling.sampler import sample_noise
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import is_host0, use_compilation_cache
-from xmcgan.utils.files import write_text
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
+CHUNK = 256  # images in memory at once, 50 MB at 256 pixels
+GRID_IMAGES = 48  # first images that grid.png shows
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,7 +57,17 @@ def parse_args() -> argparse.Namespace:
         "(try 1; 0 is no noise; default: off)",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for the images"
+        "--shared-noise",
+        action="store_true",
+        help="image i of every caption has the same noise, so that columns of the grid compare "
+        "captions (default: each image has its own)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR|ZIP",
+        help="folder for the images and grid.png, or a zip without a grid",
     )
     parser.add_argument(
         "--step", type=int, metavar="N", help="checkpoint of the workdir (default: the newest)"
@@ -119,41 +132,42 @@ def generate(args: argparse.Namespace) -> None:
     captions = read_captions(args.caption, args.captions_file)
     if args.num < 1 or args.seed < 0:
         raise UserError("--num must be at least 1 and --seed at least 0")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {args.out}: {error.strerror}") from None
+    total = len(captions) * args.num
+    if is_host0():
+        check_writable(args.out)
 
     use_compilation_cache()
     model = load_from_flags(args.workdir, args.model, args.step, raw=args.raw)
     if is_host0():
         warn_of_cut(captions, model.sampler.tokenizer)
-    repeated = [caption for caption in captions for _ in range(args.num)]
-    # Image i of each caption has the same noise: columns of the grid differ in noise, rows in
-    # caption.
-    z = sample_noise(args.seed, args.num, model.sampler.generator.z_dim, args.truncation)
-    images = model(repeated, np.tile(z, (len(captions), 1)))
+    rows = np.arange(total) % args.num if args.shared_noise else np.arange(total)
+    noise = sample_noise(args.seed, rows.max() + 1, model.sampler.generator.z_dim, args.truncation)
+    origin = {**model.origin, "seed": args.seed, "truncation": args.truncation}
+    # A row per caption; if each has one image, or there is one caption, rows of four.
+    columns = min(args.num, 16) if min(args.num, len(captions)) > 1 else min(total, 4)
+    shown: list[np.ndarray] = []
+    with SampleWriter(args.out, total, origin) if is_host0() else nullcontext() as writer:
+        for start in tqdm(range(0, total, CHUNK), unit="batch", disable=None, leave=False):
+            numbers = range(start, min(start + CHUNK, total))
+            texts = [captions[n // args.num] for n in numbers]
+            images = model(texts, noise[rows[start : start + CHUNK]])
+            if writer is not None:
+                names = [f"{n // args.num:04d}_{n % args.num:02d}" for n in numbers]
+                entries = [
+                    {"caption": text, "noise": int(rows[n])}
+                    for n, text in zip(numbers, texts, strict=True)
+                ]
+                writer.add(images, entries, names)
+                shown.extend(images[: max(0, GRID_IMAGES - len(shown))])
     if not is_host0():
         return
-
-    files = [f"{i // args.num:04d}_{i % args.num:02d}.png" for i in range(len(images))]
-    for name, image in zip(files, images, strict=True):
-        Image.fromarray(image).save(args.out / name)
-    # A row per caption; if each has one image, or there is one caption, rows of four.
-    columns = args.num if min(args.num, len(captions)) > 1 else min(len(images), 4)
-    image_grid(images, repeated, columns).save(args.out / "grid.png")
-    manifest = {
-        **model.origin,
-        "seed": args.seed,
-        "truncation": args.truncation,
-        "images": [
-            {"file": name, "caption": caption, "noise": i % args.num}
-            for i, (name, caption) in enumerate(zip(files, repeated, strict=True))
-        ],
-    }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    write_text(args.out / "manifest.json", text)
-    print(f"{len(images)} images, grid.png and manifest.json in {args.out}")
+    message = f"{total:,} images and manifest.json in {args.out}"
+    if args.out.suffix != ".zip":
+        in_grid = total if total <= GRID_IMAGES else GRID_IMAGES // columns * columns
+        texts = [captions[n // args.num] for n in range(len(shown))]
+        image_grid(np.stack(shown[:in_grid]), texts[:in_grid], columns).save(args.out / "grid.png")
+        message += f"; the first {in_grid} in grid.png" if in_grid < total else ", all in grid.png"
+    print(message)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ python scripts/fetch_weights.py minilm efficientnet_lite0 efficientnet_lite2
 
 say "What longer training draws: the model emoji64, which comes with the clone"
 python scripts/generate.py --model emoji64 --out runs/emoji64 \
-  --captions-file assets/captions.txt --num 1
+  --captions-file assets/captions.txt --shared-noise --num 1
 
 say "Training a smaller one here: 3,463 emoji and their names"
 python -m xmcgan.train --config emoji:quickstart --workdir "$workdir" "$@"
 
 say "Images for captions of your own"
-python scripts/generate.py --workdir "$workdir" --out "$own" --captions-file assets/captions.txt
+python scripts/generate.py --workdir "$workdir" --out "$own" --captions-file assets/captions.txt --shared-noise
 
 say "Scores, by a network that training never sees"
 python scripts/eval_fid.py --workdir "$workdir" --num-samples 320 --use ema \

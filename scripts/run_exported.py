@@ -37,9 +37,11 @@ def main() -> None:
     encoded = tokenizer.encode_batch(args.captions)
     token_ids = np.array([each.ids for each in encoded], np.int32)
     word_mask = np.array([each.attention_mask for each in encoded], bool)
-    # The noise of image 0 in scripts/generate.py, for every caption.
-    key = jax.random.fold_in(jax.random.key(args.seed), 0)
-    z = np.tile(jax.random.normal(key, (1, manifest["z_dim"])), (len(encoded), 1))
+    # The noise of scripts/generate.py with one image per caption.
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(args.seed), np.arange(len(encoded))
+    )
+    z = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (manifest["z_dim"],)))(keys))
 
     args.out.mkdir(parents=True, exist_ok=True)
     size = manifest["batch_size"] or len(encoded)

@@ -118,3 +118,27 @@ def test_mistakes_in_train_are_named(run, monkeypatch, tmp_path, flags, hint):
     assert status == 2
     assert errors.startswith("error: ")
     assert hint in errors
+
+
+def test_every_image_has_noise_of_its_own_unless_it_is_shared(run, tiny_workdir, tmp_path):
+    found = {}
+    flags = ("--caption", "a red circle", "--caption", "a red circle", "--num", 2)
+    for name, more in (("own", ()), ("shared", ("--shared-noise",))):
+        out = tmp_path / name
+        assert run(GENERATE, "--workdir", tiny_workdir, *flags, "--out", out, *more)[0] == 0
+        manifest = json.loads((out / "manifest.json").read_text())["images"]
+        images = [np.asarray(Image.open(out / entry["file"])).tobytes() for entry in manifest]
+        found[name] = len(set(images)), [entry["noise"] for entry in manifest]
+    assert found == {"own": (4, [0, 1, 2, 3]), "shared": (2, [0, 1, 0, 1])}
+
+
+def test_many_captions_become_shards_and_a_grid_of_the_first_ones(run, tiny_workdir, tmp_path):
+    (tmp_path / "captions.txt").write_text("a red circle\n" * 1001)
+    flags = ("--workdir", tiny_workdir, "--captions-file", tmp_path / "captions.txt", "--num", 1)
+    status, output, _ = run(GENERATE, *flags, "--out", tmp_path / "out")
+    assert status == 0
+    assert "first 48" in output
+    assert len(list((tmp_path / "out").glob("00[01]/*.png"))) == 1001
+    assert Image.open(tmp_path / "out" / "grid.png").height < 4000
+    assert run(GENERATE, *flags, "--out", tmp_path / "out.zip")[0] == 0
+    assert (tmp_path / "out.zip").stat().st_size > 1001 * 1000

@@ -18,6 +18,8 @@ from PIL import Image
 
 import xmcgan
 from xmcgan.config import apply_override, load_config, validate
+from xmcgan.evaluation.metrics import METRICS
+from xmcgan.evaluation.protocols import PROTOCOLS
 from xmcgan.training.command_line import read_overrides
 
 TESTS = Path(__file__).resolve().parent
@@ -310,7 +312,7 @@ def test_fields_that_documents_name_exist():
 
 def test_flags_that_documents_name_exist():
     known = {"--all", "--config"}.union(*map(options, PROGRAMS))  # --all: of test.sh
-    named = [(name, match[0]) for name, span in SPANS if (match := re.match(r"--[a-z-]+", span))]
+    named = [(name, match[0]) for name, span in SPANS if (match := re.match(r"--[a-z0-9-]+", span))]
     assert len(named) > 50
     assert [each for each in named if each[1] not in known] == []
 
@@ -429,3 +431,10 @@ def test_help_of_training_is_one_screen_and_names_every_config(plain_terminal):
     assert len(text.splitlines()) <= 24
     for config in (ROOT / "configs").glob("*.py"):
         assert re.search(rf"configs:.*\b{config.stem}\b", text)
+
+
+def test_every_protocol_and_metric_has_a_row_in_the_papers_evaluation():
+    section = MARKDOWN["paper_map.md"].partition("### Evaluation of the paper")[2]
+    rows = section.partition("\n### ")[0]
+    missing = [name for name in (*PROTOCOLS, *METRICS) if f"`{name}`" not in rows]
+    assert not missing

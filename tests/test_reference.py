@@ -5,16 +5,24 @@ our code against files of other sizes that it computes.
 """
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import verify_reference
+from ml_collections import ConfigDict
 from oracle import golden
 from oracle.golden import Golden
 from oracle.literal import under
 
+from xmcgan.config import default_config
 from xmcgan.errors import DataError
+from xmcgan.losses import contrastive
+from xmcgan.models import spectral_norm
 
 VERIFY = "scripts/verify_reference.py"
 # Nothing divides anything by chance: a transposed axis or a forgotten sum shows.
@@ -55,14 +63,20 @@ def test_the_literal_implementation_agrees_with_the_golden_file(shared_dir):
         assert np.linalg.norm(result - arrays[name]) <= 1e-5 * scale, name
 
 
-def test_verify_reference_passes_on_the_golden_file(run, shared_dir):
-    status, output, _ = run(VERIFY, shared_dir / "golden" / "base_128.npz")
+@pytest.mark.parametrize(
+    ("flags", "arithmetic", "tolerances"),
+    [([], "float64", {"(<= 1e-04)"}), (["--float32"], "float32", {"(<= 1e-04)", "(<= 5e-03)"})],
+)
+def test_verify_reference_passes_on_the_golden_file(run, shared_dir, flags, arithmetic, tolerances):
+    status, output, _ = run(VERIFY, shared_dir / "golden" / "base_128.npz", *flags)
     assert status == 0, output
-    assert "192 of 192 quantities agree" in output
+    assert f"192 of 192 quantities agree with base_128.npz in {arithmetic}" in output
+    assert {line[15:25] for line in output.splitlines()[:-1]} == tolerances
 
 
-def test_verify_reference_passes_on_another_size(golden_32):
-    passed = verify_reference.verify(Golden.read(golden_32)).passed
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_verify_reference_passes_on_another_size(golden_32, dtype):
+    passed = verify_reference.verify(Golden.read(golden_32), dtype).passed
     assert len(passed) == 138
     assert all(passed.values())
 
@@ -101,6 +115,77 @@ def test_verify_reference_names_what_one_percent_changes(golden_32, name, failin
     passed = verify_reference.verify(changed(golden_32, **{name: np.float32(1.01) * array})).passed
     assert [quantity for quantity in failing if passed[quantity]] == []
     assert [quantity for quantity in passing if not passed[quantity]] == []
+
+
+def sentence_temperature(temperature: float) -> Callable[[], ConfigDict]:
+    """Return a function that gives the default config with another temperature."""
+
+    def config() -> ConfigDict:
+        config = default_config()
+        config.losses.sentence.temperature = temperature
+        return config
+
+    return config
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "failing", "passing"),
+    [
+        (
+            verify_reference,
+            "default_config",
+            sentence_temperature(0.11),
+            ["real_sentence/loss", "fake_sentence/loss", "step/d_loss"],
+            ["real_word/loss", "image_contrastive/loss"],
+        ),
+        pytest.param(
+            spectral_norm,
+            "EPSILON",
+            1e-4,
+            ["discriminator_train/logits", "step/d_loss"],
+            ["generator_train/image"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_verify_reference_finds_a_broken_loss_or_network(
+    golden_32, monkeypatch, owner, name, broken, failing, passing
+):
+    verify_reference.run_step.clear_cache()  # the program of the right functions
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, broken)
+        passed = verify_reference.verify(Golden.read(golden_32)).passed
+    verify_reference.run_step.clear_cache()
+    assert [quantity for quantity in failing if passed[quantity]] == []
+    assert [quantity for quantity in passing if not passed[quantity]] == []
+
+
+def test_verify_reference_finds_a_gradient_that_is_wrong_where_the_value_is_right(
+    golden_32, monkeypatch
+):
+    monkeypatch.setattr(contrastive, "_double_gradient", lambda x: x)
+    verify_reference.contrast_words.clear_cache()
+    report = verify_reference.Report(jnp.float32)
+    verify_reference.verify_small_losses(report, Golden.read(golden_32))
+    verify_reference.contrast_words.clear_cache()
+    failed = [name for name, passed in report.passed.items() if not passed]
+    assert failed == ["word/grad_regions", "word/grad_words"]
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [(jnp.float64, "f64"), (jnp.float32, "f32")])
+def test_the_step_computes_in_one_type_throughout(golden_32, monkeypatch, dtype, wanted):
+    class Lowered(Exception):
+        pass
+
+    def lower(*args: Any) -> None:
+        raise Lowered(step.lower(*args).as_text())
+
+    step = verify_reference.run_step
+    monkeypatch.setattr(verify_reference, "run_step", lower)
+    with pytest.raises(Lowered) as program:
+        verify_reference.verify(Golden.read(golden_32), dtype)
+    types = set(re.findall(r"[x<](f\d+|bf16)>", str(program.value)))
+    assert types == {wanted}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from xmcgan.models.generator import WIDTH_MULTIPLIERS
 from xmcgan.utils.files import write_text
 from xmcgan.utils.provenance import flatten
 
+IMAGE_NETWORKS = ("resnet50", "efficientnet_lite0", "vgg16", "vgg19")
 LOSSES = ("hinge", "sentence", "word", "image_discriminator", "image_pretrained")
 
 
@@ -51,7 +52,7 @@ def default_config() -> ConfigDict:
     config.data.data_dir = "data"
     config.data.train_split = "train"
     config.data.sample_split = ""  # of the sample grids; empty: held-out images, if there are any
-    config.data.resize = "crop"  # or squash
+    config.data.resize = "crop"  # or squash, squash_bilinear
     config.data.flip = True
     config.data.num_workers = 0  # processes that decode; 0 uses threads
     config.data.max_damaged_records = 0  # of the training split that are left out; more stop a run
@@ -102,11 +103,19 @@ def default_config() -> ConfigDict:
         "network": "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         "weights": "",  # a path; empty takes the network's own download, where it has one
         "feature": "logits",  # or pooled
+        "in_place_of": "",  # set where the weights of that network were missing
         "input_size": 224,  # pixels; images are resized to it
     }
-    # Metrics by name, {"type": registered name or module:Class, field: value}; empty: the standard
-    # ones (xmcgan/evaluation/metrics).
+    # How scripts/eval_fid.py scores a run, and metrics by name: {"type": registered name or
+    # module:Class, field: value}; without any the standard ones (xmcgan/evaluation/metrics).
     config.evaluation = ConfigDict()
+    config.evaluation.protocols = "fd-effnet-lite2"  # joined by commas
+    config.evaluation.num_samples = 0  # 0: 30,000, or one per distinct caption if there are fewer
+    config.evaluation.repeat_captions = False  # with other noise, where num_samples is more
+    config.evaluation.draws = 1  # sets of captions and noise over which scores are averaged
+    config.evaluation.num_references = 0  # random images of the split; 0: all
+    config.evaluation.mirror_references = False  # at random, as the official code does
+    config.evaluation.raw_statistics = False  # batch statistics beside averaged weights: raw ones
 
     config.log_every_steps = 50
     config.sample_every_steps = 1000
@@ -145,9 +154,9 @@ def validate(config: ConfigDict) -> None:
     choices: dict[str, Collection[Any]] = {
         "image_size": WIDTH_MULTIPLIERS,
         "dtype": ("float32", "bfloat16"),
-        "data.resize": ("crop", "squash"),
+        "data.resize": ("crop", "squash", "squash_bilinear"),
         "text.sentence_pooling": ("masked_mean", "padded_mean"),
-        "losses.image_pretrained.network": ("resnet50", "efficientnet_lite0", "vgg16", "vgg19"),
+        "losses.image_pretrained.network": IMAGE_NETWORKS,
         "losses.image_pretrained.feature": ("logits", "pooled"),
         # The generator needs a block after the attention, the discriminator one before its regions.
         "region_size": [s for s in (4, 8, 16, 32, 64, 128) if s <= config.image_size // 2],
@@ -334,7 +343,8 @@ _FREE_FIELDS = (
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
     "num_samples", "num_microbatches", "remat", "mesh.fsdp", "restore_step", "allow_mismatch",
     "stop_after_skipped_steps", "text.encoder",
-    "text.weights", "losses.image_pretrained.weights", "wandb.project", "wandb.entity",
+    "text.weights", "losses.image_pretrained.weights", "losses.image_pretrained.in_place_of",
+    "wandb.project", "wandb.entity",
 )  # fmt: skip
 
 # Absent from checkpoints of version 0.1, which had what is the default now.

@@ -43,6 +43,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not is_host0)
     with distributed.raise_on_all():
         configs.validate(config)
+        build.replace_missing_image_network(config)
         mesh = meshes.make_mesh(fsdp=config.mesh.fsdp)
         configs.check_devices(config, mesh.size)
         losses = build_losses(config)

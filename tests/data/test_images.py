@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 
+import jax
 import numpy as np
 import pytest
 from data_samples import encode, photo
@@ -163,7 +164,7 @@ def test_squash_keeps_both_ends():
     assert result[:, 3].max() < 10
 
 
-@pytest.mark.parametrize("mode", ["crop", "squash"])
+@pytest.mark.parametrize("mode", ["crop", "squash", "squash_bilinear"])
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (3, 50)])
 def test_any_size_gives_a_square(mode, size):
     result = resize_image(Image.new("RGB", size, "red"), 16, mode)
@@ -181,3 +182,11 @@ def test_downscaling_averages_instead_of_skipping():
 def test_result_is_writable_and_owns_its_pixels():
     result = resize_image(Image.open(io.BytesIO(photo())).convert("RGB"), 16, "crop")
     result[:] = 0
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (31, 9), (8, 8), (5, 3)])
+def test_squash_bilinear_interpolates_without_antialiasing(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    expected = jax.image.resize(pixels.astype(np.float32), (8, 8, 3), "bilinear", antialias=False)
+    found = resize_image(Image.fromarray(pixels), 8, "squash_bilinear")
+    np.testing.assert_allclose(found, expected, atol=0.502)

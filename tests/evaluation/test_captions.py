@@ -99,3 +99,26 @@ def test_other_images_have_the_same_text_and_are_not_the_same_image():
         manifests.CaptionChoice(2, "2", "8", "a bird"),
     ]
     assert manifests.find_other_images(examples, choices) == [2, -1, 3]
+
+
+def test_captions_repeat_in_their_order_up_to_the_number_that_is_asked_for(tmp_path):
+    source = make_source(4, 2)
+    for _ in range(2):  # written, then read
+        found = manifests.open_manifest(tmp_path, source, 21, IDENTITY, repeat=True)
+        assert len(found.captions) == found.header["num"] == 21
+        assert found.header["distinct"] == len(set(found.captions)) == 8
+        assert found.captions == (found.captions[:8] * 3)[:21]
+    enough = manifests.open_manifest(tmp_path, source, 8, IDENTITY, repeat=True)
+    assert enough.captions == found.captions[:8]
+    assert "distinct" not in enough.header
+
+
+def test_the_localized_narratives_protocol_samples_30000_images_of_8573_narratives(tmp_path):
+    source = [
+        Example(b"", [f"narrative {i}"], f"{i}.jpg", image_id=str(i // 2)) for i in range(8573)
+    ]
+    found = manifests.open_manifest(tmp_path, source, None, IDENTITY, repeat=True)
+    assert len(found.captions) == 30_000
+    counts = Counter(found.captions)
+    assert len(counts) == 8573
+    assert set(counts.values()) == {3, 4}

@@ -150,9 +150,10 @@ def test_products_are_asked_for_at_highest_precision(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["fid-2015", "fid-pytorch", "fid-clean", "fid-keras", "pr-vgg16"])
-def test_a_network_without_a_download_needs_a_path_of_weights(name):
-    published = r"[\s\S]*https://\S+/vgg16-\w+\.pth[\s\S]*convert_weights\.py vgg16"
-    with pytest.raises(EvaluationError, match="--weights" + published * (name == "pr-vgg16")):
+def test_a_network_of_a_publisher_says_how_to_fetch_it(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("XMCGAN_WEIGHTS_DIR", str(tmp_path))
+    network = get_protocol(name).network
+    with pytest.raises(WeightsError, match=rf"https://\S+[\s\S]*fetch_weights\.py {network}"):
         FeatureExtractor(get_protocol(name), Networks(mesh(1)))
 
 

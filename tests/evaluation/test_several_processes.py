@@ -13,7 +13,7 @@ import tiny_network
 from eval_program import PROGRAM
 from PIL import Image
 
-from xmcgan.evaluation import evaluator
+from xmcgan.evaluation import evaluator, extraction
 from xmcgan.training.checkpoint import pinned_steps
 
 
@@ -116,9 +116,9 @@ def test_process_0_alone_reads_and_writes_what_is_extracted_from_real_images(
 
     def features(*, first: bool, known: bool) -> dict[str, np.ndarray]:
         """Return what a process gets after process 0 has said whether there is a file."""
-        monkeypatch.setattr(evaluator, "is_host0", lambda: first)
-        monkeypatch.setattr(evaluator, "broadcast_from_host0", lambda decide: known)
-        return evaluation._reference(metric)
+        monkeypatch.setattr(extraction, "is_host0", lambda: first)
+        monkeypatch.setattr(extraction, "broadcast_from_host0", lambda decide: known)
+        return extraction.reference_arrays(metric, evaluation._all_real, tmp_path)
 
     made = features(first=False, known=False)["values"]
     assert not list(tmp_path.glob("*.npz"))

@@ -101,7 +101,8 @@ def test_a_generator_of_the_real_images_is_found_by_retrieval(workdir, monkeypat
     def draw(shift: int):
         def sample(_, captions, z):
             rows = [(examples[caption] + shift) % 40 for caption in captions]
-            return np.concatenate([images for images, _ in evaluation._real_batches(rows, None)])
+            real = dataclasses.replace(evaluation._all_real, examples=rows)
+            return np.concatenate([images for images, _ in real.batches()])
 
         monkeypatch.setattr(evaluation, "sampler", sample)
         scores = evaluation.score({}, "")
@@ -221,6 +222,7 @@ def test_pins_of_steps_that_are_gone_are_forgotten(workdir):
         ({"num_samples": 1}, None, EvaluationError, "at least 2"),
         ({"protocols": ("fid-2014",)}, None, EvaluationError, "did you mean 'fid-2015'"),
         ({"split": "test"}, None, Exception, "has no split 'test'"),
+        ({"reference_split": "train"}, None, EvaluationError, "--allow-training-references"),
         ({}, [4], CheckpointError, "no checkpoint of step 4; it has 3, 6"),
     ],
 )
@@ -342,6 +344,112 @@ def test_a_metric_is_one_file_and_one_line(run, workdir, monkeypatch, how):
     if how == "config":
         assert settings["white"] == 510
         assert set(result.scores) == {"fd-effnet-lite0/fd", own}
+
+
+def test_saved_samples_are_the_images_that_were_scored(run, workdir):
+    """`compare` gives them the very same distance."""
+    flags = ["--workdir", workdir, "--num-samples", NUM_SAMPLES, "--use", "ema", "--bootstrap", 0]
+    flags += ["--cache-dir", workdir.parent / "cache", "--step", 6]
+    saved = workdir.parent / "samples"
+    assert run("scripts/eval_fid.py", *flags)[0] == 0
+    for path in (saved, saved.with_suffix(".zip")):
+        status, output, _ = run("scripts/eval_fid.py", *flags, "--save-samples", path)
+        assert "1 new results" in output, "a scored step without its samples is scored again"
+        assert run("scripts/eval_fid.py", *flags, "--save-samples", path)[1].startswith("0 new")
+    sets = saved / "step_6_ema", saved.with_name("samples_step_6_ema.zip")
+    first, *others = read(workdir)
+    (reference,) = (workdir.parent / "cache").glob("fd-effnet-lite2_*_all.npz")
+    for fake in sets:
+        command = ("compare", reference, fake, "--protocol", "fd-effnet-lite2", "--json")
+        status, output, _ = run("scripts/eval_fid.py", *command, "--bootstrap", 0)
+        assert status == 0
+        value = json.loads(output[output.index("{") :])["scores"]["fd"]["value"]
+        assert value == pytest.approx(first.scores["fd-effnet-lite2/fd"].value, rel=1e-9)
+    for again in others:
+        assert again.scores == first.scores
+    entries = json.loads((sets[0] / "manifest.json").read_text())["images"]
+    captions = (workdir / "evaluation" / "captions.jsonl").read_text().splitlines()[1:]
+    assert [e["caption"] for e in entries] == [json.loads(line)["caption"] for line in captions]
+    assert [e["noise"] for e in entries] == list(range(NUM_SAMPLES))
+
+
+def test_draws_have_captions_and_noise_of_their_own(workdir):
+    single = []
+    for seed in (0, 1):
+        shutil.rmtree(workdir / "evaluation", ignore_errors=True)
+        make_job(workdir, weights=("ema",), seed=seed).run([6])
+        single.append(read(workdir)[-1].scores)
+    shutil.rmtree(workdir / "evaluation")
+    make_job(workdir, weights=("ema",), draws=2).run([6])
+    (result,) = read(workdir)
+    recipe = ResultFile(workdir / "evaluation").read_recipe(result.recipe)
+    assert recipe["draws"] == 2
+    assert len(set(recipe["data"]["captions_sha256"])) == 2
+    for name in ("fd-effnet-lite2/fd", "fd-effnet-lite2/diversity"):
+        values = [scores[name].value for scores in single]
+        assert result.scores[name].value == pytest.approx(np.mean(values), rel=1e-6)
+        assert f"{np.std(values, ddof=1):.3g} over 2 draws" in result.scores[name].note
+        assert result.scores[name].low < np.mean(values) < result.scores[name].high
+
+
+def test_every_and_newest_first_choose_the_checkpoints(workdir):
+    assert make_job(workdir, weights=("ema",)).run() == 2
+    for every, newest_first, steps in ((1, True, [6, 3]), (2, False, [6]), (4, False, [6])):
+        shutil.rmtree(workdir / "evaluation")
+        settings = Options(
+            num_samples=NUM_SAMPLES, resamples=0, weights=("ema",), cache_dir=workdir / "cache"
+        )
+        EvaluationJob(workdir, settings, every=every, newest_first=newest_first).run()
+        assert [result.step for result in read(workdir)] == steps
+
+
+def test_references_follow_the_config(workdir):
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    found = {}
+    for name, changes in {
+        "all": {},
+        "mirrored": {"mirror_references": True},
+        "few": {"num_references": 7},
+        "raw statistics": {"raw_statistics": True},
+    }.items():
+        path.write_text(json.dumps(config | {"evaluation": config["evaluation"] | changes}))
+        make_job(workdir, weights=("ema",), metrics=("fid",)).run([6])
+        result = read(workdir)[-1]
+        recipe = ResultFile(workdir / "evaluation").read_recipe(result.recipe)
+        assert changes.items() <= recipe.items()
+        assert recipe["references"] == changes.get("num_references", 10)
+        found[name] = result.scores["fd-effnet-lite2/fd"].value
+    assert len(set(found.values())) == 4
+
+
+def test_scores_at_another_number_than_the_published_one_say_so(workdir):
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    config["evaluation"] |= {"num_samples": 30_000, "repeat_captions": True}
+    path.write_text(json.dumps(config))
+    settings = {"weights": ("ema",), "protocols": ("fid-2015",), "metrics": ("fid", "kid")}
+    make_job(workdir, **settings).run([6])
+    (result,) = read(workdir)
+    assert "not comparable" in result.scores["fid-2015/fid"].note
+    assert "not comparable" not in result.scores["fid-2015/kid"].note
+
+
+def test_fields_of_the_evaluation_may_be_set_for_a_score_and_no_others(run, workdir):
+    flags = ["--workdir", workdir, "--num-samples", 10, "--use", "ema", "--bootstrap", 0]
+    flags += ["--cache-dir", workdir.parent / "cache", "--step", 6]
+    field = "--config.evaluation.num_references"
+    assert run("scripts/eval_fid.py", *flags, f"{field}=7")[0] == 0
+    (result,) = read(workdir)
+    assert ResultFile(workdir / "evaluation").read_recipe(result.recipe)["references"] == 7
+    for wrong, named in (
+        (f"{field}=11", "10 images"),
+        ("--config.batch_size=3", "batch_size"),
+        ("--config.evaluation.num_referenses=3", "num_references"),
+    ):
+        status, _, errors = run("scripts/eval_fid.py", *flags, wrong)
+        assert status == 2
+        assert named in errors
 
 
 def test_a_protocol_of_precision_and_recall_alone_needs_no_choice_of_metrics(workdir):

@@ -1,7 +1,7 @@
 """Golden files: the official networks and losses on given inputs, their parameters and results.
 
-`write_golden` computes one of any size with the literal formulation. Names and shapes are those of
-the official code's modules; `golden_name` maps the leaves of our parameter trees to them.
+`write_golden` computes one of any size with the literal formulation in float64. Names and shapes
+are those of the official code's modules; `golden_name` maps the leaves of our trees to them.
 """
 
 import json
@@ -180,8 +180,9 @@ def write_golden(
     arrays = draw_inputs(rng, meta)
     arrays |= draw_arrays(rng, Sizes(**{name: meta[name] for name in Sizes._fields}))
     arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
-    arrays |= expect(meta, arrays)
-    arrays |= prefixed("loss", small_losses(rng))
+    with jax.enable_x64(True):  # of the float32 inputs and parameters that the file holds
+        arrays |= expect(meta, {name: value.astype(np.float64) for name, value in arrays.items()})
+        arrays |= prefixed("loss", small_losses(rng))
     arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
     np.savez(path, meta=np.asarray(json.dumps(meta | {"dtype": "float32"})), **arrays)
 
@@ -201,9 +202,13 @@ def draw_inputs(rng: np.random.Generator, meta: dict[str, Any]) -> Arrays:
 
 def small_losses(rng: np.random.Generator) -> Arrays:
     """Compute the two contrastive losses on small arrays."""
-    a, b = rng.normal(size=(2, 5, 12)).astype(np.float32)
-    regions, words = rng.normal(size=(5, 9, 12)), rng.normal(size=(5, 6, 12))
-    regions, words = regions.astype(np.float32), words.astype(np.float32)
+
+    def draw(*shape: int) -> np.ndarray:
+        # What float32 can store, in the type in which the losses compute.
+        return rng.normal(size=shape).astype(np.float32).astype(float)
+
+    a, b = draw(2, 5, 12)
+    regions, words = draw(5, 9, 12), draw(5, 6, 12)
     length = np.array([[6], [2], [4], [3], [5]])
     with jax.default_matmul_precision("highest"):
         contrast = jax.jit(literal.contrastive)(a, b)

@@ -3,7 +3,7 @@
 An oracle to test `xmcgan` against, and what its speed and memory are measured beside: it shares no
 code with it and merges, reorders or saves nothing. Arrays go by the names of a golden file, in
 flat dictionaries: the parameters of a generator are those under `generator/params/`, say.
-Everything is float32.
+They compute in the type of those arrays.
 """
 
 from collections.abc import Mapping

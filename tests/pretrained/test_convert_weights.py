@@ -12,10 +12,12 @@ import pytest
 import safetensors.numpy
 from convert_weights import convert
 from fetch_weights import provide
+from file_server import serve
 from torch_writer import Tensor, save_archive
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained import weights
+from xmcgan.pretrained import published, weights
+from xmcgan.utils.download import Archive
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3, dtype=np.float16)}
@@ -116,3 +118,49 @@ def test_damaged_and_foreign_conversions_name_the_command_and_are_repaired(
             weights.verify(source, folder)
         assert provide(source, tmp_path / "weights", None)
         weights.verify(source, folder)
+
+
+def test_published_weights_are_fetched_from_their_address_once_the_terms_are_taken(
+    run, original, tmp_path, monkeypatch
+):
+    content = original.read_bytes()
+    served = {"model.bin": content, "config.json": b"{}"}
+    folder = tmp_path / "weights"
+    command = ("scripts/fetch_weights.py", "clip-b32", "--weights-dir", folder)
+
+    def publish(address: str, sha256: str) -> None:
+        files = (Archive(f"{address}/model.bin", sha256=sha256), Archive(f"{address}/config.json"))
+        of = published.Published("clip", "tests", "MIT", files)
+        monkeypatch.setitem(published.PUBLISHED, "clip-b32", of)
+
+    with serve(served) as (address, handler):
+        publish(address, hashlib.sha256(content).hexdigest())
+        status, _, errors = run(*command)
+        assert status == 2
+        assert "--accept" in errors
+        assert "MIT" in errors
+        assert not handler.requests
+        assert run(*command, "--accept")[0] == 0
+        metadata = weights.read_safetensors(folder / "clip-b32" / "model.safetensors")[1]
+        assert metadata["source_sha256"] == hashlib.sha256(content).hexdigest()
+        assert (folder / "clip-b32" / "config.json").read_bytes() == b"{}"
+        assert weights.resolve("clip-b32", folder) == folder / "clip-b32"
+        asked = len(handler.requests)
+        status, output, _ = run(*command, "--accept")
+        assert "already there" in output
+        assert len(handler.requests) == asked
+        # Another file under the same address is refused and not kept.
+        publish(address, "00" * 32)
+        other = tmp_path / "other"
+        status, _, errors = run(*command[:-1], other, "--accept")
+        assert status == 2
+        assert "sha256" in errors
+        assert not list((other / "clip-b32").glob("model*"))
+
+
+def test_the_list_names_every_address_and_fetches_nothing(run):
+    status, output, _ = run("scripts/fetch_weights.py", "--list")
+    assert status == 0
+    for name, of in published.PUBLISHED.items():
+        assert name in output
+        assert all(file.url in output for file in of.files)

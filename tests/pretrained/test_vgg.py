@@ -164,11 +164,3 @@ def test_the_network_with_batch_norms_is_refused(tmp_path):
     safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(WeightsError, match=r"a\.safetensors .*features\.2\.weight"):
         convert("vgg16", tmp_path / "a.safetensors")
-
-
-@pytest.mark.parametrize("network", DEPTHS)
-def test_a_missing_file_says_where_it_is_published_and_how_to_convert_it(network, tmp_path):
-    command = rf"convert_weights\.py {network} {network}-\w+\.pth"
-    published = rf"absent[\s\S]*https://download\.pytorch\.org/models/{network}-[\s\S]*{command}"
-    with pytest.raises(WeightsError, match=published):
-        load_vgg(tmp_path / "absent", network)

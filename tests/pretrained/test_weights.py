@@ -110,3 +110,14 @@ def test_other_file_needs_the_flag_and_stays_unverified(tmp_path, published):
 def test_missing_file_is_named_even_with_the_flag(tmp_path):
     with pytest.raises(WeightsError, match=r"absent\.safetensors"):
         weights.identify_file(tmp_path / "absent.safetensors", [], allow_unverified=True)
+
+
+def test_published_weights_are_found_by_name_or_say_where_they_are_from(tmp_path):
+    with pytest.raises(WeightsError) as error:
+        weights.resolve("vgg19", tmp_path)
+    assert "https://download.pytorch.org/models/vgg19" in str(error.value)
+    assert "fetch_weights.py vgg19" in str(error.value)
+    assert "--accept" in str(error.value)
+    (tmp_path / "vgg19").mkdir()
+    (tmp_path / "vgg19" / "mine.safetensors").write_bytes(b"")
+    assert weights.resolve("vgg19", tmp_path) == tmp_path / "vgg19"

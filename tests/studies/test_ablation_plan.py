@@ -6,7 +6,7 @@ import pytest
 
 from xmcgan.config import LOSSES, apply_override, fingerprint, load_config
 from xmcgan.errors import ConfigError
-from xmcgan.studies.ablation.plan import combinations, plan_cells
+from xmcgan.studies.ablation.plan import combinations, plan_cells, read_rows
 from xmcgan.studies.ablation.runs import Scoring, dry_run
 from xmcgan.training.command_line import parse_args
 
@@ -14,7 +14,7 @@ OUT = Path("out")
 
 
 def plan(spec="shapes:quickstart", grid=("sentence", "word"), seeds=1, overrides=(), out=OUT):
-    return plan_cells(spec, grid, seeds=seeds, overrides=overrides, out=out)
+    return plan_cells(spec, combinations(grid), seeds=seeds, overrides=overrides, out=out)
 
 
 def test_rows_are_none_each_alone_pairs_and_all():
@@ -24,12 +24,26 @@ def test_rows_are_none_each_alone_pairs_and_all():
     assert three[4:] == ["sentence+word", "sentence+image", "word+image", "sentence+word+image"]
 
 
-def test_four_losses_have_all_rows_of_the_papers_table():
-    rows = combinations(["sentence", "word", "image", "pretrained"])
-    papers = {"none", "sentence", "word", "image", "pretrained", "image+pretrained",
-              "sentence+word", "sentence+word+image+pretrained"}  # fmt: skip
-    assert papers <= set(rows)
-    assert len(rows) == 12
+def test_rows_are_the_papers_or_those_that_are_listed():
+    papers = set(read_rows("paper"))
+    head = (Path(__file__).parents[2] / "configs" / "coco.py").read_text().partition('"""\n')[0]
+    named = " ".join(head.partition("Ablation, FID of the paper")[2].partition(" all ")[0].split())
+    rows = {part.split()[0] for part in named.partition(": ")[2].split(", ") if part[0].isalpha()}
+    assert len(rows) == 8
+    assert rows | {"image+pretrained", "sentence+word+image+pretrained"} == papers
+    assert read_rows("none,word+image") == ["none", "word+image"]
+    cells = plan_cells("shapes:quickstart", ["word+image"], seeds=1, overrides=(), out=OUT)
+    losses = cells[0].config.losses
+    on = {name for name in LOSSES if losses[name].enabled}
+    assert on == {"hinge", "word", "image_discriminator"}
+
+
+@pytest.mark.parametrize(
+    "rows", ["sentense", "none,none", "word+word", "word+image,image+word", ""]
+)
+def test_rows_that_make_no_table_are_refused(rows):
+    with pytest.raises(ConfigError, match="--rows"):
+        read_rows(rows)
 
 
 def test_runs_differ_in_their_contrastive_losses_and_seed_alone():
@@ -66,10 +80,10 @@ def test_a_run_is_started_with_the_config_that_was_planned():
         ({"grid": ["sentense"]}, "did you mean 'sentence'"),
         ({"grid": [""]}, "unknown loss ''"),
         ({"grid": ["word", "word"]}, "names a loss twice"),
-        ({"spec": "shapes:ablation=word"}, "the grid sets ablation="),
+        ({"spec": "shapes:ablation=word"}, "the table sets ablation="),
         ({"spec": "shape"}, "did you mean 'shapes'"),
         ({"seeds": 0}, "--seeds is 0"),
-        ({"overrides": ["losses.word.enabled=false"]}, "the grid switches the losses"),
+        ({"overrides": ["losses.word.enabled=false"]}, "the table switches the losses"),
         ({"overrides": ["batch_sise=3"]}, "did you mean 'batch_size'"),
         ({"overrides": ["batch_size=1"]}, "batch_size 2 or more"),
     ],

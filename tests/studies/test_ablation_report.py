@@ -15,7 +15,7 @@ from scipy import special, stats
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
-from xmcgan.studies.ablation.plan import Cell, plan_cells
+from xmcgan.studies.ablation.plan import Cell, combinations, plan_cells
 from xmcgan.studies.ablation.report import Row, students_interval, write_report
 from xmcgan.studies.estimates import Estimate
 from xmcgan.utils.statistics import Score
@@ -57,7 +57,7 @@ def make_result(cell: Cell, fd: float, colors: float, recipe: dict = RECIPE) -> 
 
 def make_table(out: Path, seeds: int = 3) -> tuple[list[Cell], dict[Path, Result]]:
     spec, grid = "shapes:quickstart", ("sentence", "word")
-    cells = plan_cells(spec, grid, seeds=seeds, overrides=("batch_size=16",), out=out)
+    cells = plan_cells(spec, combinations(grid), seeds=seeds, overrides=("batch_size=16",), out=out)
     return cells, {c.workdir: make_result(c, *REACHED[c.losses][c.seed]) for c in cells}
 
 

@@ -6,14 +6,15 @@ import pytest
 
 from xmcgan.config import load_config, validate
 from xmcgan.errors import ConfigError, WeightsError
-from xmcgan.training.build import build_image_encoder, build_networks
+from xmcgan.training import build
+from xmcgan.training.logging import image_network_line
 
 
 @pytest.mark.parametrize("d_steps", [1, 2])
 def test_learning_rates_fall_linearly_to_zero_over_the_last_share_of_the_run(d_steps):
     config = load_config("shapes:quickstart")
     config.learning_rate_decay, config.d_steps = 0.6, d_steps
-    networks = build_networks(config, 8, num_steps=10)
+    networks = build.build_networks(config, 8, num_steps=10)
     optimizers = {"generator": networks.g_optimizer, "discriminator": networks.d_optimizer}
     for name, optimizer in optimizers.items():
         params = jnp.zeros(())
@@ -38,9 +39,35 @@ def test_missing_weights_of_a_vgg_say_where_they_are_published(network):
     config = load_config("coco")
     config.losses.image_pretrained.network = network
     validate(config)
-    published = rf"[\s\S]*https://\S+/{network}-\w+\.pth[\s\S]*convert_weights\.py {network}"
-    with pytest.raises(ConfigError, match=f"weights is empty{published}"):
-        build_image_encoder(config)
+    published = rf"https://\S+/{network}-\w+\.pth[\s\S]*fetch_weights\.py {network} .*--accept"
+    with pytest.raises(WeightsError, match=published):
+        build.build_image_encoder(config)
     config.losses.image_pretrained.weights = "absent.safetensors"
-    with pytest.raises(WeightsError, match=rf"absent\.safetensors{published}"):
-        build_image_encoder(config)
+    with pytest.raises(WeightsError, match=r"absent\.safetensors"):
+        build.build_image_encoder(config)
+
+
+def test_efficientnet_stands_in_for_a_resnet_that_nobody_has_fetched(monkeypatch, tmp_path):
+    monkeypatch.setenv("XMCGAN_WEIGHTS_DIR", str(tmp_path))
+    config = load_config("coco")
+    build.replace_missing_image_network(config)
+    loss = config.losses.image_pretrained
+    assert (loss.network, loss.feature) == ("efficientnet_lite0", "pooled")
+    assert loss.in_place_of == "resnet50"
+    validate(config)
+    (line,) = image_network_line(config).values()
+    assert "efficientnet_lite0 in place of resnet50" in line
+    assert "fetch_weights.py resnet50" in line
+
+    for changes in ({"weights": "mine"}, {"network": "vgg19"}, {"enabled": False}):
+        own = load_config("coco")
+        own.losses.image_pretrained.update(changes)
+        before = own.to_dict()
+        build.replace_missing_image_network(own)
+        assert own.to_dict() == before
+    (tmp_path / "resnet50").mkdir()
+    (tmp_path / "resnet50" / "any.safetensors").write_bytes(b"")
+    there = load_config("coco")
+    build.replace_missing_image_network(there)
+    assert there.losses.image_pretrained.network == "resnet50"
+    assert not image_network_line(there)

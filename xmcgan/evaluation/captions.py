@@ -33,7 +33,8 @@ class CaptionChoice:
 class CaptionManifest:
     """Captions of an evaluation, in the order of their noise."""
 
-    header: dict[str, Any]  # data set, its fingerprint, split, seed, and number of captions
+    # Data set, its fingerprint, split, seed, number of captions; of distinct ones if they repeat.
+    header: dict[str, Any]
     choices: tuple[CaptionChoice, ...]
 
     @property
@@ -106,26 +107,39 @@ def find_other_images(source: Source, choices: Sequence[CaptionChoice]) -> list[
 
 
 def open_manifest(
-    directory: Path, source: Source, num: int | None, identity: Mapping[str, Any]
+    directory: Path,
+    source: Source,
+    num: int | None,
+    identity: Mapping[str, Any],
+    *,
+    repeat: bool = False,
 ) -> CaptionManifest:
     """Read the manifest, or choose captions and write it; of several processes the first writes.
 
     Args:
         num: Captions; None: 30,000, or all distinct ones if there are fewer.
         identity: `data`, the `fingerprint` of the prepared data, `split` and `seed`.
+        repeat: If distinct captions are fewer than `num` (30,000 if None), take all of them again
+            and again, in the same order, up to this number.
     """
     data, split, seed = (identity[key] for key in ("data", "split", "seed"))
-    label = "most" if num is None else num
+    num = MAX_CAPTIONS if num is None and repeat else num
+    label = "most" if num is None else f"{num}_repeated" if repeat else num
     path = directory / f"captions_{data.replace('/', '_')}_{split}_{label}_{seed}.jsonl"
     if path.exists():
         return read_manifest(path, {**identity, **({} if num is None else {"num": num})})
     choices = choose_captions(source, num or MAX_CAPTIONS, seed)
+    header = {**identity, "num": len(choices)}
     if num is not None and len(choices) < num:
-        raise EvaluationError(
-            f"{num:,} samples were asked for, but {split!r} of {data!r} has {len(choices):,} "
-            f"distinct captions; pass --num-samples {len(choices)} or fewer, or another --split"
-        )
-    manifest = CaptionManifest({**identity, "num": len(choices)}, tuple(choices))
+        if not repeat:
+            raise EvaluationError(
+                f"{num:,} samples were asked for, but {split!r} of {data!r} has {len(choices):,} "
+                f"distinct captions; pass --repeat-captions to use them several times with other "
+                f"noise, --num-samples {len(choices)} or fewer, or another --split"
+            )
+        header |= {"num": num, "distinct": len(choices)}
+        choices = list(itertools.islice(itertools.cycle(choices), num))
+    manifest = CaptionManifest(header, tuple(choices))
     if is_host0():
         directory.mkdir(parents=True, exist_ok=True)
         write_text(path, manifest.text)
@@ -145,7 +159,8 @@ def read_manifest(path: Path, wanted: Mapping[str, Any]) -> CaptionManifest:
     faults = fingerprint_differences({name: header.get(name) for name in wanted}, wanted)
     if len(choices) != header.get("num"):
         faults.append(f"{len(choices)} captions where {header.get('num')} are expected")
-    if len({(choice.example, choice.caption) for choice in choices}) != len(choices):
+    distinct = header.get("distinct", len(choices))
+    if len({(choice.example, choice.caption) for choice in choices}) != distinct:
         faults.append("it names a caption twice")
     if faults:
         raise EvaluationError(

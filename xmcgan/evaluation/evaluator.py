@@ -1,8 +1,8 @@
 """From a generator to its scores: sample, extract, compute."""
 
+import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,19 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 import xmcgan
-from xmcgan.config import read_config
+from xmcgan.config import apply_override, read_config
 from xmcgan.data import DataSet
-from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.captions import find_other_images, open_manifest
-from xmcgan.evaluation.features import Arrays, Images, Networks, Rows, read_npz, save_npz
+from xmcgan.evaluation.captions import (
+    CaptionChoice,
+    CaptionManifest,
+    find_other_images,
+    open_manifest,
+)
+from xmcgan.evaluation.extraction import CHUNK, RealImages, extract, reference_arrays
+from xmcgan.evaluation.features import Arrays, Images, Networks
 from xmcgan.evaluation.metrics import (
     METRICS,
     NUM_DISTRACTORS,
@@ -29,39 +33,52 @@ from xmcgan.evaluation.metrics import (
     possible,
     quality_metrics,
 )
-from xmcgan.evaluation.metrics.fid import mean_and_covariance
-from xmcgan.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, flattered_by
+from xmcgan.evaluation.protocols import PROTOCOLS, flattered_by
 from xmcgan.evaluation.results import Weights
+from xmcgan.sampling.sample_files import SampleWriter, part_of
 from xmcgan.sampling.sampler import Sampler, sample_noise
 from xmcgan.training import build
-from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all, require_same
+from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh, sampling_batch_size
-from xmcgan.utils.provenance import fingerprint_differences
-from xmcgan.utils.statistics import Score, check_resamples
+from xmcgan.utils.statistics import Score, check_resamples, mean_of_draws
 
-CHUNK = 512  # images that are sampled before metrics extract from them
+_DEPEND_ON_NUMBER = ("fid", "is", "is_one_split", "precision", "recall", "density", "coverage")
 NUM_VARIED = 64  # captions that get several samples each, if a metric compares these
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What an evaluation measures and how."""
+    """What an evaluation measures and how; what is None follows from `config.evaluation`."""
 
-    protocols: Sequence[str] = (DEFAULT_PROTOCOL,)
+    protocols: Sequence[str] | None = None
     # Names of METRICS or config.evaluation, "quality", or module:Class; the first one's first score
     # tells which checkpoint is best. None: config.evaluation, or else all that are possible.
     metrics: Sequence[str] | None = None
     network_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by protocol
     clip_weights: str | None = None
     cmmd_weights: str | None = None
-    num_samples: int | None = None  # None: 30,000, or one per distinct caption if there are fewer
+    num_samples: int | None = None
+    repeat_captions: bool | None = None  # with other noise, if distinct ones are too few
+    draws: int | None = None  # sets of captions and noise; the seeds follow `seed`
     split: str = ""  # of captions and real images; empty: held-out images
+    reference_split: str = ""  # of real images, if it is another one
+    allow_training_references: bool = False
+    overrides: Sequence[str] = ()  # "evaluation.FIELD=VALUE"
     weights: Sequence[Weights] = ("ema", "raw")
     seed: int = 0  # of captions, noise and bootstrap
     resamples: int = 50  # of the bootstrap; 0 gives no intervals
     batch_size: int | None = None  # images at once; None fits the devices
     cache_dir: Path | None = None  # of captions and references; None: DATA_DIR/evaluation
     allow_unverified: bool = False  # accept weights that are not the published files
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    """One set of captions and noise."""
+
+    manifest: CaptionManifest
+    real: RealImages  # those of the captions
+    z: Sequence[Float[np.ndarray, "n z"]]  # one row per caption, then more of the first captions
 
 
 class Evaluator:
@@ -76,8 +93,11 @@ class Evaluator:
         with raise_on_all():
             self.config: ConfigDict = read_config(workdir / "config.json")
             self.config.dtype = "float32"  # also if training multiplied in bfloat16
+            for override in options.overrides:
+                apply_override(self.config, override)
             check_resamples(options.resamples)
             self.mesh = make_mesh()
+            self._settings = self.config.evaluation
             self._open_data()
             self._metrics = self._build_metrics()
             self._open_generator()
@@ -89,18 +109,28 @@ class Evaluator:
         }
         require_same(
             {
-                "captions_sha256": self.manifest.digest,
-                "real images": len(self._real),
+                "captions_sha256": [draw.manifest.digest for draw in self._draws],
+                "real images": len(self._all_real.examples),
                 "config.json": self.config.to_dict(),
                 "--seed": options.seed,
                 "--batch-size": options.batch_size,
                 "metrics": [[dict(m.settings), dict(m.recipe)] for m in self._metrics],
             }
         )
-        self._references: dict[tuple[str, bool], Arrays] = {}
+        self._references: dict[tuple[str, int], Arrays] = {}
+
+    @property
+    def manifest(self) -> CaptionManifest:
+        """Captions of the first draw."""
+        return self._manifests[0]
+
+    @property
+    def raw_statistics(self) -> bool:
+        """Whether averaged weights go with raw batch statistics."""
+        return self._settings.raw_statistics
 
     def _open_data(self) -> None:
-        config, options = self.config, self._options
+        config, options, settings = self.config, self._options, self._settings
         name, data_dir = config.data.name, config.data.data_dir
         data_set = DataSet(name, data_dir, **config.data.fields)
         split = options.split or data_set.held_out()
@@ -109,50 +139,120 @@ class Evaluator:
                 f"data set {name!r} has no held-out images; --split train scores against the "
                 "images that were trained on, which flatters"
             )
-        if options.num_samples is not None and options.num_samples < 2:
-            raise EvaluationError(f"--num-samples is {options.num_samples}; at least 2 are needed")
+        num = options.num_samples or settings.num_samples or None
+        if num is not None and num < 2:
+            raise EvaluationError(f"--num-samples is {num}; at least 2 are needed")
         self._source = data_set.load(split)
-        self._real = self._source.one_per_image()  # examples
+        self._all_real = self._open_references(data_set, split)
         self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
         fingerprint = self._source.fingerprint()
-        identity = {"data": name, "fingerprint": fingerprint, "split": split, "seed": options.seed}
-        self.manifest = open_manifest(self._cache_dir, self._source, options.num_samples, identity)
+        identity = {"data": name, "fingerprint": fingerprint, "split": split}
+        repeat = options.repeat_captions
+        repeat = settings.repeat_captions if repeat is None else repeat
+        self._manifests = [
+            open_manifest(
+                self._cache_dir,
+                self._source,
+                num,
+                identity | {"seed": options.seed + draw},
+                repeat=repeat,
+            )
+            for draw in range(options.draws or settings.draws)
+        ]
+
+    def _open_references(self, data_set: DataSet, split: str) -> RealImages:
+        """The real images that all samples are compared with."""
+        config, settings = self.config, self._settings
+        source, wanted = self._source, self._options.reference_split or split
+        if wanted != split:
+            shared = {*wanted.split("+")} & {*config.data.train_split.split("+")}
+            if shared and not self._options.allow_training_references:
+                raise EvaluationError(
+                    f"--reference-split {wanted} holds images that were trained on "
+                    f"({', '.join(sorted(shared))}): a generator that copies them scores best; if "
+                    "a published protocol asks for it, add --allow-training-references"
+                )
+            source = data_set.load(wanted)
+        examples, kind, label = source.one_per_image(), "all of the split", "all"
+        if num := settings.num_references:
+            if num > len(examples):
+                raise EvaluationError(
+                    f"evaluation.num_references is {num:,}, and the split {wanted!r} has "
+                    f"{len(examples):,} images"
+                )
+            order = np.random.default_rng(0).permutation(len(examples))
+            examples = [examples[index] for index in np.sort(order[:num])]
+            kind, label = "random ones of the split", f"{num}"
+        recipe = {"data": data_set.name, "fingerprint": source.fingerprint(), "split": wanted}
+        recipe |= {"images": kind}
+        mirrored = None
+        if settings.mirror_references:
+            mirrored = np.random.default_rng(1).random(len(examples)) < 0.5
+            recipe, label = recipe | {"mirrored": "half, at random"}, f"{label}_mirrored"
+        prepared = config.image_size, config.data.resize
+        return RealImages(source, examples, *prepared, recipe, label, mirrored=mirrored)
 
     def _build_metrics(self) -> list[BuiltMetric]:
-        options, choices = self._options, self.manifest.choices
+        options, settings = self._options, self._settings
+        self._context = Context(
+            Networks(
+                self.mesh, options.batch_size, options.allow_unverified, options.network_weights
+            ),
+            seed=options.seed,
+            # Several draws give the interval themselves.
+            resamples=options.resamples if len(self._manifests) == 1 else 0,
+            image_size=self.config.image_size,
+            cache_dir=self._cache_dir,
+            num_real=len(self._all_real.examples),
+        )
+        self._use(self.manifest)
+        protocols = options.protocols or settings.protocols.split(",")
+        can_retrieve = (
+            self._context.targets is not None and self._context.num_real > NUM_DISTRACTORS
+        )
+        specs = metric_specs(self.config, options, protocols, can_retrieve)
+        return build_metrics(specs, list(dict.fromkeys(protocols)), self._context)
+
+    def _use(self, manifest: CaptionManifest) -> None:
+        """Let the metrics see the captions of a draw."""
+        choices, context = manifest.choices, self._context
 
         def rows_of(examples: Sequence[int]) -> Int[np.ndarray, "n"]:
             """Row of each example's image among the real images; -1 stays."""
             # An image may have several examples, which follow each other.
-            return np.searchsorted(self._real, examples, side="right") - 1
+            return np.searchsorted(self._all_real.examples, examples, side="right") - 1
 
-        unverified, weights = options.allow_unverified, options.network_weights
-        context = Context(
-            Networks(self.mesh, options.batch_size, unverified, weights),
-            seed=options.seed,
-            resamples=options.resamples,
-            image_size=self.config.image_size,
-            cache_dir=self._cache_dir,
-            num_real=len(self._real),
-            captions=self.manifest.captions,
-            image_ids=[choice.image_id for choice in choices],
-            targets=rows_of([choice.example for choice in choices]),
-            find_twins=functools.cache(lambda: rows_of(find_other_images(self._source, choices))),
-        )
-        specs = metric_specs(self.config, options, len(self._real))
-        return build_metrics(specs, list(dict.fromkeys(options.protocols)), context)
+        context.captions = manifest.captions
+        context.image_ids = [choice.image_id for choice in choices]
+        if self._all_real.source is self._source and not self._settings.num_references:
+            context.targets = rows_of([choice.example for choice in choices])
+            context.find_twins = functools.cache(
+                lambda: rows_of(find_other_images(self._source, choices))
+            )
 
     def _open_generator(self) -> None:
         text, tokenizer = build.build_text_encoder(self.config)
         generator = build.build_generator(self.config)
         batch_size = self._options.batch_size or sampling_batch_size(self.mesh)
         self.sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
-        # One sample of each caption, then further ones of the first captions.
-        num = len(self.manifest.choices)
         most = max(metric.samples_per_caption for metric in self._metrics)
-        varied = min(num, NUM_VARIED)
-        z = sample_noise(self._options.seed, num + (most - 1) * varied, generator.z_dim)
-        self._z = [z[:num], *np.split(z[num:], most - 1)] if most > 1 else [z]
+        self._draws = []
+        for manifest in self._manifests:
+            num, seed = len(manifest.choices), manifest.header["seed"]
+            recipe = {key: manifest.header[key] for key in ("data", "fingerprint", "split")}
+            recipe |= {"images": "of the captions", "captions_sha256": manifest.digest}
+            real = RealImages(
+                self._source,
+                [choice.example for choice in manifest.choices],
+                self.config.image_size,
+                self.config.data.resize,
+                recipe,
+                f"captions_{num}_{seed}",
+                captions=manifest.captions,
+            )
+            z = sample_noise(seed, num + (most - 1) * min(num, NUM_VARIED), generator.z_dim)
+            more = np.split(z[num:], most - 1) if most > 1 else []
+            self._draws.append(_Draw(manifest, real, [z[:num], *more]))
 
     def recipe(self) -> dict[str, Any]:
         """All that the scores depend on, except the checkpoint."""
@@ -160,14 +260,16 @@ class Evaluator:
         for metric in self._metrics:
             measure = measures.setdefault(metric.prefix, {**metric.recipe, "metrics": []})
             measure["metrics"].append(metric.settings)
-        return {
-            "data": self.manifest.header | {"captions_sha256": self.manifest.digest},
-            "references": len(self._real),
+        digests = [draw.manifest.digest for draw in self._draws]
+        one_draw = len(digests) == 1
+        recipe = {
+            "data": self.manifest.header | {"captions_sha256": digests[0] if one_draw else digests},
+            "references": len(self._all_real.examples),
             "image_size": self.config.image_size,
             "resize_of_references": self.config.data.resize,
             "samples": len(self.manifest.choices),
             "noise_seed": self._options.seed,
-            "resamples": self._options.resamples,
+            "resamples": self._context.resamples,
             "rounding": "once, to the nearest of 256 levels",
             "arithmetic": "float32, highest matmul precision",
             "text_encoder": self.config.text.to_dict(),
@@ -175,13 +277,59 @@ class Evaluator:
             "flattered": self.flattered,
             "package_version": xmcgan.__version__,
         }
+        # What is not as usual.
+        loss = self.config.losses.image_pretrained
+        if loss.enabled and loss.in_place_of:
+            recipe |= {
+                "image_network_of_training": f"{loss.network} in place of {loss.in_place_of}"
+            }
+        recipe |= {} if one_draw else {"draws": len(digests)}
+        if self._all_real.source is not self._source:
+            recipe |= {"reference_split": self._all_real.recipe["split"]}
+        chosen = ("num_references", "mirror_references", "raw_statistics")
+        return recipe | {name: self._settings[name] for name in chosen if self._settings[name]}
 
-    def score(self, variables: Any, title: str) -> dict[str, Score]:
-        """Scores of a generator by names such as "fd-effnet-lite2/fd"; in process 0 alone."""
+    def score(self, variables: Any, title: str, save: Path | None = None) -> dict[str, Score]:
+        """Scores of a generator by names such as "fd-effnet-lite2/fd"; in process 0 alone.
+
+        Args:
+            save: Folder or zip for the images that are scored, one per caption.
+        """
         self.extract_references()
-        fake = self._extract_samples(variables, self._z[0], self._metrics, title)
+        draws = []
+        for number, draw in enumerate(self._draws):
+            path = save and (save if len(self._draws) == 1 else part_of(save, f"draw_{number}"))
+            draws.append(self._score_draw(number, draw, variables, title, path))
+        with raise_on_all():
+            if not is_host0():
+                return {}
+            scores = mean_of_draws(draws)
+            if not scores:
+                raise EvaluationError("the metrics gave no score")
+            return {name: self._marked(name, score) for name, score in scores.items()}
+
+    def _marked(self, name: str, score: Score) -> Score:
+        """The score with notes about how far it compares."""
+        prefix, _, kind = name.partition("/")
+        notes = [score.note]
+        published, num = self._settings.num_samples, len(self.manifest.choices)
+        is_published = prefix in PROTOCOLS and PROTOCOLS[prefix].label == "FID"
+        if is_published and published and num != published and kind in _DEPEND_ON_NUMBER:
+            notes.append(
+                f"at {num:,} images: not comparable with published scores, at {published:,}"
+            )
+        if self._options.allow_training_references and "_real" not in kind:
+            notes.append("the references were trained on")
+        flattered = score.flattered or prefix in self.flattered
+        return dataclasses.replace(score, note="; ".join(filter(None, notes)), flattered=flattered)
+
+    def _score_draw(
+        self, number: int, draw: _Draw, variables: Any, title: str, save: Path | None
+    ) -> dict[str, Score]:
+        self._use(draw.manifest)
+        fake = self._extract_samples(draw, draw.z[0], variables, self._metrics, title, save)
         repeated = [metric for metric in self._metrics if metric.samples_per_caption > 1]
-        more = [self._extract_samples(variables, z, repeated, title) for z in self._z[1:]]
+        more = [self._extract_samples(draw, z, variables, repeated, title) for z in draw.z[1:]]
         with raise_on_all():
             if not is_host0():
                 return {}
@@ -191,95 +339,70 @@ class Evaluator:
                 if metric.samples_per_caption > 1:  # arrays (captions, samples, ...)
                     samples = [arrays, *(part[metric.extraction] for part in more)]
                     samples = samples[: metric.samples_per_caption]
-                    num = len(self._z[-1])
+                    num = len(draw.z[-1])
                     arrays = {k: np.stack([s[k][:num] for s in samples], 1) for k in arrays}
-                real = self._references[metric.extraction, metric.paired]
-                flattered = metric.prefix in self.flattered
+                real = self._references[metric.extraction, number if metric.paired else -1]
                 for name, score in metric.metric.compute(real, arrays).items():
-                    score = dataclasses.replace(score, flattered=flattered)
                     scores[f"{metric.prefix}/{name}"] = score
-            if not scores:
-                raise EvaluationError("the metrics gave no score")
             return scores
 
     def _extract_samples(
-        self, variables: Any, z: Float[np.ndarray, "n z"], metrics: list[BuiltMetric], title: str
+        self,
+        draw: _Draw,
+        z: Float[np.ndarray, "n z"],
+        variables: Any,
+        metrics: list[BuiltMetric],
+        title: str,
+        save: Path | None = None,
     ) -> dict[str, dict[str, np.ndarray]]:
         """Arrays of one image of each of the first captions."""
-        captions = self.manifest.captions[: len(z)]
+        captions = draw.manifest.captions[: len(z)]
+        origin = {"sampled_from": title, "captions": draw.manifest.header}
+        with contextlib.ExitStack() as held:
+            writer = None
+            if save and is_host0():
+                writer = held.enter_context(SampleWriter(save, len(z), origin))
 
-        def batches() -> Iterator[tuple[Images, Sequence[str]]]:
-            for start in range(0, len(z), CHUNK):
-                chunk = slice(start, start + CHUNK)
-                with jax.default_matmul_precision("highest"):
-                    yield self.sampler(variables, captions[chunk], z[chunk]), captions[chunk]
+            def batches() -> Iterator[tuple[Images, Sequence[str]]]:
+                for start in range(0, len(z), CHUNK):
+                    chunk = slice(start, start + CHUNK)
+                    with jax.default_matmul_precision("highest"):
+                        images = self.sampler(variables, captions[chunk], z[chunk])
+                    if writer:
+                        choices = enumerate(draw.manifest.choices[chunk], start=start)
+                        writer.add(images, [_entry(choice, row) for row, choice in choices])
+                    yield images, captions[chunk]
 
-        return _extract(metrics, batches(), len(z), title)
+            return extract(metrics, batches(), len(z), title)
 
     def extract_references(self) -> None:
         """Extract from the real images, or read the cache."""
         for metric in self._metrics:
-            key = metric.extraction, metric.paired
-            if key not in self._references:
-                self._references[key] = self._reference(metric)
-
-    def _reference(self, metric: BuiltMetric) -> dict[str, np.ndarray]:
-        """Arrays of the real images; in process 0 alone if they are cached."""
-        header = self.manifest.header
-        if metric.paired:
-            examples = [choice.example for choice in self.manifest.choices]
-            captions = self.manifest.captions
-            kind = {"images": "of the captions", "captions_sha256": self.manifest.digest}
-            label = f"captions_{len(examples)}_{header['seed']}"
-        else:
-            examples, captions = self._real, None
-            kind, label = {"images": "all of the split"}, "all"
-        size, resize = self.config.image_size, self.config.data.resize
-        recipe = dict(metric.recipe) | kind
-        recipe |= {key: header[key] for key in ("data", "fingerprint", "split")}
-        recipe |= {"image_size": size, "image_resize": resize, "n": len(examples)}
-        recipe.pop("package_version", None)
-        data = header["data"].replace("/", "_")
-        name = f"{metric.cache_name}_{data}_{header['split']}_{size}_{resize}_{label}.npz"
-        path = self._cache_dir / name
-        if broadcast_from_host0(path.exists):
-            with raise_on_all():
-                return _read_reference(path, recipe) if is_host0() else {}
-        batches = self._real_batches(examples, captions)
-        extracted = _extract([metric], batches, len(examples), f"real images, {metric.prefix}")
-        arrays = extracted[metric.extraction]
-        with raise_on_all():
-            if is_host0():
-                _write_reference(path, recipe, arrays)
-        return arrays
-
-    def _real_batches(
-        self, examples: Sequence[int], captions: Sequence[str] | None
-    ) -> Iterator[tuple[Images, Sequence[str]]]:
-        """Real images, prepared as for training, with captions or else their first ones."""
-        size, resize = self.config.image_size, self.config.data.resize
-        for start in range(0, len(examples), CHUNK):
-            with raise_on_all():
-                chunk = [self._source[index] for index in examples[start : start + CHUNK]]
-                decoded = [decode_image(each.image, each.name) for each in chunk]
-                images = np.stack([resize_image(image, size, resize) for image in decoded])
-            first = [each.captions[0] for each in chunk]
-            yield images, captions[start : start + CHUNK] if captions else first
+            for number in range(len(self._draws)) if metric.paired else (-1,):
+                key = metric.extraction, number
+                if key not in self._references:
+                    real = self._draws[number].real if metric.paired else self._all_real
+                    self._references[key] = reference_arrays(metric, real, self._cache_dir)
 
 
-def metric_specs(config: ConfigDict, options: Options, num_real: int) -> dict[str, dict[str, Any]]:
+def _entry(choice: CaptionChoice, noise: int) -> dict[str, Any]:
+    return {"caption": choice.caption, "image_id": choice.image_id, "noise": noise}
+
+
+def metric_specs(
+    config: ConfigDict, options: Options, protocols: Sequence[str], can_retrieve: bool
+) -> dict[str, dict[str, Any]]:
     """Metrics to build, as `build_metrics` takes them."""
-    configured = config.evaluation.to_dict()
+    configured = {k: v for k, v in config.evaluation.to_dict().items() if isinstance(v, dict)}
     names = options.metrics
     if names is None:
-        # Retrieval that is named although the real images are too few is an error.
-        retrieval = ["retrieval"] if num_real > NUM_DISTRACTORS else []
-        others = possible([*retrieval, "diversity"], options.protocols)
-        names = list(configured) or ["quality", *others]
+        # Retrieval that is named although it cannot be computed is an error.
+        retrieval = ["retrieval"] if can_retrieve else []
+        names = list(configured) or ["quality", *possible([*retrieval, "diversity"], protocols)]
     specs: dict[str, dict[str, Any]] = {}
     for name in names:
         if name == "quality":
-            specs |= quality_metrics(options.protocols)
+            specs |= quality_metrics(protocols)
         elif ":" in name:
             specs[name.rpartition(":")[2].lower()] = {"type": name}
         else:
@@ -293,44 +416,3 @@ def metric_specs(config: ConfigDict, options: Options, num_real: int) -> dict[st
     if config.data.name.partition("/")[0] == "shapes" and not configured:
         specs["shapes"] = {}
     return specs
-
-
-def _extract(
-    metrics: Sequence[BuiltMetric],
-    batches: Iterator[tuple[Images, Sequence[str]]],
-    expected: int,
-    title: str,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays of all images by `BuiltMetric.extraction`."""
-    first = {}  # metrics of one recipe share what the first of them extracts
-    for metric in metrics:
-        first.setdefault(metric.extraction, metric.metric)
-    rows = {key: Rows() for key in first}
-    disable = not is_host0()
-    with tqdm(total=expected, desc=title, unit="image", leave=False, disable=disable) as progress:
-        for images, captions in batches:
-            for key, metric in first.items():
-                rows[key].add(metric.extract(images, captions), len(images))
-            progress.update(len(images))
-    return {key: each.joined(expected) for key, each in rows.items()}
-
-
-def _write_reference(path: Path, recipe: Mapping[str, Any], arrays: Arrays) -> None:
-    stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
-    if "protocol" in recipe:  # `eval_fid.py compare` reads the file as statistics
-        mu, sigma = mean_and_covariance(arrays["values"])
-        stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_npz(path, stored)
-
-
-def _read_reference(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    arrays = read_npz(path)
-    stored = json.loads(str(arrays.pop("recipe", "{}")))
-    if differing := fingerprint_differences(stored, wanted):
-        raise EvaluationError(
-            f"{path} was made another way ({'; '.join(differing)}); remove it to make it again"
-        )
-    for name in ("mu", "sigma", "n") if "protocol" in wanted else ():
-        del arrays[name]
-    return arrays

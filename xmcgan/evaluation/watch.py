@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from xmcgan.errors import AgreedError, CheckpointError
 from xmcgan.evaluation.evaluator import Evaluator, Options
+from xmcgan.evaluation.metrics.diversity import ALIKE
 from xmcgan.evaluation.metrics.retrieval import RETRIEVALS
 from xmcgan.evaluation.results import Result, ResultFile, Weights, best_result
+from xmcgan.sampling.sample_files import check_writable, part_of
 from xmcgan.sampling.sampler import load_generator
 from xmcgan.training import checkpoint
 from xmcgan.training.checkpoint import checkpoint_digest, read_record
@@ -27,9 +29,27 @@ _PENDING, _BEST = "evaluation", "best"  # reasons of pins
 
 
 class EvaluationJob:
-    """Evaluation of the checkpoints of one workdir, whose training may still run."""
+    """Evaluation of the checkpoints of one workdir, whose training may still run.
 
-    def __init__(self, workdir: Path, options: Options) -> None:
+    Args:
+        every: Only steps that it divides, and the last one of the run.
+        newest_first: Not the oldest checkpoint first.
+        save_samples: Folder, or path of a zip, for the scored images of each step and kind of
+            weights; a step whose samples are not there is scored once more.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        options: Options,
+        *,
+        every: int = 1,
+        newest_first: bool = False,
+        save_samples: Path | None = None,
+    ) -> None:
+        if save_samples:
+            check_writable(save_samples)
+        self._every, self._newest_first, self._save = every, newest_first, save_samples
         self._workdir, self._weights = workdir, options.weights
         self._directory = workdir / "evaluation"
         self._checkpoints = workdir / "checkpoints"
@@ -87,11 +107,13 @@ class EvaluationJob:
         self._next(steps)
 
     def _next(self, steps: Sequence[int] | None) -> tuple[int, list[Weights]] | None:
-        """The oldest step that lacks results, and for which weights; all such steps are pinned."""
+        """The next step that lacks results, and for which weights; all such steps are pinned."""
         pending: list[tuple[int, list[Weights]]] = []
         done = {result.key for result in self._results.read()}
         for step in checkpoint.committed_steps(self._checkpoints):
             if step in self._damaged or (steps is not None and step not in steps):
+                continue
+            if step % self._every and not self._is_last(step):
                 continue
             if not checkpoint.pin(self._checkpoints, step, _PENDING):
                 continue  # training was quicker
@@ -102,12 +124,26 @@ class EvaluationJob:
                 checkpoint.unpin(self._checkpoints, step, _PENDING)
                 continue
             key = self._recipe_id, digest
-            lacking: list[Weights] = [w for w in self._weights if (step, w, *key) not in done]
+            lacking: list[Weights] = [
+                w
+                for w in self._weights
+                if (step, w, *key) not in done or self._lacks_samples(step, w)
+            ]
             if lacking:
                 pending.append((step, lacking))
             else:
                 checkpoint.unpin(self._checkpoints, step, _PENDING)
-        return pending[0] if pending else None
+        return pending[-1 if self._newest_first else 0] if pending else None
+
+    def _sample_path(self, step: int, weights: Weights) -> Path | None:
+        return self._save and part_of(self._save, f"step_{step}_{weights}")
+
+    def _lacks_samples(self, step: int, weights: Weights) -> bool:
+        path = self._sample_path(step, weights)
+        return path is not None and not path.exists()
+
+    def _is_last(self, step: int) -> bool:
+        return step == read_record(self._checkpoints, step).extra.get("num_train_steps")
 
     def _evaluate_step(self, step: int, lacking: list[Weights]) -> int:
         """Add the results that a step lacks; return how many."""
@@ -116,13 +152,18 @@ class EvaluationJob:
             try:
                 with raise_on_all():
                     variables = load_generator(
-                        self._evaluator.sampler, self._checkpoints, step, raw=weights == "raw"
+                        self._evaluator.sampler,
+                        self._checkpoints,
+                        step,
+                        raw=weights == "raw",
+                        raw_statistics=self._evaluator.raw_statistics,
                     )
                     digest = checkpoint_digest(self._checkpoints, step)
             except (CheckpointError, AgreedError) as error:
                 self._damaged[step] = str(error)
                 return number
-            scores = self._evaluator.score(variables, f"step {step:,} ({weights})")
+            path = self._sample_path(step, weights)
+            scores = self._evaluator.score(variables, f"step {step:,} ({weights})", path)
             with raise_on_all():
                 if is_host0():
                     times = round(time.time(), 3), round(time.time() - start, 3)
@@ -153,7 +194,7 @@ class EvaluationJob:
             f"({result.seconds:.0f} s)"
         )
         ratio = result.scores.get(f"{prefix}/diversity_ratio")
-        if ratio and ratio.note:
+        if ratio and ratio.value < ALIKE:
             tqdm.write(f"  warning: {ratio.note}")
 
     def _is_finished(self) -> bool:

@@ -39,7 +39,7 @@ def symmetric_cross_entropy(logits: Float[Array, "b b"]) -> Contrast:
     for direction in (logits, logits.T):
         log_probs = jax.nn.log_softmax(direction, axis=-1)
         losses.append(-jnp.mean(jnp.diagonal(log_probs)))
-        accuracies.append(jnp.mean(jnp.argmax(direction, axis=-1) == targets))
+        accuracies.append(jnp.mean(jnp.argmax(direction, axis=-1) == targets, dtype=float))
         entropies.append(-jnp.mean(jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)))
     return Contrast(
         losses[0] + losses[1],
@@ -200,6 +200,7 @@ class PretrainedContrast(_ContrastiveLoss):
         network: str = "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         weights: str = "",  # a path; empty: the network's own download, if it has one
         feature: str = "logits",  # or pooled
+        in_place_of: str = "",
         input_size: int = 224,
     ) -> None:
         super().__init__(temperature)

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-MASKED_LOGIT = -1e9  # the official code's value; exp of it is exactly 0 in float32
+from xmcgan.models.outputs import at_least_float32
+
+MASKED_LOGIT = -1e9  # the official code's value; exp of it is exactly 0
 
 
 def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Scale vectors to unit length over their last axis, in float32; a zero vector stays zero."""
-    x = x.astype(jnp.float32)
+    """Scale vectors to unit length over the last axis, at least in float32; zero stays zero."""
+    x = at_least_float32(x)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 

@@ -28,7 +28,7 @@ class GeneratorBlock(nn.Module):
 
     features: int
     batch_norm_group_size: int = 0  # images that share batch statistics; 0: the whole batch
-    dtype: Any = jnp.float32  # of the arithmetic; statistics stay float32
+    dtype: Any = jnp.float32  # of the arithmetic; statistics are at least float32
 
     @nn.compact
     def __call__(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from xmcgan.models import generator
 from xmcgan.models.blocks import DiscriminatorBlock
 from xmcgan.models.convolution import Conv1x1, Dense
-from xmcgan.models.outputs import DiscriminatorOutput
+from xmcgan.models.outputs import DiscriminatorOutput, at_least_float32
 
 # The generator's widths from the last block to the first, so that both networks have the same width
 # at the same size, and a last block that keeps the size. 128 and 256 are the paper's.
@@ -27,7 +27,7 @@ class Discriminator(nn.Module):
     width: int = 96  # base number of channels
     region_dim: int = 768  # size of a region's feature, that of the word features
     region_size: int = 16  # side of the feature map that gives the regions
-    dtype: Any = jnp.float32  # of the arithmetic; what it returns is float32
+    dtype: Any = jnp.float32  # of the arithmetic; what it returns is at least float32
     multipliers: tuple[int, ...] = ()  # widths of the blocks; empty: those of `WIDTH_MULTIPLIERS`
     remat: bool = False  # keep only a block's input for the backward pass, compute it again
 
@@ -50,16 +50,16 @@ class Discriminator(nn.Module):
         regions = regions.reshape(regions.shape[0], -1, self.region_dim)
 
         feature = sum_pool(x)
-        # The logit is a difference of large numbers: float32, whatever the blocks use.
-        sentence = Dense(feature.shape[-1], dtype=jnp.float32, name="sentence")(sentence)
-        logits = Dense(1, dtype=jnp.float32, name="logit")(feature)[:, 0]
+        # The logit is a difference of large numbers: at least float32, whatever the blocks use.
+        sentence = Dense(feature.shape[-1], dtype=feature.dtype, name="sentence")(sentence)
+        logits = Dense(1, dtype=feature.dtype, name="logit")(feature)[:, 0]
         logits = logits + jnp.sum(feature * sentence, axis=-1)
-        return DiscriminatorOutput(logits, feature, regions.astype(jnp.float32), sentence)
+        return DiscriminatorOutput(logits, feature, at_least_float32(regions), sentence)
 
 
 def sum_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
-    """Return the sum of the positive parts over space, float32."""
-    return jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
+    """Return the sum of the positive parts over space, at least float32."""
+    return jnp.sum(at_least_float32(nn.relu(x)), axis=(1, 2))
 
 
 def logit_slopes(params: dict[str, Any], sentence: Float[Array, "*b c"]) -> Float[Array, "*b c"]:

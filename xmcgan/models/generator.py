@@ -11,6 +11,7 @@ from xmcgan.models.attention import attend_to_words
 from xmcgan.models.blocks import GeneratorBlock
 from xmcgan.models.convolution import Conv1x1, Conv3x3, Dense
 from xmcgan.models.modulation import Condition, ConditionalBatchNorm, Whitening
+from xmcgan.models.outputs import at_least_float32
 
 # Width of each block, in multiples of the base width. 128 and 256 are the paper's; smaller
 # networks are the one for 128 without its last blocks. The discriminator mirrors them.
@@ -34,7 +35,7 @@ class Generator(nn.Module):
     sentence_in_first_map: bool = False  # feed it sentence and noise, not noise alone
     whiten_sentence: bool = False  # decorrelate the sentence first, see `Whitening`
     batch_norm_group_size: int = 0  # images that share batch statistics; 0: the whole batch
-    dtype: Any = jnp.float32  # of the arithmetic; parameters, statistics and image stay float32
+    dtype: Any = jnp.float32  # of the arithmetic; statistics and image are at least float32
     multipliers: tuple[int, ...] = ()  # widths of the blocks; empty: those of `WIDTH_MULTIPLIERS`
     remat: bool = False  # keep only a block's input for the backward pass, compute it again
 
@@ -48,7 +49,7 @@ class Generator(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
-        """Generate float32 images in [0, 1]; `train` normalizes by the batch's own statistics."""
+        """Generate images in [0, 1]; `train` normalizes by the batch's own statistics."""
         # Argument 3 is `train`, which decides what is computed.
         block_class = nn.remat(GeneratorBlock, static_argnums=3) if self.remat else GeneratorBlock
         block = partial(
@@ -72,7 +73,7 @@ class Generator(nn.Module):
 
         last_norm = ConditionalBatchNorm(self.batch_norm_group_size, self.dtype, name="last_norm")
         x = nn.relu(last_norm(x, condition, train=train))
-        x = Conv3x3(3, self.dtype, name="to_rgb")(x).astype(jnp.float32)
+        x = at_least_float32(Conv3x3(3, self.dtype, name="to_rgb")(x))
         return (jnp.tanh(x) + 1) / 2
 
     def _attend(self, x: Array, words: Array, word_mask: Array, condition: Condition) -> Condition:

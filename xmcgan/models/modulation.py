@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xmcgan.models.outputs import at_least_float32
+
 
 class Condition(NamedTuple):
     vector: Float[Array, "b k"]  # projected sentence and noise
@@ -14,7 +16,7 @@ class Condition(NamedTuple):
 
 
 class BatchNorm(nn.Module):
-    """Normalize over batch and space, without scale or offset, in float32."""
+    """Normalize over batch and space, without scale or offset, at least in float32."""
 
     momentum: float = 0.9  # of the running statistics, used when `train` is false
     epsilon: float = 1e-5
@@ -27,7 +29,7 @@ class BatchNorm(nn.Module):
         features = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
-        x = x.astype(jnp.float32)
+        x = at_least_float32(x)
         if not train:
             inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
             return (x - running_mean.value) * inverse

@@ -22,7 +22,7 @@ from xmcgan.models.convolution import (
     upsample_nearest,
 )
 from xmcgan.models.discriminator import sum_pool
-from xmcgan.models.outputs import DiscriminatorOutput
+from xmcgan.models.outputs import DiscriminatorOutput, at_least_float32
 
 
 class ProjectedDiscriminator(nn.Module):
@@ -34,7 +34,7 @@ class ProjectedDiscriminator(nn.Module):
     region_dim: int = 384  # size of a region's feature, that of the word features
     region_size: int = 8  # side of the feature map that gives the regions
     places: bool = False  # whether a feature tells where things are; pooled ones hardly do
-    dtype: Any = jnp.float32  # of the arithmetic; what it returns is float32
+    dtype: Any = jnp.float32  # of the arithmetic; what it returns is at least float32
     remat: bool = False  # compute the trunk again in the backward pass
 
     @nn.compact
@@ -47,10 +47,10 @@ class ProjectedDiscriminator(nn.Module):
         def summarize(x: Float[Array, "b s s c"], name: str) -> Float[Array, "b d"]:
             if not self.places:
                 return sum_pool(x) * (16 / (x.shape[1] * x.shape[2]))
-            x = nn.leaky_relu(x, 0.2).reshape(x.shape[0], -1).astype(jnp.float32)
-            return 4 * nn.relu(Dense(channels, dtype=jnp.float32, name=f"places_{name}")(x))
+            x = at_least_float32(nn.leaky_relu(x, 0.2).reshape(x.shape[0], -1))
+            return 4 * nn.relu(dense(channels, name=f"places_{name}")(x))
 
-        dense = partial(Dense, dtype=jnp.float32)
+        dense = partial(Dense, dtype=jnp.promote_types(self.dtype, jnp.float32))
         shape = (images.shape[0], self.trunk_size, self.trunk_size, 3)
         encode = nn.remat(type(self.trunk).__call__) if self.remat else type(self.trunk).__call__
         maps = encode(self.trunk, jax.image.resize(images, shape, "bilinear"))
@@ -84,7 +84,7 @@ class ProjectedDiscriminator(nn.Module):
             logits.append(logit + jnp.sum(feature * sentences[-1], axis=-1))
         feature, sentence = (jnp.concatenate(x, axis=-1) for x in (features, sentences))
         logit = jnp.stack(logits, axis=-1)
-        return DiscriminatorOutput(logit, feature, regions.astype(jnp.float32), sentence)
+        return DiscriminatorOutput(logit, feature, at_least_float32(regions), sentence)
 
 
 def _at_region_size(x: Float[Array, "b h w c"], size: int) -> list[Float[Array, "b s s c"]]:

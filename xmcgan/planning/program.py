@@ -23,8 +23,11 @@ from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.utils import mesh as meshes
 
-# Sizes of MiniLM, whose weights need not be here; another text encoder's are read from its folder.
-_MINILM = bert.Bert(30522, 384, 6, 12, 1536, 512)
+# Sizes of encoders whose weights need not be here; those of another are read from its folder.
+_TEXT_ENCODERS = {
+    "minilm": bert.Bert(30522, 384, 6, 12, 1536, 512),
+    "bert-base-uncased": bert.Bert(30522, 768, 12, 12, 3072, 512),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +171,12 @@ def _encode_image(
 
 
 def _text_encoder(config: ConfigDict) -> bert.Bert:
-    if config.text.weights == "minilm":
-        return _MINILM
+    if known := _TEXT_ENCODERS.get(config.text.weights):
+        return known
     file = Path(config.text.weights) / "config.json"
     if config.text.encoder != "bert" or not file.is_file():
         raise ConfigError(
-            f"text.weights = {config.text.weights}: plans know the sizes of minilm, and of a BERT "
-            "whose config.json is in that folder"
+            f"text.weights = {config.text.weights}: plans know the sizes of "
+            f"{' and '.join(_TEXT_ENCODERS)}, and of a BERT whose config.json is in that folder"
         )
     return bert.read_config(file, jnp.float32)

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from xmcgan.errors import WeightsError, did_you_mean
+from xmcgan.pretrained.published import PUBLISHED
 
 _FOREIGN_SUFFIXES = (".pth", ".pt", ".bin", ".npy", ".h5")
 
@@ -108,39 +109,6 @@ SOURCES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishedFile:
-    """A file that the user fetches, converts once and gives by path."""
-
-    url: str
-    size: int
-    sha256: str
-
-
-_TORCHVISION = "https://download.pytorch.org/models"
-PUBLISHED = {
-    "vgg16": PublishedFile(
-        f"{_TORCHVISION}/vgg16-397923af.pth",
-        553_433_881,
-        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-    ),
-    "vgg19": PublishedFile(
-        f"{_TORCHVISION}/vgg19-dcbb9e9d.pth",
-        574_673_361,
-        "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
-    ),
-}
-
-
-def how_to_get(network: str) -> str:
-    """Return the end of a message: where weights are published, and how to convert them."""
-    if network not in PUBLISHED:
-        return ""
-    url = PUBLISHED[network].url
-    command = convert_command(network, Path(url.rpartition("/")[2]))
-    return f"\n{network} is published at {url}; convert it once with\n  {command}"
-
-
 def default_weights_dir() -> Path:
     """Return `XMCGAN_WEIGHTS_DIR` if set, else `weights/` of the checkout or working directory."""
     if configured := os.environ.get("XMCGAN_WEIGHTS_DIR"):
@@ -149,30 +117,45 @@ def default_weights_dir() -> Path:
     return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "weights"
 
 
-def resolve(
-    name_or_path: str | os.PathLike[str], weights_dir: Path | None = None, *, network: str = ""
-) -> Path:
-    """Return the directory of a name of `SOURCES`, verified, or the existing path of the user.
+def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = None) -> Path:
+    """Return the directory of a name of `SOURCES` or `PUBLISHED`, or the existing path of the user.
 
-    `network` is what the weights are for, for the message if there is no such path.
+    Files of `SOURCES` are verified here; those of `PUBLISHED` where they are loaded.
     """
-    if str(name_or_path) in SOURCES:
-        source = SOURCES[str(name_or_path)]
-        directory = (weights_dir or default_weights_dir()) / source.name
-        verify(source, directory)
+    name, weights_dir = str(name_or_path), weights_dir or default_weights_dir()
+    if name in SOURCES:
+        directory = weights_dir / name
+        verify(SOURCES[name], directory)
         return directory
+    if name in PUBLISHED:
+        if not is_there(name, weights_dir):
+            published = PUBLISHED[name].files[0]
+            what = f"the weights {name!r} are missing (nothing is in {weights_dir / name})"
+            raise WeightsError(
+                f"{what}; fetch them from {published.url} with\n"
+                f"  {fetch_command(name, weights_dir / name)} --accept\nor give the path of a file"
+            )
+        return weights_dir / name
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
+    known = [*SOURCES, *PUBLISHED]
     raise WeightsError(
-        f"no weights at {path}: it is neither a file or directory nor one of the pinned names "
-        f"({', '.join(SOURCES)}){did_you_mean(str(name_or_path), SOURCES)}{how_to_get(network)}"
+        f"no weights at {path}: it is neither a file or directory nor one of the names "
+        f"({', '.join(known)}){did_you_mean(name, known)}"
     )
+
+
+def is_there(name: str, weights_dir: Path | None = None) -> bool:
+    """Return whether the directory of a name of `PUBLISHED` has weights."""
+    directory = (weights_dir or default_weights_dir()) / name
+    suffixes = (".safetensors", *_FOREIGN_SUFFIXES)
+    return directory.is_dir() and any(file.suffix in suffixes for file in directory.iterdir())
 
 
 def verify(source: Source, directory: Path) -> None:
     """Check that a directory has every run-time file of a source, unchanged."""
-    fetch = fetch_command(source, directory)
+    fetch = fetch_command(source.name, directory)
     for filename, member in zip(source.filenames, source.members, strict=True):
         path = directory / filename
         if not path.is_file():
@@ -190,9 +173,9 @@ def verify(source: Source, directory: Path) -> None:
             raise WeightsError(f"{path} was not converted from {member.filename}; {remedy}")
 
 
-def fetch_command(source: Source, directory: Path) -> str:
-    """Return the command that puts a source's files into a directory."""
-    command = f"python scripts/fetch_weights.py {source.name}"
+def fetch_command(name: str, directory: Path) -> str:
+    """Return the command that puts the files of a name into a directory."""
+    command = f"python scripts/fetch_weights.py {name}"
     if directory.parent != default_weights_dir():
         command += f" --weights-dir {directory.parent}"
     return command
@@ -259,9 +242,7 @@ def find_file(path: Path, network: str) -> Path:
             raise WeightsError(f"{path} must have exactly one .safetensors file; found: {names}")
         path = foreign[0]
     if not path.is_file():
-        raise WeightsError(
-            f"no weights at {path}: there is no such file or directory{how_to_get(network)}"
-        )
+        raise WeightsError(f"no weights at {path}: there is no such file or directory")
     if path.suffix != ".safetensors":
         raise WeightsError(
             f"{path} is not a safetensors file; convert it once with\n"

@@ -149,20 +149,27 @@ class Sampler:
         return put(variables, replicated(self.mesh))
 
 
-def load_generator(sampler: Sampler, checkpoints: Path, step: int, *, raw: bool = False) -> Any:
+def load_generator(
+    sampler: Sampler,
+    checkpoints: Path,
+    step: int,
+    *,
+    raw: bool = False,
+    raw_statistics: bool = False,
+) -> Any:
     """Load the variables of the generator from a checkpoint, on the sampler's devices.
 
     Args:
         checkpoints: folder of the step folders.
         raw: weights of that step instead of their moving average.
+        raw_statistics: batch statistics of that step, also beside averaged weights.
 
     Raises:
         CheckpointError: there is no such step, or it is damaged.
         WeightsError: it is of another architecture.
     """
-    params, batch_stats = (
-        ("g_params", "g_batch_stats") if raw else ("ema_params", "ema_batch_stats")
-    )
+    params = "g_params" if raw else "ema_params"
+    batch_stats = "g_batch_stats" if raw or raw_statistics else "ema_batch_stats"
     stored = restore_subtree(checkpoints, step, (params, batch_stats))
     arrays = {"params": stored[params], "batch_stats": stored[batch_stats]}
     return sampler.place(named_leaves(arrays), f"step {step} in {checkpoints}")

@@ -62,7 +62,6 @@ class ShapesAlignment:
             "detector_accuracy": detector.accuracy,
         }
         self._detector, self._context = detector, context
-        self._claims = [parse_claims(caption) for caption in context.captions]
 
     def extract(
         self, images: UInt8[np.ndarray, "n s s 3"], captions: Sequence[str]
@@ -76,7 +75,7 @@ class ShapesAlignment:
         """Scores of each kind of claim; see `detection_scores`."""
         return detection_scores(
             Detections(**fake),
-            self._claims,
+            [parse_claims(caption) for caption in self._context.captions],
             real=Detections(**real),
             resamples=self._context.resamples,
             seed=self._context.seed,

@@ -156,7 +156,7 @@ def _check_weights(weights_dir: Path | None, needed: tuple[str, ...]) -> Texts:
         if (folder / name).is_dir() or name in needed:
             yield from _verify_weights(name, folder)
         else:
-            fetch = weights.fetch_command(source, folder / name)
+            fetch = weights.fetch_command(source.name, folder / name)
             yield f"{name} not fetched; where a config asks for it: {fetch}"
 
 

@@ -12,7 +12,7 @@ from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import ConfigError
 from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.pretrained import efficientnet_lite, encoders
-from xmcgan.pretrained.weights import SOURCES, how_to_get, resolve
+from xmcgan.pretrained.weights import is_there, resolve
 from xmcgan.training.state import Networks
 from xmcgan.utils.registry import find
 
@@ -85,21 +85,27 @@ def build_text_encoder(config: ConfigDict) -> tuple[encoders.TextEncoder, Tokeni
     return text, Tokenizer(text.vocab_file, config.text.max_tokens)
 
 
+def replace_missing_image_network(config: ConfigDict) -> None:
+    """Let EfficientNet-Lite0 stand in for the official ResNet-50 if nobody has fetched that."""
+    loss = config.losses.image_pretrained
+    is_official = loss.network == "resnet50" and not loss.weights
+    if loss.enabled and is_official and not is_there("resnet50"):
+        loss.in_place_of = loss.network  # as config.json, report and recipe say
+        loss.network, loss.feature = "efficientnet_lite0", "pooled"
+
+
 def build_image_encoder(config: ConfigDict) -> encoders.ImageEncoder | None:
     """Load the frozen image network of a config, or return None if its loss is off."""
     loss = config.losses.image_pretrained
     if not loss.enabled:
         return None
-    if not loss.weights and loss.network not in SOURCES:
+    if not loss.weights and ":" in loss.network:
         raise ConfigError(
-            f"losses.image_pretrained.weights is empty, and {loss.network} has no download: give "
-            "the path of its weights, set losses.image_pretrained.network=efficientnet_lite0, or "
-            "switch the loss off with --config.losses.image_pretrained.enabled=false"
-            f"{how_to_get(loss.network)}"
+            f"losses.image_pretrained.weights is empty: give the path of {loss.network}'s weights"
         )
     return encoders.load_image_encoder(
         loss.network,
-        resolve(loss.weights or loss.network, network=loss.network),
+        resolve(loss.weights or loss.network),
         input_size=loss.input_size,
         feature=loss.feature,
         dtype=jnp.dtype(config.dtype),

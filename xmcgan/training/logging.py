@@ -301,12 +301,15 @@ def print_summary(
     count = parameter_overview.count_parameters
     generator, discriminator, text = (count(tree) / 1e6 for tree in params)
     first_step, num_steps, steps_per_epoch = steps
+    loss, missing = config.losses.image_pretrained, config.losses.image_pretrained.in_place_of
     parts = f" in {config.num_microbatches} microbatches" * (config.num_microbatches > 1)
     lines = {
         "generator": f"{generator:.2f} M parameters, {config.image_size} px",
         "discriminator": f"{discriminator:.2f} M parameters",
         "text encoder": f"{config.text.weights}, {text:.1f} M",
         "losses": ", ".join(losses),
+        "image network": f"{loss.network} in place of {missing}, whose weights are not in weights/"
+        f"{missing}: python scripts/fetch_weights.py {missing} --accept",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.dtype}",
         "data": f"{config.data.name}, {num_images:,} training images; samples from "
         f"{sample_split!r}; {config.data.resize} to a square",
@@ -317,7 +320,8 @@ def print_summary(
         "workdir": str(workdir),
     }
     for name, line in lines.items():
-        console.print(f"{name:>14}  {line}")
+        if missing or name != "image network":
+            console.print(f"{name:>14}  {line}")
 
 
 def progress_bar(console: Console) -> Progress:

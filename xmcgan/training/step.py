@@ -60,7 +60,7 @@ class Model(NamedTuple):
         uniforms = None
         if self.config.discriminator.augment:
             uniforms = jax.random.uniform(jax.random.fold_in(key, 1), (size, 2, NUM_UNIFORMS))
-        real = batch["image"].astype(jnp.float32) / 255
+        real = batch["image"].astype(float) / 255
         return Inputs(real, Captions(words, mask, sentence), z, uniforms)
 
     def generate(self, g_params: Any, state: TrainState, inputs: Inputs) -> tuple[Array, Any]:
@@ -236,7 +236,7 @@ def update_generator(
     """Apply the generator's gradients and advance the moving averages."""
     updates, opt_state = networks.g_optimizer.update(grads, state.g_opt_state, state.g_params)
     params = optax.apply_updates(state.g_params, updates)
-    decay = jnp.float32(config.ema_decay)
+    decay = jnp.asarray(config.ema_decay, float)
     if config.ema_warmup:
         # Deviation: a short run's average would otherwise be mostly its random start.
         decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))

@@ -1,7 +1,7 @@
 """Values with 95 % confidence intervals, by the bootstrap over images."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -96,3 +96,28 @@ def mean_score(
         counts = counts[:0]
     means = counts @ per_example / counts.sum(axis=1)
     return score([per_example.mean(), *means], "higher", note, least=0.0, most=most)
+
+
+def mean_of_draws(draws: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+    """Mean of each score over several sets of captions and noise, with Student's t interval.
+
+    A single draw stays as it is. The note says the standard deviation (ddof 1).
+    """
+    if len(draws) == 1:
+        return dict(draws[0])
+    quantile = float(scipy.stats.t.ppf(0.975, len(draws) - 1))
+    means = {}
+    for name, first in draws[0].items():
+        if all(name in scores for scores in draws):
+            values = np.array([scores[name].value for scores in draws])
+            deviation = float(values.std(ddof=1))
+            margin = quantile * deviation / np.sqrt(len(values))
+            note = f"standard deviation {deviation:.3g} over {len(values)} draws"
+            means[name] = dataclasses.replace(
+                first,
+                value=float(values.mean()),
+                low=float(values.mean() - margin),
+                high=float(values.mean() + margin),
+                note="; ".join(filter(None, [note, first.note])),
+            )
+    return means

@@ -118,9 +118,15 @@ def test_too_few_distinct_captions_is_an_error_that_says_how_many_are_needed():
 def test_every_score_stands_beside_that_of_the_real_images_with_its_interval():
     texts = embeddings(0)
     fake, real = texts + 2 * embeddings(1), texts + embeddings(2)
-    scores = alignment_scores(fake, texts, *numbered(), real_images_emb=real, resamples=200, seed=0)
+    scores = alignment_scores(
+        fake, texts, texts, *numbered(), real_images_emb=real, resamples=200, seed=0
+    )
     values = {name: score.value for name, score in scores.items()}
-    assert list(values) == ["score", "score_real", "r_precision", "r_precision_real"]
+    assert list(values) == [
+        name + side
+        for name in ("score", "r_precision", "r_precision_prefixed")
+        for side in ("", "_real")
+    ]
     assert values["score"] == pytest.approx(clip_score(fake, texts).mean(), rel=1e-12)
     assert values["score_real"] == pytest.approx(clip_score(real, texts).mean(), rel=1e-12)
     assert values["r_precision"] < values["r_precision_real"]
@@ -142,7 +148,7 @@ def test_order_of_the_examples_changes_no_score():
         fake, real = (side[order] for side in sides)
         labels = [captions[i] for i in order], [ids[i] for i in order]
         scores = alignment_scores(
-            fake, texts[order], *labels, real_images_emb=real, resamples=0, seed=0
+            fake, texts[order], texts[order], *labels, real_images_emb=real, resamples=0, seed=0
         )
         values.append([score.value for score in scores.values()])
     assert values[1] == pytest.approx(values[0], rel=1e-9)
@@ -152,7 +158,9 @@ def test_intervals_end_where_the_scores_do():
     texts = embeddings(0)
     only = np.arange(NUM)[:, None] == 0
     fake, real = np.where(only, texts, -texts), np.where(only, -texts, texts)
-    found = alignment_scores(fake, texts, *numbered(), real_images_emb=real, resamples=50, seed=0)
+    found = alignment_scores(
+        fake, texts, texts, *numbered(), real_images_emb=real, resamples=50, seed=0
+    )
     scores = [found[name] for name in ("score", "score_real", "r_precision", "r_precision_real")]
     assert [scores[0].low, scores[2].low] == [0, 0]
     assert min(scores[0].value, scores[2].value) > 0
@@ -162,10 +170,12 @@ def test_intervals_end_where_the_scores_do():
 
 def test_no_resamples_give_no_interval_and_too_few_are_an_error():
     texts, both = embeddings(0), embeddings(1)
-    scores = alignment_scores(both, texts, *numbered(), real_images_emb=both, resamples=0, seed=0)
+    scores = alignment_scores(
+        both, texts, texts, *numbered(), real_images_emb=both, resamples=0, seed=0
+    )
     assert {(score.low, score.high) for score in scores.values()} == {(None, None)}
     with pytest.raises(EvaluationError, match="5"):
-        alignment_scores(both, texts, *numbered(), real_images_emb=both, resamples=1, seed=0)
+        alignment_scores(both, texts, texts, *numbered(), real_images_emb=both, resamples=1, seed=0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0])
@@ -248,3 +258,18 @@ def test_recipe_names_network_and_weights(directory, extractor):
 def test_unverified_weights_need_permission(directory):
     with pytest.raises(WeightsError, match="--allow-unverified-weights"):
         ClipExtractor(directory, Networks(make_mesh(jax.devices()[:1])))
+
+
+def test_r_precision_is_of_plain_captions_with_its_deviation_over_ten_chunks():
+    plain, prefixed = embeddings(0), embeddings(5)
+    fake = plain + 2 * embeddings(1)
+    found = alignment_scores(
+        fake, prefixed, plain, *numbered(), real_images_emb=fake, resamples=0, seed=0
+    )
+    hits = r_precision(fake, plain, *numbered(), seed=0)
+    assert found["r_precision"].value == pytest.approx(hits.mean())
+    means = hits.reshape(10, 15).mean(axis=1)
+    expected = f"{means.mean():.4f} +- {means.std():.4f} over 10 chunks"
+    assert found["r_precision"].note == expected
+    assert found["score"].value == pytest.approx(clip_score(fake, prefixed).mean())
+    assert found["r_precision_prefixed"].value < 0.1 < found["r_precision"].value

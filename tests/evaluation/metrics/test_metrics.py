@@ -15,7 +15,7 @@ from xmcgan.utils import registry
 from xmcgan.utils.mesh import make_mesh
 from xmcgan.utils.statistics import Score
 
-ALL = ["fid", "kid", "is", "precision", "recall", "density", "coverage"]
+ALL = ["fid", "kid", "is", "is_one_split", "precision", "recall", "density", "coverage"]
 USERS = """
 import numpy as np
 from xmcgan.utils.statistics import Score
@@ -54,7 +54,7 @@ def test_every_score_is_there_with_its_direction():
     assert list(found) == ALL
     assert {name for name, score in found.items() if score.better == "lower"} == {"fid", "kid"}
     assert all(score.low is score.high is None for score in found.values())
-    others = [name for name in ALL if name not in ("fid", "is")]
+    others = [name for name in ALL if name not in ("fid", "is", "is_one_split")]
     assert list(scores_of(features(), features(seed=1), label="FD")) == ["fd", *others]
 
 
@@ -91,7 +91,7 @@ def test_intervals_of_all_scores_are_as_wide_as_scores_scatter():
 def test_small_subsets_and_unequal_numbers_are_noted():
     found = scores_of(features(120), features(90, seed=1))
     assert "from 1000 images to the 90" in found["kid"].note
-    assert "120 real and 90 generated" in found["recall"].note
+    assert "90 random images" in found["recall"].note
     assert "over 10 splits" in found["is"].note
 
 

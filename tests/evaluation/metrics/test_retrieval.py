@@ -86,7 +86,9 @@ def test_intervals_hold_the_value_and_shrink_with_more_images():
 
 def test_99_real_images_are_too_few():
     with pytest.raises(EvaluationError, match="99 real"):
-        Retrieval(SimpleNamespace(num_real=99), "fid-2015")
+        Retrieval(SimpleNamespace(num_real=99, targets=np.arange(3)), "fid-2015")
+    with pytest.raises(EvaluationError, match="--reference-split"):
+        Retrieval(SimpleNamespace(num_real=200, targets=None), "fid-2015")
     real = features(100)
     assert rates(retrieval(real, real, 0, np.arange(100))) == (1, 1)
 

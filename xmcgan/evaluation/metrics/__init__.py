@@ -45,7 +45,10 @@ NUM_DISTRACTORS = 99  # among which retrieval and R-precision rank an image or a
 
 @dataclasses.dataclass
 class Context:
-    """What the metrics of one evaluation share; feature networks are loaded once."""
+    """What the metrics of one evaluation share; feature networks are loaded once.
+
+    The fields about captions are those of the present draw: read them in `compute`.
+    """
 
     networks: Networks
     seed: int = 0
@@ -55,7 +58,8 @@ class Context:
     num_real: int = 0
     captions: Sequence[str] = ()  # of the generated images, in their order
     image_ids: Sequence[str] = ()  # of the image that each caption describes
-    targets: Int[np.ndarray, "n"] | None = None  # its row among the real images
+    # Its row among the real images; None if the real images are of another set.
+    targets: Int[np.ndarray, "n"] | None = None
     # Rows of another real image with the same caption, -1 if there is none.
     find_twins: Callable[[], Int[np.ndarray, "n"]] | None = None
 

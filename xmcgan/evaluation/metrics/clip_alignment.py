@@ -21,10 +21,12 @@ from xmcgan.evaluation.features import Arrays, BatchRunner, Images, Networks, un
 from xmcgan.evaluation.metrics import NUM_DISTRACTORS, Context
 from xmcgan.evaluation.protocols import antialiased_matrix
 from xmcgan.pretrained.clip import load_clip
+from xmcgan.pretrained.weights import resolve
 from xmcgan.utils.mesh import put, replicated
 from xmcgan.utils.statistics import Score, mean_score
 
 PREFIX = "A photo depicts "  # Hessel et al., "CLIPScore", EMNLP 2021, section 3
+_NUM_CHUNKS = 10  # of Park et al.'s published R-precision
 _BEST_CLIP_SCORE = 2.5  # of an image and a caption that point the same way
 # Cosines of float32 embeddings that are nearer than this are equal but for rounding.
 TIE = 1e-6
@@ -34,25 +36,30 @@ _BLOCK = 16
 
 
 class ClipAlignment:
-    """CLIPScore and R-precision; `weights` is a folder with CLIP ViT-B/32."""
+    """CLIPScore and R-precision; `weights` is a folder with CLIP, for CLIPScore ViT-B/32."""
 
     paired = True
 
     def __init__(self, context: Context, weights: str) -> None:
         self._clip = ClipExtractor(weights, context.networks)
-        self.recipe = {**self._clip.recipe, "prefix": PREFIX}
+        self.recipe = {**self._clip.recipe, "prefix": PREFIX, "prefix_of_r_precision": ""}
         self._context = context
         self._embed_texts = functools.cache(self._clip.texts)  # once for all checkpoints
 
     def extract(self, images: Images, captions: Sequence[str]) -> Arrays:
-        """Embeddings (n, e) of images and of their captions."""
-        return {"images": self._clip.images(images), "texts": self._embed_texts(tuple(captions))}
+        """Embeddings (n, e) of images, and of their captions with and without prefix."""
+        return {
+            "images": self._clip.images(images),
+            "texts": self._embed_texts(tuple(captions)),
+            "plain_texts": self._embed_texts(tuple(captions), ""),
+        }
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Scores of `alignment_scores`."""
         return alignment_scores(
             fake["images"],
             fake["texts"],
+            fake["plain_texts"],
             self._context.captions,
             self._context.image_ids,
             real_images_emb=real["images"],
@@ -64,6 +71,7 @@ class ClipAlignment:
 def alignment_scores(
     fake_images_emb: Float[np.ndarray, "n e"],
     text_emb: Float[np.ndarray, "n e"],
+    plain_text_emb: Float[np.ndarray, "n e"],
     captions: Sequence[str],
     image_ids: Sequence[Hashable],
     *,
@@ -71,9 +79,10 @@ def alignment_scores(
     resamples: int,
     seed: int,
 ) -> dict[str, Score]:
-    """Scores `score` and `r_precision`, and `*_real` of the real images of the captions.
+    """Scores `score`, `r_precision` (of plain captions, as published), `r_precision_prefixed`.
 
-    Captions are resampled for the intervals, the same ones for every score; distractors stay.
+    `*_real` are those of the real images of the captions. Captions are resampled for the intervals,
+    the same ones for every score; distractors stay.
     """
     sides = {"": fake_images_emb, "_real": real_images_emb}
     resampling: Any = {"resamples": resamples, "seed": seed}
@@ -81,10 +90,18 @@ def alignment_scores(
     for side, images in sides.items():
         cosines = clip_score(images, text_emb)
         scores[f"score{side}"] = mean_score(cosines, most=_BEST_CLIP_SCORE, **resampling)
-    for side, images in sides.items():
-        is_nearest = r_precision(images, text_emb, captions, image_ids, seed=seed)
-        scores[f"r_precision{side}"] = mean_score(is_nearest, **resampling)
+    for kind, texts in (("", plain_text_emb), ("_prefixed", text_emb)):
+        for side, images in sides.items():
+            is_nearest = r_precision(images, texts, captions, image_ids, seed=seed)
+            note = _over_chunks(is_nearest) if len(is_nearest) >= _NUM_CHUNKS else ""
+            scores[f"r_precision{kind}{side}"] = mean_score(is_nearest, note=note, **resampling)
     return scores
+
+
+def _over_chunks(values: Float[np.ndarray, "n"]) -> str:
+    """Mean and deviation over ten chunks, the published form of an error bar."""
+    means = [chunk.mean() for chunk in np.array_split(values, _NUM_CHUNKS)]
+    return f"{np.mean(means):.4f} +- {np.std(means):.4f} over {_NUM_CHUNKS} chunks"
 
 
 def clip_score(
@@ -157,7 +174,7 @@ class ClipExtractor:
 
     def __init__(self, path: Path | str, networks: Networks) -> None:
         unverified = networks.allow_unverified
-        clip = load_clip(Path(path).expanduser(), allow_unverified=unverified)
+        clip = load_clip(resolve(path), allow_unverified=unverified)
         self.recipe: dict[str, Any] = {
             "network": f"CLIP, {clip.architecture}",
             "resize": f"Pillow's bicubic of the short side, center crop, to {clip.image_size}",

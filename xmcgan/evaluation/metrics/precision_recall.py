@@ -21,10 +21,13 @@ class PrecisionRecall(FeatureMetric):
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Scores `precision`, `recall`, `density` and `coverage`."""
-        x, y = real["values"], fake["values"]
-        weights = resample_pair(len(x), len(y), **self.resampling)
-        n, m = len(x), len(y)
-        note = f"{n} real and {m} generated images; use equal numbers" if n != m else ""
+        sides = real["values"], fake["values"]
+        num = min(map(len, sides))
+        # Each score depends on both numbers: of the larger side, as many images at random.
+        rng = np.random.default_rng(self.resampling["seed"])
+        x, y = (v if len(v) == num else v[np.sort(rng.permutation(len(v))[:num])] for v in sides)
+        note = "" if len(sides[0]) == len(sides[1]) else f"of {num:,} random images of each side"
+        weights = resample_pair(num, num, **self.resampling)
         most = {"density": np.inf}
         return {
             name: score(values, "higher", note, least=0.0, most=most.get(name, 1.0))

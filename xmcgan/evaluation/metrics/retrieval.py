@@ -19,6 +19,12 @@ class Retrieval(FeatureMetric):
     """Retrieval@1 and @10, and what other real images of the same captions reach."""
 
     def __init__(self, context: Context, protocol: str) -> None:
+        if context.targets is None:
+            raise EvaluationError(
+                "retrieval ranks the real image of each caption, so the references must be all "
+                "images of the captions' split: leave out --reference-split and "
+                "evaluation.num_references, or take other --metrics"
+            )
         if context.num_real <= NUM_DISTRACTORS:
             raise EvaluationError(
                 f"retrieval ranks one real image among {NUM_DISTRACTORS} others and needs "
@@ -26,14 +32,15 @@ class Retrieval(FeatureMetric):
                 "another --split, or other --metrics"
             )
         super().__init__(context, protocol)
-        self._targets, self._find_twins = context.targets, context.find_twins
+        self._context = context
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Scores `retrieval@K`, and `retrieval@K_real` if enough captions have two images."""
-        assert self._targets is not None
-        assert self._find_twins is not None
-        values, twins = (real["values"], fake["values"]), self._find_twins()
-        return retrieval_scores(*values, self._targets, twins, **self.resampling)
+        targets, find_twins = self._context.targets, self._context.find_twins
+        assert targets is not None
+        assert find_twins is not None
+        values = real["values"], fake["values"]
+        return retrieval_scores(*values, targets, find_twins(), **self.resampling)
 
 
 def retrieval_scores(

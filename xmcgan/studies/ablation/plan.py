@@ -13,6 +13,10 @@ from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.utils.variants import ABLATION_NAMES
 
 BASELINE = "none"  # the hinge loss alone
+PAPER_ROWS: Sequence[str] = (
+    BASELINE, "sentence", "word", "image", "pretrained", "image+pretrained", "sentence+word",
+    "sentence+word+image", "sentence+word+pretrained", "sentence+word+image+pretrained",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,6 @@ class Cell:
 def combinations(grid: Sequence[str]) -> list[str]:
     """Return the rows of the table: no contrastive loss, each of the grid alone, pairs, and all.
 
-    With all four losses these include every row of the paper's ablation table.
-
     Raises:
         ConfigError: a loss that is not in `variants.ABLATION_NAMES`, or is given twice.
     """
@@ -59,8 +61,28 @@ def combinations(grid: Sequence[str]) -> list[str]:
     return [BASELINE, *("+".join(row) for row in rows)]
 
 
+def read_rows(text: str) -> list[str]:
+    """Return the rows of a list such as "none,sentence+word", or of "paper", its ablation table's.
+
+    Raises:
+        ConfigError: an unknown loss, or a row that is given twice.
+    """
+    rows = list(PAPER_ROWS) if text == "paper" else text.split(",")
+    for row in rows:
+        for name in row.split("+"):
+            if row != BASELINE and name not in ABLATION_NAMES:
+                known = ", ".join([*ABLATION_NAMES, BASELINE, "paper"])
+                hint = did_you_mean(name, [*ABLATION_NAMES, BASELINE, "paper"])
+                raise ConfigError(f"--rows: unknown loss {name!r}. Known: {known}{hint}")
+    losses = [frozenset(row.split("+")) for row in rows]
+    names = sum(row.count("+") + 1 for row in rows)
+    if len(set(losses)) < len(rows) or sum(map(len, losses)) < names:
+        raise ConfigError(f"--rows {text} names a row, or a loss of a row, twice")
+    return rows
+
+
 def plan_cells(
-    spec: str, grid: Sequence[str], *, seeds: int, overrides: Sequence[str], out: Path
+    spec: str, rows: Sequence[str], *, seeds: int, overrides: Sequence[str], out: Path
 ) -> list[Cell]:
     """Return all runs of a table, every row with its first seed before any with its second.
 
@@ -72,13 +94,12 @@ def plan_cells(
             itself varies, or no seed.
     """
     if "ablation=" in spec:
-        raise ConfigError(f"--config {spec}: the grid sets ablation=; leave it out")
+        raise ConfigError(f"--config {spec}: the table sets ablation=; leave it out")
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}: at least 1")
     for override in overrides:
         if override.startswith("losses.") and ".enabled" in override:
-            raise ConfigError(f"--config.{override}: the grid switches the losses; leave it out")
-    rows = combinations(grid)
+            raise ConfigError(f"--config.{override}: the table switches the losses; leave it out")
     return [_cell(spec, losses, extra, overrides, out) for extra in range(seeds) for losses in rows]
 
 

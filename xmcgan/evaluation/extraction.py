@@ -1,0 +1,116 @@
+"""What metrics extract: from batches of images, and from the real images, which are cached."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from tqdm import tqdm
+
+from xmcgan.data import Source
+from xmcgan.data.images import Resize, decode_image, resize_image
+from xmcgan.errors import EvaluationError
+from xmcgan.evaluation.features import Arrays, Images, Rows, read_npz, save_npz
+from xmcgan.evaluation.metrics import BuiltMetric
+from xmcgan.evaluation.metrics.fid import mean_and_covariance
+from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
+from xmcgan.utils.provenance import fingerprint_differences
+
+CHUNK = 512  # images in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class RealImages:
+    """Real images of a score, prepared as for training."""
+
+    source: Source
+    examples: Sequence[int]  # of the source
+    size: int  # pixels
+    resize: Resize
+    recipe: Mapping[str, Any]  # which images of which data these are
+    label: str  # the same for the name of a file
+    captions: Sequence[str] | None = None  # None: the first one of each image
+    mirrored: Bool[np.ndarray, "n"] | None = None
+
+    def batches(self) -> Iterator[tuple[Images, Sequence[str]]]:
+        """Images with their captions."""
+        for start in range(0, len(self.examples), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            with raise_on_all():
+                examples = [self.source[index] for index in self.examples[chunk]]
+                decoded = [decode_image(each.image, each.name) for each in examples]
+                images = np.stack(
+                    [resize_image(image, self.size, self.resize) for image in decoded]
+                )
+                if self.mirrored is not None:
+                    rows = self.mirrored[chunk]
+                    images[rows] = images[rows, :, ::-1]
+            first = [each.captions[0] for each in examples]
+            yield images, self.captions[chunk] if self.captions else first
+
+
+def reference_arrays(
+    metric: BuiltMetric, real: RealImages, cache_dir: Path
+) -> dict[str, np.ndarray]:
+    """Arrays of the real images; in process 0 alone if they are cached."""
+    recipe = {**metric.recipe, **real.recipe}
+    recipe |= {"image_size": real.size, "image_resize": real.resize, "n": len(real.examples)}
+    recipe.pop("package_version", None)
+    data = recipe["data"].replace("/", "_")
+    name = (
+        f"{metric.cache_name}_{data}_{recipe['split']}_{real.size}_{real.resize}_{real.label}.npz"
+    )
+    path = cache_dir / name
+    if broadcast_from_host0(path.exists):
+        with raise_on_all():
+            return _read_reference(path, recipe) if is_host0() else {}
+    title = f"real images, {metric.prefix}"
+    arrays = extract([metric], real.batches(), len(real.examples), title)[metric.extraction]
+    with raise_on_all():
+        if is_host0():
+            _write_reference(path, recipe, arrays)
+    return arrays
+
+
+def extract(
+    metrics: Sequence[BuiltMetric],
+    batches: Iterator[tuple[Images, Sequence[str]]],
+    expected: int,
+    title: str,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays of all images by `BuiltMetric.extraction`."""
+    first = {}  # metrics of one recipe share what the first of them extracts
+    for metric in metrics:
+        first.setdefault(metric.extraction, metric.metric)
+    rows = {key: Rows() for key in first}
+    disable = not is_host0()
+    with tqdm(total=expected, desc=title, unit="image", leave=False, disable=disable) as progress:
+        for images, captions in batches:
+            for key, metric in first.items():
+                rows[key].add(metric.extract(images, captions), len(images))
+            progress.update(len(images))
+    return {key: each.joined(expected) for key, each in rows.items()}
+
+
+def _write_reference(path: Path, recipe: Mapping[str, Any], arrays: Arrays) -> None:
+    stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
+    if "protocol" in recipe:  # `eval_fid.py compare` reads the file as statistics
+        mu, sigma = mean_and_covariance(arrays["values"])
+        stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_npz(path, stored)
+
+
+def _read_reference(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    arrays = read_npz(path)
+    stored = json.loads(str(arrays.pop("recipe", "{}")))
+    if differing := fingerprint_differences(stored, wanted):
+        raise EvaluationError(
+            f"{path} was made another way ({'; '.join(differing)}); remove it to make it again"
+        )
+    for name in ("mu", "sigma", "n") if "protocol" in wanted else ():
+        del arrays[name]
+    return arrays
