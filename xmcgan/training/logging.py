@@ -286,6 +286,13 @@ class StepClock:
         self._start += time.monotonic() - start
 
 
+def image_network_line(config: ConfigDict) -> dict[str, str]:
+    """Return what stands in for the image loss's network, if anything does."""
+    loss, name = config.losses.image_pretrained, config.losses.image_pretrained.in_place_of
+    text = f"{loss.network} in place of {name}, whose weights are not in weights/{name}: python "
+    return {"image network": f"{text}scripts/fetch_weights.py {name} --accept"} if name else {}
+
+
 def print_summary(
     console: Console,
     config: ConfigDict,
@@ -301,15 +308,13 @@ def print_summary(
     count = parameter_overview.count_parameters
     generator, discriminator, text = (count(tree) / 1e6 for tree in params)
     first_step, num_steps, steps_per_epoch = steps
-    loss, missing = config.losses.image_pretrained, config.losses.image_pretrained.in_place_of
     parts = f" in {config.num_microbatches} microbatches" * (config.num_microbatches > 1)
     lines = {
         "generator": f"{generator:.2f} M parameters, {config.image_size} px",
         "discriminator": f"{discriminator:.2f} M parameters",
         "text encoder": f"{config.text.weights}, {text:.1f} M",
         "losses": ", ".join(losses),
-        "image network": f"{loss.network} in place of {missing}, whose weights are not in weights/"
-        f"{missing}: python scripts/fetch_weights.py {missing} --accept",
+        **image_network_line(config),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.dtype}",
         "data": f"{config.data.name}, {num_images:,} training images; samples from "
         f"{sample_split!r}; {config.data.resize} to a square",
@@ -320,8 +325,7 @@ def print_summary(
         "workdir": str(workdir),
     }
     for name, line in lines.items():
-        if missing or name != "image network":
-            console.print(f"{name:>14}  {line}")
+        console.print(f"{name:>14}  {line}")
 
 
 def progress_bar(console: Console) -> Progress:
