@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,8 @@ class Checkpointer(contextlib.AbstractContextManager):
     ) -> tuple[PyTree, dict[str, JSON]]:
         """Return the state of a step and the `extra` it was saved with.
 
-        Leaves of `abstract_state` are arrays or `jax.ShapeDtypeStruct`s with the sharding to
-        restore to, on any number of devices. Raises CheckpointError if the step is missing or
-        damaged, or if its arrays or (unless `allow_mismatch`) its fingerprint differ.
+        Leaves of `abstract_state` have the sharding to restore to, on any number of devices. A step
+        that is damaged or has other arrays or (unless `allow_mismatch`) choices is refused.
         """
         self.wait()
         record = read_record(self._directory, step)
@@ -229,13 +228,16 @@ def checkpoint_digest(directory: Path, step: int) -> str:
     return _json_digest(read_record(directory, step).leaves)[:16]
 
 
-def restore_subtree(directory: Path, step: int, keys: Sequence[str]) -> dict[str, PyTree]:
+def restore_subtree(
+    directory: Path, step: int, keys: Sequence[str], optional: Collection[str] = ()
+) -> dict[str, PyTree]:
     """Read top-level fields of a saved state as NumPy arrays in nested dictionaries.
 
-    Raises CheckpointError if the step or a field is missing, or if the step is damaged.
+    Fields in `optional` are left out if they hold no array: a generator may have no statistics.
     """
     record = read_record(directory, step)
     fields = {name.split("/")[0] for name in record.leaves}
+    keys = [key for key in keys if key in fields or key not in optional]
     if missing := sorted(set(keys) - fields):
         raise CheckpointError(
             f"step {step} in {directory} has no {', '.join(missing)}; "
@@ -267,7 +269,6 @@ def pin(directory: Path, step: int, reason: str) -> bool:
 
 
 def unpin(directory: Path, step: int, reason: str) -> None:
-    """Remove the pin `reason` from a step."""
     (directory / "pins" / f"{step}.{reason}").unlink(missing_ok=True)
 
 

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
+from xmcgan.errors import ConfigError
 from xmcgan.models.outputs import Captions, DiscriminatorOutput
 from xmcgan.models.spectral_norm import init_spectral_vectors
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Generator, discriminator and their optimizers."""
-
     generator: Any  # Flax modules
     discriminator: Any
     g_optimizer: optax.GradientTransformation
@@ -26,13 +25,13 @@ class Networks:
         self, params: Any, batch_stats: Any, captions: Captions, z: Float[Array, "b z"]
     ) -> tuple[Float[Array, "b h w 3"], Any]:
         """Generate images in training mode; also return the new running statistics."""
+        variables = {"params": params, "batch_stats": batch_stats}
         fake, updates = self.generator.apply(
-            {"params": params, "batch_stats": batch_stats},
-            *captions,
-            z,
-            train=True,
-            mutable=["batch_stats"],
+            variables, *captions, z, train=True, mutable=["batch_stats"]
         )
+        wanted = (len(z), *[self.generator.image_size] * 2, 3)
+        if fake.shape != wanted:
+            raise ConfigError(f"the generator's images have shape {fake.shape}, not {wanted}")
         return fake, updates.get("batch_stats", {})
 
     def discriminate(
