@@ -300,11 +300,9 @@ def _parquet_rows(store: ImageStore, file: str, columns: Columns) -> Rows:
         columns.find(kind, schema.names, file) for kind in ("image", "caption", "split")
     )
     column = _bytes_column(schema.field(image), file)
-    # Images are not read yet: their mean size will do.
+    # Images are not read yet: the mean size of a row will do.
     groups = map(metadata.row_group, range(metadata.num_row_groups))
-    chunks = (group.column(index) for group in groups for index in range(group.num_columns))
-    size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
-    size //= max(1, metadata.num_rows)
+    size = sum(group.total_byte_size for group in groups) // max(1, metadata.num_rows)
     number = 0
     try:
         for batch in parquet.iter_batches(columns=[caption, *filter(None, [split])]):
