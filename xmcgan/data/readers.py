@@ -375,4 +375,6 @@ class Tfds(Prepared):
         return {"image": values["image_key"][0], "captions": list(captions)}
 
     def _damaged(self, what: str, why: object) -> DataError:
+        if not any(self.directory.glob("*.array_record*")):
+            why = "it has other files than ArrayRecord: tfds build ... --file_format=array_record"
         return DataError(f"{what} of {self.directory} cannot be used: {why}")
