@@ -24,7 +24,7 @@ from xmcgan.utils import distributed
 from xmcgan.utils.distributed import is_host0, use_compilation_cache
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
-CHUNK = 256  # images in memory at once, 50 MB at 256 pixels
+CHUNK = 64  # images in memory at once, 12 MB at 256 pixels
 GRID_IMAGES = 48  # first images that grid.png shows
 
 

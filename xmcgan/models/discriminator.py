@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xmcgan.models.blocks import DiscriminatorBlock
+from xmcgan.models.blocks import DiscriminatorBlock, with_remat
 from xmcgan.models.convolution import Conv1x1, Dense
 from xmcgan.models.outputs import DiscriminatorOutput, at_least_float32
 
@@ -36,7 +36,7 @@ class Discriminator(nn.Module):
         region_dim: size of a region's feature, equal to that of the word features.
         region_size: height and width of the feature map that gives the regions.
         dtype: of the arithmetic; what it returns is at least float32.
-        remat: keep a block's input alone for the backward pass and compute the block again.
+        remat: what the backward pass computes again, a key of `blocks.REMAT_POLICIES`.
     """
 
     image_size: int
@@ -45,7 +45,7 @@ class Discriminator(nn.Module):
     region_size: int = 16
     dtype: Any = jnp.float32
     multipliers: tuple[int, ...] = ()
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -61,7 +61,7 @@ class Discriminator(nn.Module):
             Logits, features and projected sentences, all at least float32.
         """
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
-        block = nn.remat(DiscriminatorBlock) if self.remat else DiscriminatorBlock
+        block = with_remat(DiscriminatorBlock, self.remat)
         x, regions = images.astype(self.dtype), None
         for index, multiplier in enumerate(multipliers):
             x = block(

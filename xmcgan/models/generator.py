@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from xmcgan.models.attention import attend_to_words
-from xmcgan.models.blocks import GeneratorBlock
+from xmcgan.models.blocks import GeneratorBlock, with_remat
 from xmcgan.models.convolution import Conv1x1, Conv3x3, Dense
 from xmcgan.models.modulation import Condition, ConditionalBatchNorm, Whitening
 from xmcgan.models.outputs import at_least_float32
@@ -39,7 +39,7 @@ class Generator(nn.Module):
         whiten_sentence: decorrelate the sentence first, see `Whitening`.
         batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
         dtype: of the arithmetic; parameters, statistics and the image are at least float32.
-        remat: keep a block's input alone for the backward pass and compute the block again.
+        remat: what the backward pass computes again, a key of `blocks.REMAT_POLICIES`.
     """
 
     image_size: int
@@ -52,7 +52,7 @@ class Generator(nn.Module):
     batch_norm_group_size: int = 0
     dtype: Any = jnp.float32
     multipliers: tuple[int, ...] = ()
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -77,7 +77,7 @@ class Generator(nn.Module):
             Images in [0, 1], at least float32.
         """
         # Argument 3 is `train`, which decides what is computed.
-        block_class = nn.remat(GeneratorBlock, static_argnums=3) if self.remat else GeneratorBlock
+        block_class = with_remat(GeneratorBlock, self.remat, static_argnums=3)
         block = partial(
             block_class, batch_norm_group_size=self.batch_norm_group_size, dtype=self.dtype
         )

@@ -142,7 +142,8 @@ class Plan:
             return f" of {memory / GB:.0f}: fits"
         return (
             f" of {memory / GB:.0f}: does NOT fit, by {over:.2f} GB; try a smaller batch_size, "
-            "more devices, remat=true, num_microbatches with batch_norm_group_size, or mesh.fsdp"
+            "more devices, remat=convolutions or blocks, mesh.fsdp, or num_microbatches with "
+            "batch_norm_group_size"
         )
 
 
