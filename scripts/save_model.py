@@ -17,8 +17,8 @@ from xmcgan.errors import DataError, UserError, run_cli
 from xmcgan.evaluation.results import ResultFile
 from xmcgan.sampling.model_folder import save_model
 from xmcgan.sampling.sampler import TrainedModel
-from xmcgan.utils.provenance import read_starts
-from xmcgan.utils.run_log import read_curves, starts_table
+from xmcgan.training.logging import read_curves
+from xmcgan.utils.provenance import read_starts, starts_table
 from xmcgan.utils.tables import markdown_table
 
 # In this order. Notes may add to all of them, and to sections of their own.

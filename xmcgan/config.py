@@ -90,19 +90,16 @@ def default_config() -> ConfigDict:
     # Last share of the run, 0 to 1, over which both learning rates fall linearly to 0.
     config.learning_rate_decay = 0.0
     config.losses = ConfigDict()
-    config.losses.hinge = {"enabled": True, "weight": 1.0}
-    config.losses.sentence = {"enabled": True, "weight": 1.0, "temperature": 0.1}
-    config.losses.word = {
-        "enabled": True,
-        "weight": 1.0,
+    on = {"enabled": True, "weight": 1.0}
+    config.losses.hinge = on
+    config.losses.sentence = on | {"temperature": 0.1}
+    config.losses.word = on | {
         "temperature": 0.02,  # of the cross entropy: the official code's factor 50
         "region_gamma": 5.0,  # sharpness of a word's attention over regions
         "word_gamma": 5.0,  # sharpness of the pooling of a caption's words
     }
-    config.losses.image_discriminator = {"enabled": True, "weight": 1.0, "temperature": 0.1}
-    config.losses.image_pretrained = {
-        "enabled": True,
-        "weight": 1.0,
+    config.losses.image_discriminator = on | {"temperature": 0.1}
+    config.losses.image_pretrained = on | {
         "temperature": 0.1,
         "network": "resnet50",  # or efficientnet_lite0, vgg16, vgg19
         "weights": "",  # a path; empty takes the network's own download, where it has one
@@ -269,10 +266,7 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
 
 
 def apply_override(config: ConfigDict, override: str) -> None:
-    """Set one field from `field.subfield=value`, converted to the type that it has.
-
-    Raises ConfigError for an unknown field (a near miss is named) or a value of another type.
-    """
+    """Set one field from `field.subfield=value`, converted to the type that it has."""
     field, equals, text = override.partition("=")
     known = fields_of(config)
     if field not in known and equals and _set_own(config, field, text):
@@ -322,15 +316,11 @@ def _convert(field: str, text: str, kind: type) -> Any:
 
 
 def save_config(config: ConfigDict, path: Path) -> None:
-    """Write a config as JSON."""
     write_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read_config(path: Path) -> ConfigDict:
-    """Read a config that `save_config` wrote; fields that are newer than it get their defaults.
-
-    Raises ConfigError if there is none, or if it is damaged.
-    """
+    """Read a config that `save_config` wrote; fields that are newer than it get their defaults."""
     config = default_config()
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ The same command resumes a run that was stopped.
 import contextlib
 import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from xmcgan.sampling.sampler import Sampler
 from xmcgan.training import build, command_line, logging, monitoring
 from xmcgan.training.checkpoint import Checkpointer
 from xmcgan.training.sentence_statistics import with_whitening
-from xmcgan.training.state import TrainState, create_state
+from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.utils import distributed, files
 from xmcgan.utils import mesh as meshes
@@ -35,11 +36,7 @@ from xmcgan.utils.provenance import record_end, record_start
 def train(config: ConfigDict, workdir: Path) -> int:
     """Train until the last step or a signal; resume from the newest checkpoint in `workdir`.
 
-    Returns:
-        Exit status: 0 finished, 130 stopped by Ctrl-C, 143 by SIGTERM, both after saving.
-
-    Raises:
-        UserError: A mistake in config, data, weights or workdir.
+    Returns the exit status: 0 finished, 130 stopped by Ctrl-C, 143 by SIGTERM, both after saving.
     """
     # ------------------------------------------------------------------ Devices and workdir
     is_host0 = distributed.is_host0()
@@ -88,10 +85,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
             # --------------------------------------------- Trained networks and the step
             networks = build.build_networks(config, text.width, num_steps)
 
-            def init(rng: jax.Array) -> TrainState:
-                lengths: Any = {"max_tokens": config.text.max_tokens, "word_dim": text.width}
-                return create_state(networks, rng, sentence_dim=text.width, **lengths)
-
+            lengths = {"max_tokens": config.text.max_tokens, "word_dim": text.width}
+            init = partial(create_state, networks, sentence_dim=text.width, **lengths)
             shapes = jax.eval_shape(init, jax.random.key(config.seed))
             sharding = meshes.state_sharding(mesh, shapes)
             train_step = make_train_step(networks, frozen, losses, config)
@@ -101,9 +96,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 out_shardings=(sharding, everywhere),
                 donate_argnums=0,
             )
-            sampler = Sampler(
-                networks.generator, text, tokenizer, mesh, text_params=frozen_params["text"]
-            )
+            text_params = frozen_params["text"]
+            sampler = Sampler(networks.generator, text, tokenizer, mesh, text_params=text_params)
             fixed = FixedSamples(sample_source, sampler, workdir / "samples", config)
 
         # -------------------------------------------- State: of the newest checkpoint, or new
@@ -114,16 +108,13 @@ def train(config: ConfigDict, workdir: Path) -> int:
         checkpointer = stack.enter_context(Checkpointer(folder, keep=keep, fingerprint=fingerprint))
         extra: dict[str, Any] = {}
         if checkpoint := config.restore_step or checkpointer.latest_step():
-            placed = jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding
-            )
-            state, extra = checkpointer.restore(
-                checkpoint, placed, allow_mismatch=config.allow_mismatch
-            )
+            placed = jax.tree.map(lambda x, place: x.update(sharding=place), shapes, sharding)
+            mismatch = config.allow_mismatch
+            state, extra = checkpointer.restore(checkpoint, placed, allow_mismatch=mismatch)
         else:
             state = jax.jit(init, out_shardings=sharding)(jax.random.key(config.seed))
             if "whitening" in state.g_batch_stats:
-                encode = jax.jit(lambda *tokens: text.apply(frozen_params["text"], *tokens)[1])
+                encode = jax.jit(lambda *tokens: text.apply(text_params, *tokens)[1])
                 state = with_whitening(state, train_source, tokenizer, encode, config.seed)
         first_step = int(state.step)
 
@@ -133,8 +124,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
         logging.print_summary(
             console,
             config,
-            params={"generator": state.g_params, "discriminator": state.d_params}
-            | {"text": frozen_params["text"]},
+            params=(state.g_params, state.d_params, text_params),
             losses=list(losses),
             num_images=len(train_source),
             sample_split=sample_split,
@@ -153,9 +143,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
         writer = stack.enter_context(logging.open_writers(workdir, first_step, **config.wandb))
         writer.write_hparams(fingerprint)
         averages = logging.MetricAverages(extra.get("metrics"))
-        skips = monitoring.SkipCount(
-            config.stop_after_skipped_steps, extra.get("skipped_in_row", 0)
-        )
+        skipped_before = extra.get("skipped_in_row", 0)
+        skips = monitoring.SkipCount(config.stop_after_skipped_steps, skipped_before)
         health, vote = monitoring.HealthWatch(), monitoring.StopVote(stop, mesh)
 
         def batches_from(step: int) -> Generator[dict[str, jax.Array]]:

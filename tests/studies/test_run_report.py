@@ -15,9 +15,9 @@ from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.run_report import CURVES_FILE, write_report
 from xmcgan.studies.training_curves import draw_curves, thinned
 from xmcgan.train import train
+from xmcgan.training.logging import read_curves
 from xmcgan.utils.files import lock_workdir
 from xmcgan.utils.provenance import RUN_FILE, commit, read_starts, record_end, record_start
-from xmcgan.utils.run_log import read_curves
 from xmcgan.utils.statistics import Score
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import processes
 import pytest
 
-from xmcgan.errors import CheckpointError, ConfigError, DataError, TrainingError, WeightsError
+from xmcgan.errors import CheckpointError, DataError, TrainingError, WeightsError
 from xmcgan.train import train
 from xmcgan.training.checkpoint import committed_steps, restore_subtree
 
@@ -116,9 +116,10 @@ def test_unprepared_data_and_missing_weights_name_the_command_to_run(tiny_config
         train(tiny_config, tmp_path / "c")
 
 
-def test_a_paper_network_without_its_weights_says_what_to_do(tiny_config, tmp_path):
+def test_an_image_network_without_its_weights_says_what_to_do(tiny_config, tmp_path):
     tiny_config.losses.image_pretrained.enabled = True
-    with pytest.raises(ConfigError, match="efficientnet_lite0"):
+    tiny_config.losses.image_pretrained.network = "vgg16"  # only ResNet-50 has a stand-in
+    with pytest.raises(WeightsError, match=r"fetch_weights\.py vgg16"):
         train(tiny_config, tmp_path)
 
 

@@ -25,18 +25,12 @@ REGISTRY = {
 
 
 class WeightedLoss(NamedTuple):
-    """A loss and its weight in the sum."""
-
     loss: Any
     weight: float
 
 
 def build_losses(config: Any) -> dict[str, WeightedLoss]:
-    """Build the enabled losses of `config.losses` by name.
-
-    Raises:
-        ConfigError: Unknown type or field, or a loss that cannot work with microbatches.
-    """
+    """Build the enabled losses of `config.losses` by name; a ConfigError names a wrong field."""
     losses = {}
     for name, fields in config.losses.items():
         fields = dict(fields)

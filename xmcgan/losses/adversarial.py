@@ -20,8 +20,6 @@ def hinge_generator(fake_logits: Float[Array, "b *k"]) -> Float[Array, ""]:
 
 
 class Hinge:
-    """Hinge loss."""
-
     def discriminator(self, context: Context) -> tuple[Float[Array, ""], Metrics]:
         return hinge_discriminator(context.real.output.logits, context.fake.output.logits), {}
 

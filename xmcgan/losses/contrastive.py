@@ -51,11 +51,7 @@ def symmetric_cross_entropy(logits: Float[Array, "b b"]) -> Contrast:
 def feature_contrast(
     a: Float[Array, "b d"], b: Float[Array, "b d"], temperature: float
 ) -> Contrast:
-    """Contrast two sets of global features, row by row each other's match.
-
-    Paper, "Image-text contrastive loss", and "Contrastive loss between fake and real images with
-    shared description".
-    """
+    """Contrast global features of images with those of sentences or images, row by row."""
     return symmetric_cross_entropy(l2_normalize(a) @ l2_normalize(b).T / temperature)
 
 
@@ -64,20 +60,13 @@ def word_region_contrast(
     words: Float[Array, "b t d"],
     word_mask: Bool[Array, "b t"],
     *,
-    region_gamma: float,
-    word_gamma: float,
     score_gamma: float,
+    **gammas: float,
 ) -> Contrast:
-    """Contrast images and captions through their regions and words.
-
-    Paper, "Contrastive loss between image regions and words"; its rho_1, rho_2 and 1 / tau are
-    `region_gamma` (attention over regions), `word_gamma` (pooling of a caption's words; large: the
-    best word) and `score_gamma`.
-    """
-    scores = word_region_scores(
-        regions, words, word_mask, region_gamma=region_gamma, word_gamma=word_gamma
+    """Contrast images and captions through their regions and words; `score_gamma` is 1 / tau."""
+    return symmetric_cross_entropy(
+        score_gamma * word_region_scores(regions, words, word_mask, **gammas)
     )
-    return symmetric_cross_entropy(score_gamma * scores)
 
 
 def word_region_scores(
@@ -89,6 +78,9 @@ def word_region_scores(
     word_gamma: float,
 ) -> Float[Array, "b n"]:
     """Score every image against every caption: the paper's S_word without its temperature.
+
+    Its rho_1 is `region_gamma`, of the attention over regions; rho_2 `word_gamma`, of the pooling
+    of a caption's words.
 
     A word's context is c = sum_r a_r R_r. Its cosine with the word w needs <w, c> = sum_r a_r
     <w, R_r> and |c|^2 = a' G a, with G the Gram matrix of the image's regions: no context, which
@@ -124,12 +116,10 @@ def word_region_scores(
 
 
 def _double_gradient(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return x, with twice its gradient.
-
-    In a product of x with itself, both sides have the same gradient: R R' and a' G a are symmetric.
-    One side stands for both, the other is taken as constant, and half the products of the backward
-    pass are saved. The value is exact, 2 x - x; a second derivative would not be.
-    """
+    """Return x, with twice its gradient."""
+    # In a product of x with itself, both sides have the same gradient: R R' and a' G a are
+    # symmetric. One side stands for both, the other is taken as constant, and half the products of
+    # the backward pass are saved. The value is exact, 2 x - x; a second derivative would not be.
     return 2 * x - jax.lax.stop_gradient(x)
 
 
@@ -187,14 +177,10 @@ class WordContrast(SentenceContrast):
         return self._contrast(context, images.output.regions, captions.words, captions.word_mask)
 
     def _pair(self, *sides: Array) -> Contrast:
-        regions, words, word_mask = sides
+        gammas = {"region_gamma": self.region_gamma, "word_gamma": self.word_gamma}
+        regions, words, mask = sides
         return word_region_contrast(
-            regions,
-            words,
-            word_mask,
-            region_gamma=self.region_gamma,
-            word_gamma=self.word_gamma,
-            score_gamma=1 / self.temperature,
+            regions, words, mask, score_gamma=1 / self.temperature, **gammas
         )
 
 
@@ -220,6 +206,5 @@ class PretrainedContrast(_ContrastiveLoss):
         super().__init__(temperature)
 
     def generator(self, context: Context) -> tuple[Float[Array, ""], Metrics]:
-        real: Any = context.real.pretrained
-        fake: Any = context.fake.pretrained
-        return self._contrast(context, real, fake)
+        sides: Any = (context.real.pretrained, context.fake.pretrained)
+        return self._contrast(context, *sides)

@@ -31,13 +31,7 @@ def hinge_to_contrast(
     logit_slopes: Float[Array, "... b c"],
     feature_grads: Float[Array, "... b c"],
 ) -> Float[Array, ""]:
-    """Ratio of hinge to contrastive gradient norm at the generated images' global features.
-
-    Args:
-        logit_grads: Gradient of the generator's loss by the logits.
-        logit_slopes: Derivative of the logits by the features.
-        feature_grads: Gradient of the contrastive losses by the features.
-    """
+    """Ratio of hinge to contrastive gradient norm at the generated images' global features."""
     # With one logit per scale, each owns an equal part of the feature.
     slopes = logit_slopes.reshape(*logit_grads.shape, -1)
     hinge = jnp.linalg.norm(logit_grads[..., None] * slopes)

@@ -10,14 +10,7 @@ MASKED_LOGIT = -1e9  # the official code's value; exp of it is exactly 0
 
 
 def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Scale vectors to unit length over their last axis.
-
-    Args:
-        x: vectors; a zero vector stays zero.
-
-    Returns:
-        Vectors of length 1, at least float32.
-    """
+    """Scale vectors to unit length over the last axis, at least in float32; zero stays zero."""
     x = at_least_float32(x)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
@@ -30,20 +23,11 @@ def attend_to_words(
 ) -> tuple[Float[Array, "b r d"], Float[Array, "b r t"]]:
     """Gather for each region the words that it looks like.
 
-    Paper, "Attentional self-modulation generator": its c_j, with gamma as its rho_0.
+    Paper, "Attentional self-modulation generator": its c_j, with the sharpness gamma as its rho_0.
+    Also returns the share of each word in it: 1 over all words, exactly 0 on padding.
 
     Deviation: the context is a mixture of the L2-normalized words, as in the official code; the
     paper mixes the plain word vectors.
-
-    Args:
-        query: one query a region of the generator's feature map.
-        words: word features of the same image's caption.
-        word_mask: true where a word stands, false on padding.
-        gamma: sharpness of the attention (inverse temperature), > 0.
-
-    Returns:
-        The context of each region, and the share of each word in it: these sum to 1 over the
-        words and are exactly 0 on padding. Both at least float32.
     """
     query, words = l2_normalize(query), l2_normalize(words)
     logits = gamma * jnp.einsum("brd,btd->brt", query, words)

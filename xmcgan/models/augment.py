@@ -16,13 +16,7 @@ _CUTOUT = 1 / 2  # of the side
 def diff_augment(
     images: Float[Array, "b h w 3"], uniforms: Float[Array, "b 7"], policies: tuple[str, ...]
 ) -> Float[Array, "b h w 3"]:
-    """Augment each image by random numbers of its own.
-
-    Args:
-        images: in [0, 1]; may leave it afterwards, as in the original.
-        uniforms: in [0, 1).
-        policies: some of `POLICIES`; they are applied in that order.
-    """
+    """Augment images in [0, 1], which may leave it, by random numbers of each in [0, 1)."""
     if "color" in policies:
         images = _change_color(images, uniforms[:, :3])
     if "translation" in policies:
@@ -51,10 +45,8 @@ def _translate(x: Array, uniforms: Array) -> Array:
 
 
 def _shifted_positions(size: int, uniforms: Array) -> Float[Array, "b n n"]:
-    """Return a matrix per image that moves a row of pixels.
-
-    A product with it is a gather whose gradient is a product, too: a scatter is slow on TPUs.
-    """
+    """Return a matrix per image that moves a row of pixels."""
+    # A product with it is a gather whose gradient is a product, too: a scatter is slow on TPUs.
     most = round(size * _MAX_SHIFT)
     shift = jnp.floor(uniforms * (2 * most + 1)).astype(jnp.int32) - most
     positions = jnp.arange(size)

@@ -41,16 +41,11 @@ class GeneratorBlock(nn.Module):
 
     norm -> relu -> up -> conv3x3 -> norm -> relu -> conv3x3, plus up -> conv1x1. With a global
     condition it is the official code's GenBlock, with a spatial one its GenSpatialBlock.
-
-    Attributes:
-        features: channels of the result.
-        batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
-        dtype: of the arithmetic; statistics are at least float32.
     """
 
     features: int
-    batch_norm_group_size: int = 0
-    dtype: Any = jnp.float32
+    batch_norm_group_size: int = 0  # images that share batch statistics; 0: the whole batch
+    dtype: Any = jnp.float32  # of the arithmetic; statistics are at least float32
 
     @nn.compact
     def __call__(
@@ -70,17 +65,11 @@ class DiscriminatorBlock(nn.Module):
 
     (relu ->) conv3x3 -> relu -> conv3x3 (-> pool), plus (pool ->) conv1x1 where size or width
     changes.
-
-    Attributes:
-        features: channels of the result.
-        downsample: halve height and width.
-        first: the stem, which takes an image: no relu comes before its first convolution.
-        dtype: of the arithmetic.
     """
 
     features: int
     downsample: bool = True
-    first: bool = False
+    first: bool = False  # the stem, which takes an image: no relu before its first convolution
     dtype: Any = jnp.float32
 
     @nn.compact

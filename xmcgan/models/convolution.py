@@ -54,17 +54,10 @@ def conv3x3_pool(
 
 
 class Conv1x1(nn.Module):
-    """Convolve with a learned 1x1 kernel, then add a bias.
-
-    A matrix product: cheaper than a convolution on a CPU, and on a GPU there is nothing to tune.
-
-    Attributes:
-        features: channels of the result.
-        dtype: of the arithmetic; that of the input if None.
-    """
+    """Convolve with a learned 1x1 kernel, then add a bias."""
 
     features: int
-    dtype: Any = None
+    dtype: Any = None  # of the arithmetic; that of the input if None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w f"]:
@@ -72,21 +65,17 @@ class Conv1x1(nn.Module):
         shape = (1, 1, x.shape[-1], self.features)
         kernel = self.param("kernel", glorot_normal, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        # A matrix product: cheaper than a convolution on a CPU, and on a GPU nothing to tune.
         y = x.astype(dtype) @ kernel[0, 0].astype(dtype) + bias.astype(dtype)
         return checkpoint_name(y, CONVOLUTION)
 
 
 class Conv3x3(nn.Module):
-    """Convolve with a learned 3x3 kernel, then add a bias.
-
-    Attributes:
-        features: channels of the result.
-        dtype: of the arithmetic.
-        conv_fn: `conv3x3`, `upsample_conv3x3` or `conv3x3_pool`; the parameters are the same.
-    """
+    """Convolve with a learned 3x3 kernel, then add a bias."""
 
     features: int
     dtype: Any = jnp.float32
+    # Or `upsample_conv3x3` or `conv3x3_pool`, with the same parameters.
     conv_fn: Callable[[Array, Array], Array] = conv3x3
 
     @nn.compact
@@ -119,22 +108,15 @@ def _merge_taps(kernel: Array, phase: int, axis: int) -> Array:
 
 
 def _spread_taps(kernel: Array, axis: int) -> Array:
-    """Turn three taps into the four that add up two neighboring results.
-
-    Not as a sum of padded kernels: XLA kept all four of those, each larger than the kernel.
-    """
+    """Turn three taps into the four that add up two neighboring results."""
+    # Not as a sum of padded kernels: XLA kept all four of those, each larger than the kernel.
     first, middle, last = jnp.split(kernel, 3, axis)
     return jnp.concatenate([first, first + middle, middle + last, last], axis)
 
 
-def _convolve(
-    x: Array, kernel: Array, padding: tuple[tuple[int, int], tuple[int, int]], stride: int = 1
-) -> Array:
-    # Merged taps are added up in float32 and rounded once, here.
+def _convolve(x: Array, kernel: Array, padding: Any, stride: int = 1) -> Array:
+    kernel = kernel.astype(x.dtype)  # merged taps are added up in float32 and rounded once, here
+    dimensions = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        window_strides=(stride, stride),
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, kernel, (stride, stride), padding, dimension_numbers=dimensions
     )

@@ -6,20 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xmcgan.models import generator
 from xmcgan.models.blocks import DiscriminatorBlock, with_remat
 from xmcgan.models.convolution import Conv1x1, Dense
 from xmcgan.models.outputs import DiscriminatorOutput, at_least_float32
 
-# Width of each block, the stem first, in multiples of the base width. All blocks but the last
-# halve the size. 128 and 256 are the paper's; smaller networks are the one for 128 without its
-# first blocks, so that both networks have the same width at the same size.
-WIDTH_MULTIPLIERS = {
-    32: (4, 8, 16, 16),
-    64: (2, 4, 8, 16, 16),
-    128: (1, 2, 4, 8, 16, 16),
-    256: (1, 2, 4, 8, 8, 16, 16),
-    512: (1, 1, 2, 4, 8, 8, 16, 16),
-}
+# The generator's widths from the last block to the first, so that both networks have the same width
+# at the same size, and a last block that keeps the size. 128 and 256 are the paper's.
+WIDTH_MULTIPLIERS = {size: (*g[::-1], 16) for size, g in generator.WIDTH_MULTIPLIERS.items()}
 
 
 class Discriminator(nn.Module):
@@ -27,50 +21,28 @@ class Discriminator(nn.Module):
 
     It contains no normalization: apply it to parameters that went through
     `spectral_norm.spectral_normalize`, once a step for any number of calls.
-
-    Attributes:
-        image_size: height and width of the images in pixels, a key of `WIDTH_MULTIPLIERS`.
-        width: base number of channels (the paper's and official value is 96).
-        multipliers: width of each block in multiples of `width`; empty takes those of
-            `WIDTH_MULTIPLIERS`.
-        region_dim: size of a region's feature, equal to that of the word features.
-        region_size: height and width of the feature map that gives the regions.
-        dtype: of the arithmetic; what it returns is at least float32.
-        remat: what the backward pass computes again, a key of `blocks.REMAT_POLICIES`.
     """
 
-    image_size: int
-    width: int = 96
-    region_dim: int = 768
-    region_size: int = 16
-    dtype: Any = jnp.float32
-    multipliers: tuple[int, ...] = ()
-    remat: str = "none"
+    image_size: int  # pixels of a side, a key of `WIDTH_MULTIPLIERS`
+    width: int = 96  # base number of channels
+    region_dim: int = 768  # size of a region's feature, that of the word features
+    region_size: int = 16  # side of the feature map that gives the regions
+    dtype: Any = jnp.float32  # of the arithmetic; what it returns is at least float32
+    multipliers: tuple[int, ...] = ()  # widths of the blocks; empty: those of `WIDTH_MULTIPLIERS`
+    remat: str = "none"  # what the backward pass computes again, a key of `REMAT_POLICIES`
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], sentence: Float[Array, "b e"]
     ) -> DiscriminatorOutput:
-        """Encode images and score them against their captions.
-
-        Args:
-            images: in [0, 1].
-            sentence: one feature vector a caption.
-
-        Returns:
-            Logits, features and projected sentences, all at least float32.
-        """
+        """Encode images in [0, 1] and score them against their captions."""
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
         block = with_remat(DiscriminatorBlock, self.remat)
         x, regions = images.astype(self.dtype), None
         for index, multiplier in enumerate(multipliers):
-            x = block(
-                multiplier * self.width,
-                downsample=index < len(multipliers) - 1,
-                first=index == 0,
-                dtype=self.dtype,
-                name=f"block_{index}",
-            )(x)
+            is_first, is_last = index == 0, index == len(multipliers) - 1
+            features, name = multiplier * self.width, f"block_{index}"
+            x = block(features, not is_last, is_first, self.dtype, name=name)(x)
             if x.shape[1] == self.region_size and regions is None:
                 regions = Conv1x1(self.region_dim, dtype=self.dtype, name="regions")(x)
         if regions is None:
@@ -91,11 +63,6 @@ def sum_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
 
 
 def logit_slopes(params: dict[str, Any], sentence: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """Return the derivative of the logits by the feature, of either discriminator.
-
-    Args:
-        params: normalized; the heads of the logits are `logit`, or `logit_0` and so on.
-        sentence: projected.
-    """
+    """Derivative of the logits by the feature, from normalized parameters, of either network."""
     kernels = [params[name]["kernel"][:, 0] for name in sorted(params) if name.startswith("logit")]
     return jnp.concatenate(kernels) + sentence

@@ -14,7 +14,7 @@ from xmcgan.models.modulation import Condition, ConditionalBatchNorm, Whitening
 from xmcgan.models.outputs import at_least_float32
 
 # Width of each block, in multiples of the base width. 128 and 256 are the paper's; smaller
-# networks are the one for 128 without its last blocks.
+# networks are the one for 128 without its last blocks. The discriminator mirrors them.
 WIDTH_MULTIPLIERS = {
     32: (16, 8, 4),
     64: (16, 8, 4, 2),
@@ -25,34 +25,19 @@ WIDTH_MULTIPLIERS = {
 
 
 class Generator(nn.Module):
-    """Draw an image from a caption's words and sentence and from noise.
+    """Draw an image from a caption's words and sentence and from noise."""
 
-    Attributes:
-        image_size: height and width of the image in pixels, a key of `WIDTH_MULTIPLIERS`.
-        width: base number of channels (the paper's and official value is 96).
-        multipliers: width of each block in multiples of `width`; empty takes those of
-            `WIDTH_MULTIPLIERS`.
-        z_dim: size of the noise, and of the projected sentence.
-        condition_size: height and width of the feature map that attends to the words.
-        attention_gamma: sharpness of the attention over words.
-        sentence_in_first_map: feed the first feature map sentence and noise, not noise alone.
-        whiten_sentence: decorrelate the sentence first, see `Whitening`.
-        batch_norm_group_size: images that share batch statistics; 0 is the whole batch.
-        dtype: of the arithmetic; parameters, statistics and the image are at least float32.
-        remat: what the backward pass computes again, a key of `blocks.REMAT_POLICIES`.
-    """
-
-    image_size: int
-    width: int = 96
-    z_dim: int = 128
-    condition_size: int = 16
-    attention_gamma: float = 15.0
-    sentence_in_first_map: bool = False
-    whiten_sentence: bool = False
-    batch_norm_group_size: int = 0
-    dtype: Any = jnp.float32
-    multipliers: tuple[int, ...] = ()
-    remat: str = "none"
+    image_size: int  # pixels of a side, a key of `WIDTH_MULTIPLIERS`
+    width: int = 96  # base number of channels
+    z_dim: int = 128  # size of the noise, and of the projected sentence
+    condition_size: int = 16  # side of the feature map that attends to the words
+    attention_gamma: float = 15.0  # sharpness of the attention over words
+    sentence_in_first_map: bool = False  # feed it sentence and noise, not noise alone
+    whiten_sentence: bool = False  # decorrelate the sentence first, see `Whitening`
+    batch_norm_group_size: int = 0  # images that share batch statistics; 0: the whole batch
+    dtype: Any = jnp.float32  # of the arithmetic; statistics and image are at least float32
+    multipliers: tuple[int, ...] = ()  # widths of the blocks; empty: those of `WIDTH_MULTIPLIERS`
+    remat: str = "none"  # what the backward pass computes again, a key of `REMAT_POLICIES`
 
     @nn.compact
     def __call__(
@@ -64,18 +49,7 @@ class Generator(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
-        """Generate images.
-
-        Args:
-            words: word features of the captions, special tokens included.
-            word_mask: true where a word stands, false on padding.
-            sentence: one feature vector a caption.
-            z: standard normal noise.
-            train: use the batch's own statistics and update the running ones.
-
-        Returns:
-            Images in [0, 1], at least float32.
-        """
+        """Generate images in [0, 1]; `train` normalizes by the batch's own statistics."""
         # Argument 3 is `train`, which decides what is computed.
         block_class = with_remat(GeneratorBlock, self.remat, static_argnums=3)
         block = partial(
@@ -102,16 +76,9 @@ class Generator(nn.Module):
         x = at_least_float32(Conv3x3(3, self.dtype, name="to_rgb")(x))
         return (jnp.tanh(x) + 1) / 2
 
-    def _attend(
-        self,
-        x: Float[Array, "b s s c"],
-        words: Float[Array, "b t d"],
-        word_mask: Bool[Array, "b t"],
-        condition: Condition,
-    ) -> Condition:
+    def _attend(self, x: Array, words: Array, word_mask: Array, condition: Condition) -> Condition:
         """Add to the global condition the words that each region attends to."""
-        batch, size, _, _ = x.shape
-        dim = words.shape[-1]
+        (batch, size, _, _), dim = x.shape, words.shape[-1]
         query = Conv1x1(dim, dtype=self.dtype, name="query")(x).reshape(batch, size * size, dim)
         context, shares = attend_to_words(query, words, word_mask, self.attention_gamma)
         # For those who ask for the collection; otherwise nothing is stored.

@@ -11,30 +11,17 @@ from xmcgan.models.outputs import at_least_float32
 
 
 class Condition(NamedTuple):
-    """What a generator block is conditioned on.
-
-    Attributes:
-        vector: the global condition: projected sentence and noise.
-        context: the attended words of each region, or None in the blocks before the attention.
-    """
-
-    vector: Float[Array, "b k"]
-    context: Float[Array, "b s s d"] | None = None
+    vector: Float[Array, "b k"]  # projected sentence and noise
+    context: Float[Array, "b s s d"] | None = None  # attended words; None before the attention
 
 
 class BatchNorm(nn.Module):
-    """Normalize over batch and space, without scale or offset, at least in float32.
+    """Normalize over batch and space, without scale or offset, at least in float32."""
 
-    Attributes:
-        momentum: of the running statistics, used when `train` is false.
-        epsilon: added to the variance.
-        group_size: images that share statistics; 0 is the whole (global) batch. Smaller groups
-            give the per-device statistics of older set-ups. The running statistics are the
-            mean over the groups.
-    """
-
-    momentum: float = 0.9
+    momentum: float = 0.9  # of the running statistics, used when `train` is false
     epsilon: float = 1e-5
+    # Images that share statistics; 0: the whole (global) batch. Smaller groups give the per-device
+    # statistics of older set-ups; the running statistics are the mean over the groups.
     group_size: int = 0
 
     @nn.compact
@@ -65,28 +52,19 @@ class Whitening(nn.Module):
 
     Deviation: the sentences of a narrow domain differ mostly in a few things, such as color;
     others, such as left and right, are a hundredth of the variance, which noise drowns.
-
-    `mean` and `matrix` are statistics of the data, set before training starts.
     """
 
     @nn.compact
     def __call__(self, sentence: Float[Array, "b e"]) -> Float[Array, "b e"]:
         size = sentence.shape[-1]
+        # Statistics of the data, set before training starts.
         mean = self.variable("batch_stats", "mean", jnp.zeros, (size,))
         matrix = self.variable("batch_stats", "matrix", jnp.eye, size)
         return (sentence - mean.value) @ matrix.value
 
 
 class ModulationMap(nn.Module):
-    """Predict one modulation value a channel from the condition: a Dense layer, or a conv1x1.
-
-    The condition map is the context with the global vector copied to every region. The vector's
-    share of the product is therefore the same everywhere and is computed once, not a region.
-
-    Attributes:
-        features: channels to modulate.
-        dtype: of the matrix products.
-    """
+    """Predict one modulation value a channel from the condition: a Dense layer, or a conv1x1."""
 
     features: int
     dtype: Any = jnp.float32
@@ -98,6 +76,8 @@ class ModulationMap(nn.Module):
         shape = (context_dim + vector.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.glorot_normal(), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        # The condition map is the context with the vector copied to every region: its share of the
+        # product is the same everywhere and computed once.
         result = vector.astype(self.dtype) @ kernel[context_dim:] + bias
         result = result[:, None, None, :]
         if context is not None:
@@ -111,13 +91,9 @@ class ConditionalBatchNorm(nn.Module):
     The modulation is computed at the condition's own size (1x1 for a sentence, 16x16 for words)
     and applied to blocks of pixels: the same as upsampling the condition map by nearest
     neighbor to the size of `x` first, since a conv1x1 commutes with nearest upsampling.
-
-    Attributes:
-        group_size: images that share batch statistics, see `BatchNorm`.
-        dtype: of the result and of the matrix products.
     """
 
-    group_size: int = 0
+    group_size: int = 0  # images that share batch statistics, see `BatchNorm`
     dtype: Any = jnp.float32
 
     @nn.compact

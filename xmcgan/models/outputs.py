@@ -15,19 +15,12 @@ class Captions(NamedTuple):
 
 
 class DiscriminatorOutput(NamedTuple):
-    """Discriminator outputs, all at least float32.
+    """Discriminator outputs, all at least float32."""
 
-    Attributes:
-        logits: One per image, or one per image and scale.
-        feature: Global image feature, for the sentence and image losses.
-        regions: Region features, for the word loss.
-        sentence: Projected sentence, the captions' side of the sentence loss.
-    """
-
-    logits: Float[Array, "b *k"]
-    feature: Float[Array, "b c"]
-    regions: Float[Array, "b r d"]
-    sentence: Float[Array, "b c"]
+    logits: Float[Array, "b *k"]  # one per image, or one per image and scale
+    feature: Float[Array, "b c"]  # global, for the sentence and image losses
+    regions: Float[Array, "b r d"]  # for the word loss
+    sentence: Float[Array, "b c"]  # projected, the captions' side of the sentence loss
 
 
 def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -26,35 +26,21 @@ from xmcgan.models.outputs import DiscriminatorOutput, at_least_float32
 
 
 class ProjectedDiscriminator(nn.Module):
-    """Judge images by frozen features on several scales and by their pixels.
+    """Judge images by frozen features on several scales and by their pixels."""
 
-    `params["trunk"]` holds the frozen network's parameters; they are not trained.
-
-    Attributes:
-        trunk: the frozen network: images in [0, 1] -> feature maps, each half the size of the last.
-        trunk_size: height and width to which images are resized for the trunk.
-        width: base number of channels; each scale has 16 times as many.
-        region_dim: size of a region's feature, equal to that of the word features.
-        region_size: height and width of the feature map that gives the regions.
-        places: whether a feature tells where things are; pooled ones hardly do.
-        dtype: of the arithmetic; what it returns is at least float32.
-        remat: "blocks" computes the trunk again in the backward pass.
-    """
-
-    trunk: nn.Module
-    trunk_size: int
-    width: int = 4
-    region_dim: int = 384
-    region_size: int = 8
-    places: bool = False
-    dtype: Any = jnp.float32
-    remat: str = "none"
+    trunk: nn.Module  # frozen: images in [0, 1] -> feature maps, each half the size of the last
+    trunk_size: int  # pixels of a side to which images are resized for the trunk
+    width: int = 4  # base number of channels; each scale has 16 times as many
+    region_dim: int = 384  # size of a region's feature, that of the word features
+    region_size: int = 8  # side of the feature map that gives the regions
+    places: bool = False  # whether a feature tells where things are; pooled ones hardly do
+    dtype: Any = jnp.float32  # of the arithmetic; what it returns is at least float32
+    remat: str = "none"  # "blocks" computes the trunk again in the backward pass
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], sentence: Float[Array, "b e"]
     ) -> DiscriminatorOutput:
-        """Encode images and score them against their captions, once per scale."""
         channels = 16 * self.width
         halve = partial(Conv3x3, dtype=self.dtype, conv_fn=conv3x3_pool)
 
@@ -97,12 +83,9 @@ class ProjectedDiscriminator(nn.Module):
             sentences.append(dense(channels, name=f"sentence_{index}")(sentence))
             logit = dense(1, name=f"logit_{index}")(feature)[:, 0]
             logits.append(logit + jnp.sum(feature * sentences[-1], axis=-1))
-        return DiscriminatorOutput(
-            logits=jnp.stack(logits, axis=-1),
-            feature=jnp.concatenate(features, axis=-1),
-            regions=at_least_float32(regions),
-            sentence=jnp.concatenate(sentences, axis=-1),
-        )
+        feature, sentence = (jnp.concatenate(x, axis=-1) for x in (features, sentences))
+        logit = jnp.stack(logits, axis=-1)
+        return DiscriminatorOutput(logit, feature, at_least_float32(regions), sentence)
 
 
 def _at_region_size(x: Float[Array, "b h w c"], size: int) -> list[Float[Array, "b s s c"]]:

@@ -16,15 +16,7 @@ EPSILON = 1e-10  # the official code's
 
 
 def init_spectral_vectors(rng: PRNGKeyArray, params: dict[str, Any]) -> dict[str, Any]:
-    """Draw the first vector of the power iteration for every kernel.
-
-    Args:
-        rng: random key.
-        params: a Flax parameter tree.
-
-    Returns:
-        A tree with `u` (1, out) wherever `params` has `kernel` (..., out).
-    """
+    """Return a random `u` (1, out) wherever the tree `params` has a `kernel` (..., out)."""
     flat: dict[tuple[str, ...], Any] = flatten_dict(params)
     kernels = [path for path in flat if path[-1] == "kernel"]
     keys = jax.random.split(rng, len(kernels))
@@ -40,32 +32,19 @@ def spectral_normalize(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Divide every kernel by its largest singular value, after one power iteration.
 
-    Gradients flow through the singular value but not through the vectors.
-
-    Args:
-        params: a Flax parameter tree; biases pass through unchanged.
-        vectors: of `init_spectral_vectors`, or those that this function returned a step ago.
-
-    Returns:
-        The normalized parameters, and the new vectors.
+    Gradients flow through the singular value but not through the vectors. Returns the normalized
+    parameters, and the vectors to pass at the next step.
     """
     normalized: dict[tuple[str, ...], Any] = flatten_dict(params)
     new_vectors: dict[tuple[str, ...], Any] = flatten_dict(vectors)
-    for path in new_vectors:
-        kernel_path = (*path[:-1], "kernel")
-        normalized[kernel_path], new_vectors[path] = _normalize_kernel(
-            normalized[kernel_path], new_vectors[path]
-        )
+    for path, u in new_vectors.items():
+        kernel = (*path[:-1], "kernel")
+        normalized[kernel], new_vectors[path] = _normalize_kernel(normalized[kernel], u)
     return unflatten_dict(normalized), unflatten_dict(new_vectors)
 
 
 def spectral_norms(params: dict[str, Any], normalized: dict[str, Any]) -> Float[Array, "k"]:
-    """Return by how much `spectral_normalize` divided each kernel.
-
-    Args:
-        params: what it took.
-        normalized: the parameters that it returned.
-    """
+    """Return by how much `spectral_normalize` divided each kernel."""
     flat: dict[tuple[str, ...], Any] = flatten_dict(params)
     divided: dict[tuple[str, ...], Any] = flatten_dict(normalized)
     kernels = [path for path in flat if path[-1] == "kernel"]
@@ -73,10 +52,7 @@ def spectral_norms(params: dict[str, Any], normalized: dict[str, Any]) -> Float[
     return jnp.stack([norm(flat[path].ravel()) / norm(divided[path].ravel()) for path in kernels])
 
 
-def _normalize_kernel(
-    kernel: Float[Array, "... out"], u: Float[Array, "1 out"]
-) -> tuple[Float[Array, "... out"], Float[Array, "1 out"]]:
-    """Normalize one kernel, seen as a matrix (-1, out), and advance its vector."""
+def _normalize_kernel(kernel: Array, u: Float[Array, "1 out"]) -> tuple[Array, Array]:
     matrix = kernel.reshape(-1, kernel.shape[-1])
     fixed = jax.lax.stop_gradient(matrix)
     v = _unit(u @ fixed.T)

@@ -15,9 +15,9 @@ from xmcgan.config import changed_fields, read_config
 from xmcgan.errors import EvaluationError, UserError
 from xmcgan.evaluation.results import ResultFile, newest, result_rows
 from xmcgan.studies.training_curves import draw_curves
+from xmcgan.training.logging import Curves, read_curves
 from xmcgan.utils.files import atomic_file, lock_holder, write_text
-from xmcgan.utils.provenance import read_starts
-from xmcgan.utils.run_log import Curves, read_curves, starts_table
+from xmcgan.utils.provenance import read_starts, starts_table
 from xmcgan.utils.tables import markdown_table
 
 CURVES_FILE = "report_curves.png"

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from xmcgan.utils.run_log import Curves
+from xmcgan.training.logging import Curves
 
 _COLUMNS = 3
 _MAX_POINTS = 400  # of a curve: more than the pixels that a panel is wide

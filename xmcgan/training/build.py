@@ -11,46 +11,22 @@ from xmcgan.config import default_config, trunk_size
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import ConfigError
 from xmcgan.models import DISCRIMINATORS, GENERATORS
-from xmcgan.pretrained.efficientnet_lite import (
-    EfficientNetLite0Trunk,
-    load_efficientnet_lite0,
-    trunk_params,
-)
-from xmcgan.pretrained.encoders import (
-    ImageEncoder,
-    TextEncoder,
-    load_image_encoder,
-    load_text_encoder,
-)
+from xmcgan.pretrained import efficientnet_lite, encoders
 from xmcgan.pretrained.weights import is_there, resolve
 from xmcgan.training.state import Networks
 from xmcgan.utils.registry import find
 
 
 def build_generator(config: ConfigDict) -> Any:
-    """Build the generator of a config.
-
-    Raises:
-        ConfigError: Unknown `generator.type` or field.
-    """
     return _build_network(config, "generator", GENERATORS, {})
 
 
 def build_networks(config: ConfigDict, word_dim: int, num_steps: int = 0) -> Networks:
-    """Build both networks of a config and their optimizers.
-
-    The regions' features have the size of a word's, `word_dim`; `num_steps` is the length of the
-    run, for `learning_rate_decay`.
-
-    Raises:
-        ConfigError: Unknown `generator.type`, `discriminator.type` or field.
-    """
-    shared: dict[str, Any] = {"region_dim": word_dim}
+    """Build both networks of a config and their optimizers; `num_steps` is the run's length."""
+    shared: dict[str, Any] = {"region_dim": word_dim}  # regions are compared with words
     if config.discriminator.type == "projected":
-        shared |= {
-            "trunk": EfficientNetLite0Trunk(_dtype(config)),
-            "trunk_size": trunk_size(config),
-        }
+        trunk = efficientnet_lite.EfficientNetLite0Trunk(jnp.dtype(config.dtype))
+        shared |= {"trunk": trunk, "trunk_size": trunk_size(config)}
     return Networks(
         build_generator(config),
         _build_network(config, "discriminator", DISCRIMINATORS, shared),
@@ -67,10 +43,7 @@ def _adam(config: ConfigDict, section: str, num_updates: int) -> optax.GradientT
     return optax.adam(rate, **config.adam)
 
 
-def _build_network(
-    config: ConfigDict, section: str, registry: dict[str, str], shared: dict[str, Any]
-) -> Any:
-    """Build a network from its section of the config and what it shares with the rest."""
+def _build_network(config: ConfigDict, section: str, registry: Any, shared: Any) -> Any:
     own = dict(config[section])
     network = find(own.pop("type"), registry, section)
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
@@ -79,7 +52,7 @@ def _build_network(
         "region_size": config.region_size,
         "condition_size": config.region_size,
         "batch_norm_group_size": config.batch_norm_group_size,
-        "dtype": _dtype(config),
+        "dtype": jnp.dtype(config.dtype),
         "remat": config.remat,
     }
     # Fields of the default networks that another one lacks are left out; its own must exist.
@@ -90,29 +63,19 @@ def _build_network(
 
 
 def load_discriminator_trunk(config: ConfigDict) -> dict[str, Any]:
-    """Load the frozen parameters of a config's discriminator, by the name of the submodule.
-
-    Raises:
-        WeightsError: the weights are missing or damaged.
-    """
+    """Load the frozen parameters of a config's discriminator, by the name of the submodule."""
     if config.discriminator.type != "projected":
         return {}
-    _, params = load_efficientnet_lite0(resolve(config.discriminator.trunk))
-    return {"trunk": trunk_params(params)}
+    _, params = efficientnet_lite.load_efficientnet_lite0(resolve(config.discriminator.trunk))
+    return {"trunk": efficientnet_lite.trunk_params(params)}
 
 
-def build_text_encoder(config: ConfigDict) -> tuple[TextEncoder, Tokenizer]:
-    """Load the text encoder of a config and its tokenizer.
-
-    Raises:
-        WeightsError: the weights are missing or damaged.
-        ConfigError: captions longer than the encoder can read.
-    """
-    text = load_text_encoder(
+def build_text_encoder(config: ConfigDict) -> tuple[encoders.TextEncoder, Tokenizer]:
+    text = encoders.load_text_encoder(
         resolve(config.text.weights),
         config.text.encoder,
         sentence_pooling=config.text.sentence_pooling,
-        dtype=_dtype(config),
+        dtype=jnp.dtype(config.dtype),
     )
     if config.text.max_tokens > text.max_tokens:
         raise ConfigError(
@@ -123,24 +86,16 @@ def build_text_encoder(config: ConfigDict) -> tuple[TextEncoder, Tokenizer]:
 
 
 def replace_missing_image_network(config: ConfigDict) -> None:
-    """Let EfficientNet-Lite0 stand in for the official ResNet-50 if nobody has fetched that.
-
-    `losses.image_pretrained.in_place_of` then says so in config.json, report and recipe.
-    """
+    """Let EfficientNet-Lite0 stand in for the official ResNet-50 if nobody has fetched that."""
     loss = config.losses.image_pretrained
     is_official = loss.network == "resnet50" and not loss.weights
     if loss.enabled and is_official and not is_there("resnet50"):
-        loss.in_place_of = loss.network
+        loss.in_place_of = loss.network  # as config.json, report and recipe say
         loss.network, loss.feature = "efficientnet_lite0", "pooled"
 
 
-def build_image_encoder(config: ConfigDict) -> ImageEncoder | None:
-    """Load the frozen image network of a config, or return None where its loss is off.
-
-    Raises:
-        WeightsError: the weights are missing or damaged.
-        ConfigError: a network of the user's own without a path.
-    """
+def build_image_encoder(config: ConfigDict) -> encoders.ImageEncoder | None:
+    """Load the frozen image network of a config, or return None if its loss is off."""
     loss = config.losses.image_pretrained
     if not loss.enabled:
         return None
@@ -148,14 +103,10 @@ def build_image_encoder(config: ConfigDict) -> ImageEncoder | None:
         raise ConfigError(
             f"losses.image_pretrained.weights is empty: give the path of {loss.network}'s weights"
         )
-    return load_image_encoder(
+    return encoders.load_image_encoder(
         loss.network,
         resolve(loss.weights or loss.network),
         input_size=loss.input_size,
         feature=loss.feature,
-        dtype=_dtype(config),
+        dtype=jnp.dtype(config.dtype),
     )
-
-
-def _dtype(config: ConfigDict) -> Any:
-    return jnp.dtype(config.dtype)

@@ -138,9 +138,8 @@ class Checkpointer(contextlib.AbstractContextManager):
     ) -> tuple[PyTree, dict[str, JSON]]:
         """Return the state of a step and the `extra` it was saved with.
 
-        Leaves of `abstract_state` are arrays or `jax.ShapeDtypeStruct`s with the sharding to
-        restore to, on any number of devices. Raises CheckpointError if the step is missing or
-        damaged, or if its arrays or (unless `allow_mismatch`) its fingerprint differ.
+        Leaves of `abstract_state` have the sharding to restore to, on any number of devices. A step
+        that is damaged or has other arrays or (unless `allow_mismatch`) choices is refused.
         """
         self.wait()
         record = read_record(self._directory, step)
@@ -230,10 +229,7 @@ def checkpoint_digest(directory: Path, step: int) -> str:
 
 
 def restore_subtree(directory: Path, step: int, keys: Sequence[str]) -> dict[str, PyTree]:
-    """Read top-level fields of a saved state as NumPy arrays in nested dictionaries.
-
-    Raises CheckpointError if the step or a field is missing, or if the step is damaged.
-    """
+    """Read top-level fields of a saved state as NumPy arrays in nested dictionaries."""
     record = read_record(directory, step)
     fields = {name.split("/")[0] for name in record.leaves}
     if missing := sorted(set(keys) - fields):
@@ -267,7 +263,6 @@ def pin(directory: Path, step: int, reason: str) -> bool:
 
 
 def unpin(directory: Path, step: int, reason: str) -> None:
-    """Remove the pin `reason` from a step."""
     (directory / "pins" / f"{step}.{reason}").unlink(missing_ok=True)
 
 

@@ -23,24 +23,12 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config",
-        required=True,
-        metavar="NAME[:VARIANT]",
-        help="such as shapes:quickstart or folder:name=my_photos,64",
-    )
-    parser.add_argument(
-        "--workdir",
-        type=Path,
-        metavar="DIR",
-        help="of the run (default: runs/ and the config's name)",
-    )
-    parser.add_argument(
-        "--config.FIELD",
-        metavar="VALUE",
-        dest="ignored",
-        help="set a field, such as --config.batch_size=8; repeatable",
-    )
+    text = "such as shapes:quickstart or folder:name=my_photos,64"
+    parser.add_argument("--config", required=True, metavar="NAME[:VARIANT]", help=text)
+    text = "of the run (default: runs/ and the config's name)"
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help=text)
+    text = "set a field, such as --config.batch_size=8; repeatable"
+    parser.add_argument("--config.FIELD", metavar="VALUE", dest="ignored", help=text)
     add_flags(parser)
     args, rest = parser.parse_known_args(arguments)
     overrides = read_overrides(parser, rest)
@@ -50,11 +38,7 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
 
 
 def read_overrides(parser: argparse.ArgumentParser, rest: list[str]) -> list[str]:
-    """Return `field=value` for each `--config.field` in `rest`, which the parser does not know.
-
-    Raises:
-        ConfigError: Unknown flag.
-    """
+    """Return `field=value` for each `--config.field` in `rest`; refuse other flags."""
     overrides, rest = [], list(rest)
     while rest:
         flag = rest.pop(0)

@@ -15,10 +15,10 @@ from typing import Any, SupportsFloat
 import jax
 import numpy as np
 from clu import parameter_overview
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from xmcgan.errors import ConfigError, TrainingError
@@ -30,6 +30,8 @@ WANDB_ID_FILE = "wandb_run_id"
 
 Scalars = Mapping[str, SupportsFloat]
 Images = Mapping[str, UInt8[np.ndarray, "n h w 3"]]
+# By name: steps and values. A value that is not finite is NaN.
+Curves = dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]
 
 
 # The interface of `clu.metric_writers`, which needs TensorFlow.
@@ -45,7 +47,6 @@ class MetricWriter(contextlib.AbstractContextManager):
             writer.write_scalars(step, scalars)
 
     def write_images(self, step: int, images: Images) -> None:
-        """Write batches of images by name."""
         for writer in self._writers:
             writer.write_images(step, images)
 
@@ -70,9 +71,8 @@ class JsonLinesWriter(MetricWriter):
         """Append to `path`, after removing half-written lines and those beyond `last_step`."""
         super().__init__()
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= last_step]
-        if len(kept) < len(lines):
+        kept = [line for line, values in _read_lines(path) if values["step"] <= last_step]
+        if path.exists():
             with atomic_file(path) as file:
                 file.writelines(kept)
         self._file = path.open("a", encoding="utf-8")
@@ -88,6 +88,29 @@ class JsonLinesWriter(MetricWriter):
 
     def close(self) -> None:
         self._file.close()
+
+
+def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return the whole lines of a log, which may be missing or growing, and what they say."""
+    found = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
+            values = json.loads(line)
+            if int(values["step"]) == values["step"] and line.endswith(b"\n"):
+                found.append((line, values))
+    return found
+
+
+def read_curves(path: Path) -> Curves:
+    """Read the lines of `JsonLinesWriter`, by name in order of appearance."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for _, values in _read_lines(path):
+        for name, value in values.items():
+            if name not in ("step", "time") and isinstance(value, int | float | str):
+                with contextlib.suppress(ValueError, OverflowError):  # "NaN" is a number
+                    points.setdefault(name, []).append((values["step"], float(value)))
+    columns = {name: np.array(pairs).T for name, pairs in points.items() if pairs}
+    return {n: (steps, np.where(np.isfinite(v), v, np.nan)) for n, (steps, v) in columns.items()}
 
 
 class TensorBoardWriter(MetricWriter):
@@ -122,17 +145,13 @@ class TensorBoardWriter(MetricWriter):
 
 
 class WandbWriter(MetricWriter):
-    """Writer to a run of Weights & Biases; after a failure it warns and sends nothing more.
-
-    A resumed run continues the run whose id the workdir keeps. Raises ConfigError if the package
-    is missing or not logged in.
-    """
+    """Writer to a run of Weights & Biases; after a failure it warns and sends nothing more."""
 
     def __init__(self, workdir: Path, project: str, entity: str, first_step: int) -> None:
         super().__init__()
         wandb = self._wandb = import_wandb()
         self._run: Any = None
-        id_path = workdir / WANDB_ID_FILE
+        id_path = workdir / WANDB_ID_FILE  # of the run that a resumed one continues
         if not first_step or not id_path.exists():
             write_text(id_path, secrets.token_hex(4))
         try:
@@ -147,10 +166,8 @@ class WandbWriter(MetricWriter):
                 settings=wandb.Settings(console="off", save_code=False, finish_timeout=120),
             )
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            raise ConfigError(
-                f"Weights & Biases does not start: {error} Or set WANDB_MODE=offline, or leave out "
-                "--config.wandb.project."
-            ) from None
+            text = f"Weights & Biases does not start: {error} Or set WANDB_MODE=offline"
+            raise ConfigError(f"{text}, or leave out --config.wandb.project.") from None
         except Exception as error:
             self._give_up(error)
 
@@ -159,11 +176,8 @@ class WandbWriter(MetricWriter):
         self._try(lambda run: run.log(values, step=step))
 
     def write_images(self, step: int, images: Images) -> None:
-        def log(run: Any) -> None:
-            lists = {name: [self._wandb.Image(i) for i in batch] for name, batch in images.items()}
-            run.log(lists, step=step)
-
-        self._try(log)
+        image = self._wandb.Image
+        self._try(lambda run: run.log({n: [*map(image, b)] for n, b in images.items()}, step=step))
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         self._try(lambda run: run.config.update(dict(hparams), allow_val_change=True))
@@ -201,7 +215,7 @@ def open_writers(
 ) -> MetricWriter:
     """Open the logs of a workdir without what was logged after `first_step`; of process 0 only.
 
-    `project` and `entity` are those of Weights & Biases, which is off without a project.
+    `project` and `entity` are of Weights & Biases, which is off without a project.
     """
     if not is_host0():
         return MetricWriter()
@@ -209,14 +223,6 @@ def open_writers(
     tensorboard = TensorBoardWriter(workdir / "tensorboard", purge_step=first_step + 1)
     wandb = [WandbWriter(workdir, project, entity, first_step)] if project else []
     return MetricWriter(json_lines, tensorboard, *wandb)
-
-
-def _step_of(line: bytes) -> float:
-    """Step of a line, NaN if the line is incomplete."""
-    try:
-        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.nan
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        return math.nan
 
 
 class MetricAverages:
@@ -233,14 +239,10 @@ class MetricAverages:
         self._waiting: list[dict[str, jax.Array]] = []
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Accumulate the metrics of one step without blocking."""
         self._waiting.append(metrics)
 
     def state(self, step: int) -> dict[str, Any]:
-        """Return sums and counts as JSON values, exact to the bit.
-
-        Raises TrainingError if a sum is not finite although no update was skipped.
-        """
+        """Return sums and counts as JSON values, exact to the bit; refuse sums not finite."""
         for metrics in jax.device_get(self._waiting):
             skipped = float(metrics.pop(SKIPPED))
             self._skipped += skipped
@@ -272,7 +274,6 @@ class StepClock:
         self._start, self._start_step = time.monotonic(), step
 
     def read_and_reset(self, step: int) -> dict[str, float]:
-        """Return `images_per_second` since the last call."""
         now = time.monotonic()
         rate = (step - self._start_step) * self._batch_size / (now - self._start)
         self._start, self._start_step = now, step
@@ -280,7 +281,6 @@ class StepClock:
 
     @contextlib.contextmanager
     def exclude(self) -> Iterator[None]:
-        """Exclude the time that the block takes."""
         start = time.monotonic()
         yield
         self._start += time.monotonic() - start
@@ -288,21 +288,16 @@ class StepClock:
 
 def image_network_line(config: ConfigDict) -> dict[str, str]:
     """Return what stands in for the image loss's network, if anything does."""
-    loss = config.losses.image_pretrained
-    if not loss.in_place_of:
-        return {}
-    name = loss.in_place_of
-    return {
-        "image network": f"{loss.network} in place of {name}, whose weights are not in "
-        f"weights/{name}: python scripts/fetch_weights.py {name} --accept"
-    }
+    loss, name = config.losses.image_pretrained, config.losses.image_pretrained.in_place_of
+    text = f"{loss.network} in place of {name}, whose weights are not in weights/{name}: python "
+    return {"image network": f"{text}scripts/fetch_weights.py {name} --accept"} if name else {}
 
 
 def print_summary(
     console: Console,
     config: ConfigDict,
-    params: Mapping[str, Any],
     *,
+    params: tuple[Any, Any, Any],
     losses: Sequence[str],
     num_images: int,
     sample_split: str,
@@ -310,13 +305,14 @@ def print_summary(
     workdir: Path,
 ) -> None:
     """Print what is about to be trained; `steps` are the first, the last, and those per epoch."""
-    millions = {k: parameter_overview.count_parameters(v) / 1e6 for k, v in params.items()}
+    count = parameter_overview.count_parameters
+    generator, discriminator, text = (count(tree) / 1e6 for tree in params)
     first_step, num_steps, steps_per_epoch = steps
     parts = f" in {config.num_microbatches} microbatches" * (config.num_microbatches > 1)
     lines = {
-        "generator": f"{millions['generator']:.2f} M parameters, {config.image_size} px",
-        "discriminator": f"{millions['discriminator']:.2f} M parameters",
-        "text encoder": f"{config.text.weights}, {millions['text']:.1f} M",
+        "generator": f"{generator:.2f} M parameters, {config.image_size} px",
+        "discriminator": f"{discriminator:.2f} M parameters",
+        "text encoder": f"{config.text.weights}, {text:.1f} M",
         "losses": ", ".join(losses),
         **image_network_line(config),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.dtype}",
@@ -328,21 +324,15 @@ def print_summary(
         + f", resumed at {first_step:,}" * (first_step > 0),
         "workdir": str(workdir),
     }
-    for name, text in lines.items():
-        console.print(f"{name:>14}  {text}")
+    for name, line in lines.items():
+        console.print(f"{name:>14}  {line}")
 
 
 def progress_bar(console: Console) -> Progress:
     """Return a bar of steps, shown only on a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("steps, left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    text_and_bar = Progress.get_default_columns()[:2]
+    counts = (MofNCompleteColumn(), TextColumn("steps, left"), TimeRemainingColumn())
+    return Progress(*text_and_bar, *counts, console=console, disable=not console.is_terminal)
 
 
 def print_step(console: Console, step: int, scalars: Mapping[str, float]) -> None:

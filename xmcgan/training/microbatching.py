@@ -11,14 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from xmcgan.losses import weighted_sum
-from xmcgan.losses.context import Context, Features, Metrics
+from xmcgan.losses.context import Context, Metrics
 from xmcgan.training.state import TrainState
-from xmcgan.training.step import Inputs, JointGradients, Model, joint_metrics, normalize
-
-Sides = tuple[Features, Features]  # real, generated
+from xmcgan.training.step import Inputs, JointGradients, Model, Sides, joint_metrics, normalize
 
 
 def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> tuple[Any, Any]:
@@ -27,8 +25,8 @@ def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> 
     parts = _split(model, inputs)
 
     def encode(d_params: Any, part: Inputs) -> Sides:
-        fake = _generate(model, state, state.g_params, part)[0]
-        return _encode(model, d_params, part, fake)
+        fake, _ = model.generate(state.g_params, state, part)
+        return model.both_features(d_params, part, fake)
 
     features = jax.lax.map(lambda part: encode(d_params, part), parts)
     feature_grads, _ = _feature_gradients(model, "discriminator", inputs, features)
@@ -48,8 +46,8 @@ def joint_gradients(model: Model, state: TrainState, inputs: Inputs) -> JointGra
 
     def encode(params: tuple[Any, Any], part: Inputs) -> tuple[Sides, Any]:
         d_params, g_params = params
-        fake, batch_stats = _generate(model, state, g_params, part)
-        return _encode(model, d_params, part, fake), batch_stats
+        fake, batch_stats = model.generate(g_params, state, part)
+        return model.both_features(d_params, part, fake), batch_stats
 
     features, batch_stats = jax.lax.map(lambda part: encode(params, part), parts)
     d_feature_grads, d_metrics = _feature_gradients(model, "discriminator", inputs, features)
@@ -66,17 +64,6 @@ def joint_gradients(model: Model, state: TrainState, inputs: Inputs) -> JointGra
     metrics = d_metrics | g_metrics | joint_metrics(state, d_params, real, fake, fake_grads)
     mean_stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), batch_stats)
     return JointGradients(pull_to_kernels(d_grads)[0], g_grads, mean_stats, vectors, metrics)
-
-
-def _generate(model: Model, state: TrainState, g_params: Any, part: Inputs) -> tuple[Array, Any]:
-    return model.networks.generate(g_params, state.g_batch_stats, part.captions, part.z)
-
-
-def _encode(model: Model, d_params: Any, part: Inputs, fake: Float[Array, "n h w 3"]) -> Sides:
-    return (
-        model.features(d_params, part, part.real, "real"),
-        model.features(d_params, part, fake, "fake"),
-    )
 
 
 def _feature_gradients(
@@ -103,10 +90,8 @@ def _sum_over_parts(pull_back: Any, params: Any, parts: Inputs, grads: Any) -> A
 
 
 def _split(model: Model, inputs: Inputs) -> Inputs:
-    """Cut a batch into (m, n) so that batch norm groups stay whole.
-
-    Part i takes every m-th group from the i-th on: each device keeps the rows that it has.
-    """
+    """Cut a batch into (m, n) so that batch norm groups stay whole."""
+    # Part i takes every m-th group from the i-th on: each device keeps the rows that it has.
     m, group = model.config.num_microbatches, model.config.batch_norm_group_size
 
     def split(x: Array) -> Array:

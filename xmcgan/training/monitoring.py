@@ -27,10 +27,7 @@ def sample_diversity(
     others: UInt8[np.ndarray, "b h w 3"],
     real: UInt8[np.ndarray, "b h w 3"],
 ) -> float:
-    """Pixel distance of two samples per caption, relative to that of different real images.
-
-    0 if the noise changes nothing. At least two of the real images must differ.
-    """
+    """Pixel distance of two samples per caption, relative to that of different real images."""
 
     def distance(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.abs(a.astype(np.float32) - b).mean())
@@ -52,7 +49,6 @@ class HealthWatch:
         self._consecutive = [0, 0]
 
     def warnings(self, averages: dict[str, float]) -> list[str]:
-        """Return the warnings that are due after this log line."""
         hinge = averages.get("d_hinge_loss", 1.0)
         fake, real = averages.get("fake_similarity", 0.0), averages.get("real_similarity", 0.0)
         signs = {

@@ -33,17 +33,7 @@ def with_whitening(
 def sentence_statistics(
     source: Any, tokenize: Tokenize, encode: Callable[..., Any], seed: int
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """Encode captions drawn from a data set and return what whitens them.
-
-    Args:
-        source: examples with `captions`; at most `MOST_CAPTIONS` are drawn, one of each.
-        tokenize: captions -> (token_ids, word_mask).
-        encode: (token_ids, word_mask) -> sentences.
-        seed: of the choice.
-
-    Returns:
-        `mean` and `matrix`; see `whitening`.
-    """
+    """Return what whitens the sentences of at most `MOST_CAPTIONS` captions of a data set."""
     rng = np.random.default_rng(seed)
     indices = rng.choice(len(source), min(MOST_CAPTIONS, len(source)), replace=False)
     captions = [str(rng.choice(source[int(index)].captions)) for index in indices]
@@ -63,8 +53,7 @@ def whitening(sentences: Float[np.ndarray, "n e"]) -> dict[str, Float[np.ndarray
     """
     wide = sentences.astype(np.float64)
     mean = wide.mean(axis=0)
-    covariance = (wide - mean).T @ (wide - mean) / len(wide)
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(np.cov(wide, rowvar=False, bias=True))
     scales = 1 / np.sqrt(np.maximum(values, 0) + max(values.mean(), 1e-12))
     matrix = (vectors * scales) @ vectors.T
     return {"mean": mean.astype(np.float32), "matrix": matrix.astype(np.float32)}

@@ -15,8 +15,6 @@ from xmcgan.models.spectral_norm import init_spectral_vectors
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Generator, discriminator and their optimizers."""
-
     generator: Any  # Flax modules
     discriminator: Any
     g_optimizer: optax.GradientTransformation
@@ -26,12 +24,9 @@ class Networks:
         self, params: Any, batch_stats: Any, captions: Captions, z: Float[Array, "b z"]
     ) -> tuple[Float[Array, "b h w 3"], Any]:
         """Generate images in training mode; also return the new running statistics."""
+        variables = {"params": params, "batch_stats": batch_stats}
         fake, updates = self.generator.apply(
-            {"params": params, "batch_stats": batch_stats},
-            *captions,
-            z,
-            train=True,
-            mutable=["batch_stats"],
+            variables, *captions, z, train=True, mutable=["batch_stats"]
         )
         return fake, updates.get("batch_stats", {})
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from xmcgan.losses import WeightedLoss, weighted_sum
@@ -25,11 +25,10 @@ from xmcgan.models.spectral_norm import spectral_normalize, spectral_norms
 from xmcgan.training.state import Networks, TrainState
 
 Losses = dict[str, WeightedLoss]
+Sides = tuple[Features, Features]  # real, generated
 
 
 class Inputs(NamedTuple):
-    """Inputs of one update."""
-
     real: Float[Array, "b h w 3"]
     captions: Captions
     z: Float[Array, "b z"]
@@ -64,6 +63,10 @@ class Model(NamedTuple):
         real = batch["image"].astype(float) / 255
         return Inputs(real, Captions(words, mask, sentence), z, uniforms)
 
+    def generate(self, g_params: Any, state: TrainState, inputs: Inputs) -> tuple[Array, Any]:
+        """Images in training mode, and the new running statistics."""
+        return self.networks.generate(g_params, state.g_batch_stats, inputs.captions, inputs.z)
+
     def discriminate(self, d_params: Any, captions: Captions, images: Array) -> Any:
         """Apply the discriminator to normalized parameters."""
         params = d_params | self.frozen_params.get("discriminator", {})
@@ -79,9 +82,11 @@ class Model(NamedTuple):
             pretrained = self.frozen.encode_image(self.frozen_params["image"], images)
         return Features(self.discriminate(d_params, inputs.captions, seen), pretrained)
 
-    def context(
-        self, d_params: Any, inputs: Inputs, fake: Array, features: tuple[Features, Features]
-    ) -> Context:
+    def both_features(self, d_params: Any, inputs: Inputs, fake: Array) -> Sides:
+        real = self.features(d_params, inputs, inputs.real, "real")
+        return real, self.features(d_params, inputs, fake, "fake")
+
+    def context(self, d_params: Any, inputs: Inputs, fake: Array, features: Sides) -> Context:
         """What the losses see, with the features of real and generated images."""
         discriminate = partial(self.discriminate, d_params, inputs.captions)
         group_size = self.config.contrastive_group_size
@@ -112,6 +117,9 @@ def make_train_step(
     else:
         from xmcgan.training import step as gradients
 
+    def unchanged(state: TrainState) -> TrainState:
+        return state  # by a branch and not `where`: both results would be in memory
+
     def train_step(
         state: TrainState, frozen_params: dict[str, Any], batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
@@ -127,7 +135,7 @@ def make_train_step(
             d_grads, vectors = gradients.discriminator_gradients(model, state, update)
             is_finite = jnp.isfinite(optax.tree.norm(d_grads))
             update_d = partial(update_discriminator, networks, d_grads, vectors)
-            state = update_if(is_finite, update_d, state)
+            state = jax.lax.cond(is_finite, update_d, unchanged, state)
             skipped += 1 - is_finite
 
         joint = gradients.joint_gradients(model, state, inputs[-1])
@@ -138,7 +146,7 @@ def make_train_step(
             state = update_discriminator(networks, joint.d_grads, joint.d_vectors, state)
             return update_generator(networks, joint.g_grads, joint.g_batch_stats, config, state)
 
-        state = update_if(is_finite, update_both, state)
+        state = jax.lax.cond(is_finite, update_both, unchanged, state)
         metrics = joint.metrics | {f"{side}_grad_norm": norm for side, norm in norms.items()}
         metrics["skipped_updates"] = skipped + 1 - is_finite
         return state.replace(step=state.step + 1), metrics
@@ -149,26 +157,18 @@ def make_train_step(
 def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> tuple[Any, Any]:
     """Gradients of the discriminator's loss alone, and the new vectors of its spectral norms."""
     # The running statistics are left to the joint update: once per step, whatever d_steps is.
-    fake, _ = model.networks.generate(
-        state.g_params, state.g_batch_stats, inputs.captions, inputs.z
-    )
+    fake, _ = model.generate(state.g_params, state, inputs)
     d_params, pull_to_kernels, vectors = normalize(state)
     grads, _ = jax.grad(partial(discriminator_loss, model, inputs, fake), has_aux=True)(d_params)
     return pull_to_kernels(grads)[0], vectors
 
 
 def joint_gradients(model: Model, state: TrainState, inputs: Inputs) -> JointGradients:
-    """Gradients of both losses at the same parameters, as in the official code.
-
-    The generator runs once, forward and backward, and so does the spectral norm; the compiler
-    shares the discriminator's forward passes between the two losses.
-    """
+    """Gradients of both losses at the same parameters, as in the official code."""
+    # The generator runs once, forward and backward, and so does the spectral norm; the compiler
+    # shares the discriminator's forward passes between the two losses.
     fake, pull_to_generator, batch_stats = jax.vjp(
-        lambda params: model.networks.generate(
-            params, state.g_batch_stats, inputs.captions, inputs.z
-        ),
-        state.g_params,
-        has_aux=True,
+        lambda params: model.generate(params, state, inputs), state.g_params, has_aux=True
     )
     d_params, pull_to_kernels, vectors = normalize(state)
 
@@ -198,10 +198,7 @@ def discriminator_loss(
     model: Model, inputs: Inputs, fake: Float[Array, "b h w 3"], d_params: Any
 ) -> tuple[Float[Array, ""], Metrics]:
     """The discriminator's loss as a function of its normalized parameters."""
-    features = (
-        model.features(d_params, inputs, inputs.real, "real"),
-        model.features(d_params, inputs, fake, "fake"),
-    )
+    features = model.both_features(d_params, inputs, fake)
     context = model.context(d_params, inputs, fake, features)
     return weighted_sum(model.losses, "discriminator", context)
 
@@ -219,28 +216,15 @@ def joint_metrics(
 
 
 def normalize(state: TrainState) -> tuple[Any, Callable[[Any], tuple[Any]], Any]:
-    """Spectrally normalize the discriminator, once per update.
-
-    Returns:
-        Normalized parameters, the pull-back of their gradient to `state.d_params`, new vectors.
-    """
+    """Normalized parameters, the pull-back of their gradient to `state.d_params`, new vectors."""
     return jax.vjp(
         lambda params: spectral_normalize(params, state.d_vectors), state.d_params, has_aux=True
     )
 
 
-def update_if(
-    is_finite: Bool[Array, ""], update_fn: Callable[[TrainState], TrainState], state: TrainState
-) -> TrainState:
-    """Update the state unless a gradient is not finite."""
-    # A branch and not `where`: both results would be in memory.
-    return jax.lax.cond(is_finite, update_fn, lambda state: state, state)
-
-
 def update_discriminator(
     networks: Networks, grads: Any, vectors: Any, state: TrainState
 ) -> TrainState:
-    """Apply the discriminator's gradients."""
     updates, opt_state = networks.d_optimizer.update(grads, state.d_opt_state, state.d_params)
     params = optax.apply_updates(state.d_params, updates)
     return state.replace(d_params=params, d_opt_state=opt_state, d_vectors=vectors)
@@ -257,13 +241,11 @@ def update_generator(
         # Deviation: a short run's average would otherwise be mostly its random start.
         decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
 
-    def average(old: Any, new: Any) -> Any:
-        return jax.tree.map(lambda o, n: decay * o + (1 - decay) * n, old, new)
-
+    average = partial(optax.incremental_update, step_size=1 - decay)
     return state.replace(
         g_params=params,
         g_opt_state=opt_state,
         g_batch_stats=batch_stats,
-        ema_params=average(state.ema_params, params),
-        ema_batch_stats=average(state.ema_batch_stats, batch_stats),
+        ema_params=average(params, state.ema_params),
+        ema_batch_stats=average(batch_stats, state.ema_batch_stats),
     )

@@ -1,9 +1,4 @@
-"""Several processes as one program: joining them, host-level coordination, and how they end.
-
-JAX's multi-controller runtime does the work. Values travel between hosts through its coordination
-service and not, as `jax.experimental.multihost_utils` sends them, through device collectives: those
-time out if a process is late by minutes because it compiles or prepares data.
-"""
+"""Several processes as one program: joining them, host-level coordination, and how they end."""
 
 import argparse
 import contextlib
@@ -17,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -46,10 +41,10 @@ def use_compilation_cache() -> None:
 def use_cpu_cores_as_devices(batch_size: int = 0) -> None:
     """Expose up to four CPU devices, one per available core, that divide `batch_size` (0: any).
 
-    On a CPU one image per core is faster than all cores on one image: a step of `emoji:quickstart`
-    on two cores sees 155 images/s instead of 120. Call it before JAX starts. No effect with an
-    accelerator, which JAX prefers, or if XLA_FLAGS or JAX_NUM_CPU_DEVICES sets the count.
+    Call it before JAX starts. No effect with an accelerator, or if the user sets the count.
     """
+    # One image per core is faster than all cores on one image: a step of `emoji:quickstart` on two
+    # cores sees 155 images/s instead of 120.
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
@@ -70,6 +65,8 @@ def all_gather_json(value: JSON) -> list[JSON]:
         return [value]
     from orbax.checkpoint import multihost  # half a second that one process need not wait
 
+    # Not `jax.experimental.multihost_utils`: its device collectives time out if a process is late
+    # by minutes because it compiles or prepares data.
     client: Any = multihost.get_jax_distributed_client()
     folder = f"xmcgan/{next(_gathers)}"
     client.key_value_set(f"{folder}/{jax.process_index():08d}", json.dumps(value))
@@ -79,13 +76,7 @@ def all_gather_json(value: JSON) -> list[JSON]:
 
 @contextlib.contextmanager
 def raise_on_all() -> Iterator[None]:
-    """Leave the block in all processes or in none: a UserError of one is raised in all.
-
-    The block may not gather anything itself.
-
-    Raises:
-        AgreedError: one of several processes raised a UserError.
-    """
+    """Make a UserError of one process an AgreedError of all; the block may not gather anything."""
     message = None
     try:
         yield
@@ -99,22 +90,14 @@ def raise_on_all() -> Iterator[None]:
 
 
 def broadcast_from_host0(compute: Callable[[], JSON]) -> JSON:
-    """Return in all processes what `compute` returns in process 0, the only one that calls it.
-
-    Raises:
-        AgreedError: it raised a UserError.
-    """
+    """Return in all processes what `compute` returns in process 0, the only one that calls it."""
     with raise_on_all():
         value = compute() if is_host0() else None
     return all_gather_json(value)[0]
 
 
 def require_same(choices: Mapping[str, JSON]) -> None:
-    """Refuse processes whose choices or libraries differ.
-
-    Raises:
-        AgreedError: with every field that differs from process 0's.
-    """
+    """Refuse processes whose choices or versions differ from process 0's, with all fields."""
     versions = {"version of jax": jax.__version__, "version of xmcgan": xmcgan.__version__}
     first, *others = all_gather_json(dict(choices) | versions)
     for process, other in enumerate(others, start=1):
@@ -139,14 +122,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def session(args: argparse.Namespace) -> Iterator[None]:
-    """Join the other processes for the duration of the block; without the flags, do nothing.
-
-    It must begin before JAX looks for devices. An error in one process alone ends it at once: the
-    others would wait for it in their next collective, and end when they notice.
-
-    Raises:
-        DistributedError: the flags do not fit together, or the processes do not meet.
-    """
+    """Join the other processes, if the flags say so; begins before JAX looks for devices."""
     if not _is_distributed(args):
         yield
         return
@@ -156,7 +132,8 @@ def session(args: argparse.Namespace) -> Iterator[None]:
     except Exception as error:
         if jax.process_count() == 1:
             raise
-        _exit_now(*_exit_message(error))
+        # At once: the others would wait for this one in their next collective.
+        _end_process(error)
 
 
 def _is_distributed(args: argparse.Namespace) -> bool:
@@ -217,29 +194,26 @@ def _exit_unmet(args: argparse.Namespace) -> None:
     os._exit(EXIT_USER_ERROR)  # from a thread: the main one waits inside JAX
 
 
-def _exit_message(error: Exception) -> tuple[int, str]:
-    """Exit status and message of a process that cannot continue."""
-    process, count = jax.process_index(), jax.process_count()
-    if isinstance(error, AgreedError):  # raised in all processes: host 0 prints it for all
-        return EXIT_USER_ERROR, f"error: {error}" if process == 0 else ""
-    if isinstance(error, UserError):
-        return EXIT_USER_ERROR, f"error: process {process}: {error}"
-    trace = traceback.format_exc()
-    if not isinstance(error, jax.errors.JaxRuntimeError):
-        return 1, f"{trace}error: process {process} stops, and the {count - 1} others with it"
-    return EXIT_LOST, (
-        f"{trace}error: process {process} cannot continue. If no other process says why, one of "
-        f"the {count} was lost, or the network between them. The last checkpoint is intact: the "
-        "same command resumes from it, also on fewer processes."
-    )
-
-
-def _exit_now(status: int, message: str) -> None:
+def _end_process(error: Exception) -> NoReturn:
     """End this process without waiting for the others, as JAX would at a normal exit."""
+    process, count = jax.process_index(), jax.process_count()
+    status, message = EXIT_USER_ERROR, f"error: process {process}: {error}"
+    if isinstance(error, AgreedError):  # raised in all processes: host 0 prints it for all
+        message = f"error: {error}" if process == 0 else ""
+    elif isinstance(error, jax.errors.JaxRuntimeError):
+        status = EXIT_LOST
+        message = (
+            f"{traceback.format_exc()}error: process {process} cannot continue. If no other "
+            f"process says why, one of the {count} was lost, or the network between them. The last "
+            "checkpoint is intact: the same command resumes from it, also on fewer processes."
+        )
+    elif not isinstance(error, UserError):
+        status = 1
+        message = f"error: process {process} stops, and the {count - 1} others with it"
+        message = traceback.format_exc() + message
     if message:
         print(message, file=sys.stderr, flush=True)
-    if is_host0():
-        # The coordination service ends with this process: let the others print first.
+    if process == 0:  # the coordination service ends with it: let the others print first
         time.sleep(_PRINT_SECONDS)
     sys.stdout.flush()
     os._exit(status)

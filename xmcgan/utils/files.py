@@ -47,13 +47,10 @@ def clear_leftovers(folder: Path, name: str = "*") -> None:
 def lock_folder(
     folder: Path, error: type[UserError], *, name: str = ".lock", wait: bool = True
 ) -> Iterator[None]:
-    """Lock `folder`, created if missing, for this process.
+    """Lock `folder`, created if missing, for this process, by the file `name` in it.
 
-    The lock is the file `name` in it. The system releases it when its holder ends, however that
-    happens, so it cannot go stale.
-
-    Raises:
-        error: The folder cannot be written, or (`wait=False`) another process holds the lock.
+    The system releases the lock when its holder ends, however that happens: it cannot go stale.
+    Raises `error` if the folder cannot be written or (`wait=False`) another process holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,9 +86,9 @@ def require_shared(workdir: Path) -> None:
         )
 
 
-def lock_holder(folder: Path, name: str = ".lock") -> str:
+def lock_holder(folder: Path) -> str:
     """Return the id of the process that holds the lock of `folder`, or an empty string."""
-    path = folder / name
+    path = folder / ".lock"
     if not path.exists():
         return ""
     with path.open(encoding="utf-8") as file:

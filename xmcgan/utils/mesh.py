@@ -17,18 +17,9 @@ _MIN_SHARDED_SIZE = 4096
 
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
-    """Create the (data, fsdp) mesh of `devices`, by default those of all processes.
-
-    Args:
-        fsdp: Neighboring devices that share one copy of the state; 1 gives each its own.
-
-    Returns:
-        A mesh of axes of type Auto, in the order of the processes: each feeds one slice of a batch.
-
-    Raises:
-        ConfigError: `fsdp` does not divide the devices, or processes have different numbers.
-    """
+    """Create the mesh of all devices; `fsdp` neighboring ones share one copy of the state."""
     devices = jax.devices() if devices is None else devices
+    # In the order of the processes: each feeds one slice of a batch.
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     counts = Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
@@ -60,9 +51,6 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
 
     One rule: an array is split along its largest dimension that the axis divides, the last of
     equals; a small array, or one without such a dimension, is replicated.
-
-    Args:
-        state: A pytree of arrays or of their shapes.
     """
     parts = mesh.shape["fsdp"]
 
@@ -78,17 +66,14 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
     """Place NumPy arrays that every process holds whole on the mesh, without blocking."""
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)),
-        tree,
-    )
+    place = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda x: place(sharding, np.asarray(x), np.shape(x)), tree)
 
 
 def put_shares(tree: Any, sharding: NamedSharding) -> Any:
     """Join NumPy arrays of which every process holds its share, without blocking."""
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
-    )
+    place = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda x: place(sharding, np.asarray(x)), tree)
 
 
 def fetch(array: Any) -> np.ndarray:
@@ -100,11 +85,9 @@ def fetch(array: Any) -> np.ndarray:
 
 
 def inference_batch_size(mesh: Mesh) -> int:
-    """Images that a frozen network takes at once.
-
-    A CPU is fastest if the arrays of a batch stay in its caches, an accelerator if a batch fills
-    it. A single CPU device shares two images among its cores; of several each takes one.
-    """
+    """Images that a frozen network takes at once."""
+    # A CPU is fastest if the arrays of a batch stay in its caches, an accelerator if a batch fills
+    # it. A single CPU device shares two images among its cores; of several each takes one.
     return max(mesh.size, 2) if _is_cpu(mesh) else 64 * mesh.size
 
 

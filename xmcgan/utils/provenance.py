@@ -7,8 +7,9 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ def commit(checkout: Path = Path(xmcgan.__file__).parents[1]) -> str | None:
     if not (checkout / ".git").exists():
         return None
     try:
-        head = _git(checkout, "rev-parse", "HEAD")
-        return head + "+" * bool(_git(checkout, "status", "--porcelain"))
+        git = partial(subprocess.check_output, cwd=checkout, stderr=subprocess.DEVNULL, text=True)
+        head = git(["git", "rev-parse", "HEAD"]).strip()
+        return head + "+" * bool(git(["git", "status", "--porcelain"]))
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -89,6 +91,19 @@ def read_starts(workdir: Path) -> list[dict[str, Any]]:
     return starts if is_complete else []
 
 
+def starts_table(starts: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return rows about the starts of a run, the header first."""
+    rows = [("started (UTC)", "from step", "ended", "commit", "devices", "Python, JAX")]
+    for start in starts:
+        end, head = start.get("end"), start.get("commit")
+        begun, first_step = start["time"].replace("+00:00", ""), f"{start['first_step']:,}"
+        how = f"{end['how']}, step {end['step']:,}" if end else "not recorded"
+        code = head[:10] + "+" * head.endswith("+") if head else "unknown"
+        versions = f"{start['python']}, {start['jax_version']}"
+        rows.append((begun, first_step, how, code, start["device"], versions))
+    return rows
+
+
 def _write_starts(workdir: Path, starts: list[dict[str, Any]]) -> None:
     write_text(workdir / RUN_FILE, json.dumps({"starts": starts}, indent=2) + "\n")
 
@@ -111,8 +126,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         is_group = isinstance(value, Mapping)
         flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
     return flat
-
-
-def _git(checkout: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(checkout), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -10,16 +10,10 @@ from xmcgan.errors import ConfigError, did_you_mean
 
 
 def find(name: str, registered: Mapping[str, str], kind: str) -> Any:
-    """Return the class or function behind a name.
+    """Return the class or function behind a name, such as "hinge" of a `kind` "loss".
 
-    Args:
-        name: A key of `registered`, or `module:attribute` of a module on Python's path or in the
-            current directory.
-        registered: `module:attribute` by name.
-        kind: "loss", "metric", ... for error messages.
-
-    Raises:
-        ConfigError: Unknown name, or a module that cannot be imported or lacks the attribute.
+    The name is a key of `registered`, or `module:attribute` of a module on Python's path or in the
+    current directory. Raises ConfigError if there is no such name, module or attribute.
     """
     path = registered.get(name, name)
     module_name, _, attribute = path.partition(":")

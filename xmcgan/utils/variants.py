@@ -21,20 +21,14 @@ def parse_variant(
     names: tuple[str, ...] = (),
     options: tuple[str, ...] = (),
 ) -> ConfigDict:
-    """Read a variant such as `64`, `quickstart` or `64,ablation=sentence+word`.
+    """Read a variant such as `64`, `quickstart` or `64,ablation=sentence+word`; may be empty.
 
     Args:
-        variant: items separated by commas; may be empty.
-        sizes: image sizes that the config knows.
-        names: plain items that it knows.
-        options: items `NAME=VALUE` that it knows beside `ablation`.
+        sizes, names, options: image sizes, plain items and items `NAME=VALUE` that it may have.
 
     Returns:
         `size` (int or None), `names` (those given), `ablation` (losses to keep beside the hinge,
         or None for all that the config switches on), and each option (a string, maybe empty).
-
-    Raises:
-        ConfigError: an item that is none of these.
     """
     parsed = ConfigDict({"size": None, "names": [], "ablation": None})
     parsed.update(dict.fromkeys(options, ""))
@@ -56,9 +50,7 @@ def parse_variant(
 
 
 def _parse_ablation(text: str) -> list[str]:
-    if text == "none":
-        return []
-    parts = text.split("+")
+    parts = [] if text == "none" else text.split("+")
     for part in parts:
         if part not in ABLATION_NAMES:
             known = [*ABLATION_NAMES, "none"]

@@ -24,8 +24,8 @@ from xmcgan.evaluation.protocols import flattered_by, get_protocol, load_network
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import Cell
 from xmcgan.training.checkpoint import checkpoint_digest, committed_steps, read_record
+from xmcgan.training.logging import read_curves
 from xmcgan.training.monitoring import StopSignal
-from xmcgan.utils.run_log import read_curves
 
 _POLL_SECONDS = 0.2
 
