@@ -222,10 +222,9 @@ def generate(args: argparse.Namespace) -> None:
     message = f"{total:,} images and manifest.json in {args.out}"
     if args.out.suffix != ".zip":
         in_grid = total if total <= GRID_IMAGES else GRID_IMAGES // columns * columns
-        texts: list[str | list[str]] = [captions[n // args.num] for n in range(in_grid)]
-        if args.labels:
-            labels = [f"seed {seeds[row]}" if seeds else f"noise {row}" for row in rows[:in_grid]]
-            texts = [[str(text), label] for text, label in zip(texts, labels, strict=True)]
+        texts = [[captions[n // args.num]] for n in range(in_grid)]
+        for text, row in zip(texts, rows.tolist() if args.labels else [], strict=False):
+            text.append(f"seed {seeds[row]}" if seeds else f"noise {row}")
         image_grid(np.stack(shown[:in_grid]), texts, columns).save(args.out / "grid.png")
         message += f"; the first {in_grid} in grid.png" if in_grid < total else ", all in grid.png"
     print(message)
@@ -262,7 +261,7 @@ def interpolate(args: argparse.Namespace, captions: list[str], seeds: list[int] 
             z = interpolate_noise(start, end, args.frames)
             ways.append(model(captions * args.frames, z))
     if is_host0():
-        images = np.concatenate(ways)
+        images = np.concatenate([ways[0], *(way[1:] for way in ways[1:])])  # ends meet
         write_video(file, images, seconds=2.0 * len(ways))
         print(f"{len(images)} images in {file}")
 

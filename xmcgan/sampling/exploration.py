@@ -1,5 +1,6 @@
 """What a trained model has learned, for notebooks: tables, interpolation, attention to words."""
 
+import importlib
 import importlib.util
 import math
 import os
@@ -215,8 +216,7 @@ def write_video(path: Path, images: UInt8[np.ndarray, "n h w 3"], seconds: float
     frames = [*large, *large[-2:0:-1]]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
-        import imageio_ffmpeg
-
+        imageio_ffmpeg: Any = importlib.import_module("imageio_ffmpeg")
         size = (large.shape[2], large.shape[1])
         fps = len(images) / seconds
         writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2)
