@@ -2,7 +2,7 @@
 
 python scripts/plan.py --config coco:256 --target v5e:4x4
 python scripts/plan.py --config coco:256 --target v5e:4x4 --target h100:8
-python scripts/plan.py --config coco:128 --target cpu:8 --config.remat=convolutions
+python scripts/plan.py --config coco:128 --target cpu:8 --config.remat=blocks
 python scripts/plan.py --config coco:256 --target v5e:2x2 --largest-batch
 python scripts/plan.py --config coco:256 --target v5e:2x2 \\
     --compare remat=none,convolutions,blocks
