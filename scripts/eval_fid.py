@@ -98,7 +98,11 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     job = parser.add_argument_group("the checkpoints of a run")
     add = job.add_argument
     add("--workdir", type=Path, metavar="DIR", help="of a training run, finished or going on")
-    add("--model", metavar="NAME", help="a model folder instead: its scores are printed")
+    add(
+        "--model",
+        metavar="NAME",
+        help="a model instead (folder, name, hf:user/name): its scores are printed",
+    )
     add(
         "--step",
         type=int,
@@ -276,11 +280,12 @@ def run_model(args: argparse.Namespace) -> str:
             )
         if args.save_samples:
             check_writable(args.save_samples)
-        model = load_model(args.model)
+        folder = find_model(args.model)
+        model = load_model(folder)
         if is_host0():
             data = model.config.data
             DataSet(data.name, data.data_dir, **data.fields).prepare()
-    evaluation = evaluator.Evaluator(find_model(args.model), options)
+    evaluation = evaluator.Evaluator(folder, options)
     scores = evaluation.score(model.variables, args.model, args.save_samples)
     lines = score_lines(scores) if scores else []  # process 0 has them
     manifest = evaluation.manifest

@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
     source.add_argument(
-        "--model", metavar="NAME", help="a model that comes with the repository, or its folder"
+        "--model", metavar="NAME", help="a name such as emoji64, a folder, or hf:user/name"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument(

@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     source = generate.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
     source.add_argument("--model", metavar="NAME",
-                        help="a model that comes with the repository, or its folder")
+                        help="a name such as emoji64, a folder, or hf:user/name")
     add = generate.add_argument
     add("--captions", type=Path, required=True, metavar="DIR",
         help="the authors' SOA/captions: label_XX_NAME.pkl, or the same as .json")

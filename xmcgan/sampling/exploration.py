@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from xmcgan.errors import UserError, did_you_mean
+from xmcgan.sampling.hub import PREFIX
 from xmcgan.sampling.model_folder import FACTS, MODELS_DIR, known_models, load_model
 from xmcgan.sampling.sampler import TrainedModel, to_uint8
 
@@ -48,15 +49,15 @@ def open_model(name: str) -> tuple[TrainedModel, Path]:
     """Load a model for a notebook; the second is the folder for what the notebook writes.
 
     Args:
-        name: of a model that comes with the repository, or a model folder or workdir, looked for in
-            the current folder and in the folders around it. `XMCGAN_WORKDIR` overrides it.
+        name: of a model that comes with the repository, hf:user/name, or a model folder or workdir,
+            looked for in the current folder and those around it. `XMCGAN_WORKDIR` overrides it.
 
     Raises:
         UserError: there is none, or it cannot be loaded.
     """
     name = os.environ.get(WORKDIR_VARIABLE) or name
     known = known_models()
-    if name in known:
+    if name in known or name.startswith(PREFIX):
         return load_model(name), MODELS_DIR.parents[1] / "runs" / "notebook"
     path = Path(name).expanduser()
     for folder in [around / path for around in (Path.cwd(), *Path.cwd().parents)]:

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
+import xmcgan
 from xmcgan.config import default_config, read_config, save_config
 from xmcgan.errors import UserError, WeightsError, did_you_mean, listed
 from xmcgan.pretrained.weights import (
@@ -25,6 +26,7 @@ from xmcgan.pretrained.weights import (
     resolve,
     sha256_of,
 )
+from xmcgan.sampling.hub import PREFIX, download_model, warn_of_pickles
 from xmcgan.sampling.sampler import TrainedModel
 from xmcgan.training.checkpoint import named_leaves
 from xmcgan.utils.download import fetch_wheel
@@ -68,6 +70,7 @@ def save_model(
         file.write(safetensors.numpy.save(tensors))
     facts = {
         "format": _FORMAT,
+        "version": xmcgan.__version__,
         "name": folder.name,
         "steps": info["steps"],
         "images_seen": info["images_seen"],
@@ -86,7 +89,7 @@ def save_model(
 
 
 def load_model(path_or_name: str | Path) -> TrainedModel:
-    """Load a model folder, or by name one that comes with the repository.
+    """Load a model folder, by name one that comes with the repository, or `hf:user/name`.
 
     The text encoder is fetched on first use.
 
@@ -95,9 +98,7 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
         ConfigError: config.json is missing or damaged.
     """
     folder = find_model(path_or_name)
-    facts = _read_facts(folder / FACTS)
-    config = read_config(folder / CONFIG)
-    tensors = _read_weights(folder / WEIGHTS, facts["weights"])
+    config, tensors, facts = read_model(folder)
     if source := SOURCES.get(config.text.weights):
         directory = default_weights_dir()
         if not all((directory / source.name / m.filename).is_file() for m in source.members):
@@ -115,7 +116,19 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
         "weights": "ema",
         "checkpoint": facts["weights"]["sha256"],
     }
+    if str(path_or_name).startswith(PREFIX):
+        repository = str(path_or_name).partition("@")[0]
+        model.origin["hub"] = f"{repository}@{folder.name}"  # the commit
     return model
+
+
+def read_model(folder: Path) -> tuple[ConfigDict, dict[str, np.ndarray], dict[str, Any]]:
+    """Return config, arrays by name and facts of a model folder, without its text encoder."""
+    if folder.is_dir():
+        warn_of_pickles([path.name for path in folder.iterdir()], str(folder))
+    facts = _read_facts(folder / FACTS)
+    config = read_config(folder / CONFIG)
+    return config, _read_weights(folder / WEIGHTS, facts["weights"]), facts
 
 
 def load_from_flags(
@@ -140,11 +153,13 @@ def known_models() -> list[str]:
 
 
 def find_model(path_or_name: str | Path) -> Path:
-    """Return the folder of a model, given that folder or one of `known_models()`.
+    """Return the folder of a model, given that folder, one of `known_models()` or a hub id.
 
     Raises:
         WeightsError: there is none; a near miss is named.
     """
+    if str(path_or_name).startswith(PREFIX):
+        return download_model(str(path_or_name), (FACTS, CONFIG, WEIGHTS))
     known = known_models()
     if str(path_or_name) in known:
         return MODELS_DIR / path_or_name
@@ -152,8 +167,8 @@ def find_model(path_or_name: str | Path) -> Path:
     if folder.is_dir():
         return folder
     raise WeightsError(
-        f"no model {str(path_or_name)!r}: it is neither a folder nor one of the models that come "
-        f"with the repository ({', '.join(known) or 'none'})"
+        f"no model {str(path_or_name)!r}: it is neither a folder, nor one of the models that come "
+        f"with the repository ({', '.join(known) or 'none'}), nor hf:user/name"
         f"{did_you_mean(str(path_or_name), known)}"
     )
 
@@ -161,6 +176,12 @@ def find_model(path_or_name: str | Path) -> Path:
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(facts["format"], int) and facts["format"] > _FORMAT:
+            raise WeightsError(
+                f"{path} is of format {facts['format']}, written by XMC-GAN "
+                f"{facts.get('version', 'of a newer version')}, and {xmcgan.__version__} reads up "
+                f"to {_FORMAT}: update the package"
+            )
         wrong = [name for name, kind in _FACT_TYPES.items() if not isinstance(facts[name], kind)]
         Member(WEIGHTS, **facts["weights"])
     except FileNotFoundError:
@@ -169,11 +190,6 @@ def _read_facts(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is damaged: {error}") from None
     if wrong:
         raise WeightsError(f"{path} is damaged: wrong type of {', '.join(wrong)}")
-    if facts["format"] > _FORMAT:
-        raise WeightsError(
-            f"{path} is of format {facts['format']}, and this version reads up to {_FORMAT}: "
-            "update the repository"
-        )
     return facts
 
 

@@ -235,6 +235,14 @@ class TrainedModel:
         other.origin = self.origin | {"step": step, "weights": weights, "checkpoint": digest}
         return other
 
+    def save(self, folder: str | Path, card: str = "") -> Path:
+        """Write a model folder, named after the model; see `save_model`."""
+        from xmcgan.sampling.model_folder import save_model  # which builds upon this module
+
+        info = {"steps": self.step, "images_seen": self.step * self.config.batch_size}
+        card = card or f"# {Path(folder).name}\n\nAn XMC-GAN generator after {self.step} steps.\n"
+        return save_model(Path(folder), self.variables, self.config, info, card)
+
     def __call__(
         self, captions: Sequence[str], z: Float[np.ndarray, "n z"]
     ) -> UInt8[np.ndarray, "n h w 3"]:

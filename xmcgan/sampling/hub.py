@@ -1,0 +1,102 @@
+"""Model folders on the Hugging Face hub: `hf:user/name`, or `hf:user/name@revision`."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from xmcgan.errors import UserError, WeightsError
+
+PREFIX = "hf:"
+# Files of formats that can hold code; they are never read.
+PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
+
+
+def download_model(hub_id: str, names: Sequence[str]) -> Path:
+    """Return the folder in the hub's cache with the named files; its name is the commit.
+
+    Raises:
+        WeightsError: there is no such model or revision, a file is missing, or the hub cannot be
+            reached and the cache does not hold it.
+    """
+    repo, revision = _split(hub_id)
+    library = _library()
+    with _hub_errors(library, hub_id):
+        # The first answer says which commit a branch stands for; the others are of that one.
+        folder = Path(library.hf_hub_download(repo, names[0], revision=revision)).parent
+        for name in names[1:]:
+            library.hf_hub_download(repo, name, revision=folder.name)
+    # What else is there is only of interest, and the cache may be all that can be reached.
+    with contextlib.suppress(Exception):
+        files = library.HfApi().model_info(repo, revision=folder.name, timeout=10).siblings
+        warn_of_pickles([file.rfilename for file in files], hub_id)
+    return folder
+
+
+def upload_model(folder: Path, hub_id: str, *, private: bool = False) -> str:
+    """Upload a model folder, making the repository if there is none; return the commit's address.
+
+    Raises:
+        WeightsError: the hub refuses it or cannot be reached.
+    """
+    repo, revision = _split(hub_id)
+    library = _library()
+    with _hub_errors(library, hub_id):
+        api = library.HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, revision=revision))
+
+
+def warn_of_pickles(names: Sequence[str], where: str) -> None:
+    """Say which files of a model are not read because they could run code."""
+    if pickles := [name for name in names if name.endswith(PICKLE_SUFFIXES)]:
+        print(f"{where}: ignored {', '.join(sorted(pickles))}: only safetensors and JSON are read")
+
+
+def _split(hub_id: str) -> tuple[str, str | None]:
+    repo, _, revision = hub_id.removeprefix(PREFIX).partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise WeightsError(f"{hub_id!r} is no hub id: write hf:user/name or hf:user/name@revision")
+    return repo, revision or None
+
+
+def _library() -> ModuleType:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError:
+        raise UserError(
+            "hf:user/name needs a library that is not installed: pip install huggingface_hub"
+        ) from None
+    return huggingface_hub
+
+
+@contextlib.contextmanager
+def _hub_errors(library: ModuleType, hub_id: str) -> Iterator[None]:
+    """Turn the library's errors into one that names the model."""
+    errors = library.errors
+    try:
+        yield
+    except errors.RevisionNotFoundError:
+        raise WeightsError(f"{hub_id} has no such revision") from None
+    except errors.RepositoryNotFoundError:
+        raise WeightsError(
+            f"there is no model {hub_id}, or it is private: log in with `hf auth login`"
+        ) from None
+    except errors.LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"the hub cannot be reached, and its cache does not hold {hub_id}: {_first(error)}"
+        ) from None
+    except errors.EntryNotFoundError as error:
+        raise WeightsError(f"{hub_id} is no model folder of XMC-GAN: {_first(error)}") from None
+    except errors.HFValidationError as error:
+        raise WeightsError(f"{hub_id!r} is no hub id: {_first(error)}") from None
+    except Exception as error:  # of the HTTP library underneath, which differs by version
+        if isinstance(error, UserError):
+            raise
+        raise WeightsError(f"the hub failed at {hub_id}: {_first(error)}") from None
+
+
+def _first(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
