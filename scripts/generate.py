@@ -9,22 +9,31 @@ import argparse
 import sys
 import textwrap
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.errors import DataError, UserError, run_cli
+from xmcgan.sampling.exploration import (
+    check_video,
+    interpolate_captions,
+    interpolate_noise,
+    write_video,
+)
 from xmcgan.sampling.grid import image_grid
 from xmcgan.sampling.model_folder import load_from_flags
 from xmcgan.sampling.sample_files import SampleWriter, check_writable
-from xmcgan.sampling.sampler import sample_noise
+from xmcgan.sampling.sampler import TrainedModel, sample_noise
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import is_host0, use_compilation_cache
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
-CHUNK = 256  # images in memory at once, 50 MB at 256 pixels
+CHUNK = 64  # images in memory at once, 12 MB at 256 pixels
+MAX_SEEDS = 100_000
 GRID_IMAGES = 48  # first images that grid.png shows
 
 
@@ -50,6 +59,12 @@ def parse_args() -> argparse.Namespace:
         "--seed", type=int, default=0, metavar="N", help="seed of the noise (default: 0)"
     )
     parser.add_argument(
+        "--seeds",
+        metavar="RANGE",
+        help="an image per caption of each of these seeds instead of --seed and --num, such as "
+        "0-29 or 3,8,10-12",
+    )
+    parser.add_argument(
         "--truncation",
         type=float,
         metavar="T",
@@ -68,6 +83,25 @@ def parse_args() -> argparse.Namespace:
         required=True,
         metavar="DIR|ZIP",
         help="folder for the images and grid.png, or a zip without a grid",
+    )
+    parser.add_argument(
+        "--labels", action="store_true", help="say under each image of the grid which noise it has"
+    )
+    parser.add_argument(
+        "--interpolate",
+        action="store_true",
+        help="a video of the way from each caption to the next one, or of one caption from each "
+        "noise to the next one",
+    )
+    parser.add_argument(
+        "--video",
+        type=Path,
+        metavar="FILE",
+        help=".gif or .mp4 (which needs imageio-ffmpeg) of --interpolate (default: "
+        "OUT/interpolation.gif)",
+    )
+    parser.add_argument(
+        "--frames", type=int, default=24, metavar="N", help="of each way (default: 24)"
     )
     parser.add_argument(
         "--step", type=int, metavar="N", help="checkpoint of the workdir (default: the newest)"
@@ -127,22 +161,46 @@ def main() -> None:
         generate(args)
 
 
+def read_seeds(text: str) -> list[int]:
+    """Return the seeds of ranges such as `3,8,10-12`."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            found = range(int(first), int(last or first) + 1)
+        except ValueError:
+            found = range(0)
+        if not found or len(found) > MAX_SEEDS:
+            raise UserError(
+                f"--seeds {text}: {part!r} is no seed and no range of at most {MAX_SEEDS:,}, such "
+                "as 0-29"
+            )
+        seeds += found
+    return seeds
+
+
 def generate(args: argparse.Namespace) -> None:
     """Sample on all devices of all processes; process 0 writes."""
     captions = read_captions(args.caption, args.captions_file)
-    if args.num < 1 or args.seed < 0:
-        raise UserError("--num must be at least 1 and --seed at least 0")
+    if args.num < 1 or args.seed < 0 or args.frames < 2:
+        raise UserError("--num must be at least 1, --seed at least 0, --frames at least 2")
+    seeds = read_seeds(args.seeds) if args.seeds else None
+    args.num = len(seeds) if seeds else args.num
     total = len(captions) * args.num
     if is_host0():
         check_writable(args.out)
+    if args.interpolate:
+        interpolate(args, captions, seeds)
+        return
 
     use_compilation_cache()
     model = load_from_flags(args.workdir, args.model, args.step, raw=args.raw)
     if is_host0():
         warn_of_cut(captions, model.sampler.tokenizer)
-    rows = np.arange(total) % args.num if args.shared_noise else np.arange(total)
-    noise = sample_noise(args.seed, rows.max() + 1, model.sampler.generator.z_dim, args.truncation)
+    rows = np.arange(total) % args.num if args.shared_noise or seeds else np.arange(total)
+    noise = noise_of(args, seeds, rows.max() + 1, model)
     origin = {**model.origin, "seed": args.seed, "truncation": args.truncation}
+    origin |= {"seeds": seeds} if seeds else {}
     # A row per caption; if each has one image, or there is one caption, rows of four.
     columns = min(args.num, 16) if min(args.num, len(captions)) > 1 else min(total, 4)
     shown: list[np.ndarray] = []
@@ -164,10 +222,48 @@ def generate(args: argparse.Namespace) -> None:
     message = f"{total:,} images and manifest.json in {args.out}"
     if args.out.suffix != ".zip":
         in_grid = total if total <= GRID_IMAGES else GRID_IMAGES // columns * columns
-        texts = [captions[n // args.num] for n in range(len(shown))]
-        image_grid(np.stack(shown[:in_grid]), texts[:in_grid], columns).save(args.out / "grid.png")
+        texts = [[captions[n // args.num]] for n in range(in_grid)]
+        for text, row in zip(texts, rows.tolist() if args.labels else [], strict=False):
+            text.append(f"seed {seeds[row]}" if seeds else f"noise {row}")
+        image_grid(np.stack(shown[:in_grid]), texts, columns).save(args.out / "grid.png")
         message += f"; the first {in_grid} in grid.png" if in_grid < total else ", all in grid.png"
     print(message)
+
+
+def noise_of(
+    args: argparse.Namespace, seeds: list[int] | None, num: int, model: TrainedModel
+) -> Float[np.ndarray, "n z"]:
+    """Return the noise of --seeds, or `num` rows of --seed."""
+    z_dim = model.sampler.generator.z_dim
+    if seeds:
+        return np.concatenate([sample_noise(seed, 1, z_dim, args.truncation) for seed in seeds])
+    return sample_noise(args.seed, num, z_dim, args.truncation)
+
+
+def interpolate(args: argparse.Namespace, captions: list[str], seeds: list[int] | None) -> None:
+    """Write a video of ways between captions under one noise, or between noises."""
+    file = args.video or args.out / "interpolation.gif"
+    check_video(file)
+    if args.out.suffix == ".zip":
+        raise UserError("--interpolate writes a video: give a folder as --out")
+    if len(captions) == 1 and args.num == 1:
+        raise UserError("--interpolate needs two captions, or one and --num or --seeds of 2 noises")
+    use_compilation_cache()
+    model = load_from_flags(args.workdir, args.model, args.step, raw=args.raw)
+    noise = noise_of(args, seeds, args.num, model)
+    ways = []
+    if len(captions) > 1:
+        z = np.repeat(noise[:1], args.frames, axis=0)
+        for start, end in pairwise(captions):
+            ways.append(interpolate_captions(model, start, end, z))
+    else:
+        for start, end in pairwise(noise):
+            z = interpolate_noise(start, end, args.frames)
+            ways.append(model(captions * args.frames, z))
+    if is_host0():
+        images = np.concatenate([ways[0], *(way[1:] for way in ways[1:])])  # ends meet
+        write_video(file, images, seconds=2.0 * len(ways))
+        print(f"{len(images)} images in {file}")
 
 
 if __name__ == "__main__":

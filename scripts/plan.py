@@ -2,10 +2,10 @@
 
 python scripts/plan.py --config coco:256 --target v5e:4x4
 python scripts/plan.py --config coco:256 --target v5e:4x4 --target h100:8
-python scripts/plan.py --config coco:128 --target cpu:8 --config.remat=true
+python scripts/plan.py --config coco:128 --target cpu:8 --config.remat=blocks
 python scripts/plan.py --config coco:256 --target v5e:2x2 --largest-batch
 python scripts/plan.py --config coco:256 --target v5e:2x2 \\
-    --compare remat=false,true
+    --compare remat=none,convolutions,blocks
 
 Needs neither the target nor data or weights, only its compiler: for TPUs
 `pip install -r requirements-tpu.txt`, for GPUs requirements-cuda.txt. Memory,
@@ -114,7 +114,7 @@ def config_variants(args: argparse.Namespace, overrides: list[str]) -> list[tupl
     """Return the configs to plan, each with what tells it from the others."""
     field, equals, values = (args.compare or "").partition("=")
     if args.compare and not (equals and values):
-        raise ConfigError(f"--compare {args.compare}: write FIELD=A,B, such as remat=false,true")
+        raise ConfigError(f"--compare {args.compare}: write FIELD=A,B, such as remat=none,blocks")
     variants = []
     for value in values.split(",") if args.compare else [""]:
         config = load_config(args.config)

@@ -142,3 +142,44 @@ def test_many_captions_become_shards_and_a_grid_of_the_first_ones(run, tiny_work
     assert Image.open(tmp_path / "out" / "grid.png").height < 4000
     assert run(GENERATE, *flags, "--out", tmp_path / "out.zip")[0] == 0
     assert (tmp_path / "out.zip").stat().st_size > 1001 * 1000
+
+
+def test_seeds_are_noises_of_their_own_and_labels_name_them(run, tiny_workdir, tmp_path):
+    flags = ("--workdir", tiny_workdir, "--caption", "a red circle")
+    status, _, _ = run(GENERATE, *flags, "--seeds", "3,7-9", "--labels", "--out", tmp_path / "many")
+    assert status == 0
+    manifest = json.loads((tmp_path / "many" / "manifest.json").read_text())
+    assert manifest["seeds"] == [3, 7, 8, 9]
+    for index, seed in ((0, 3), (3, 9)):
+        out = tmp_path / f"one{seed}"
+        assert run(GENERATE, *flags, "--seed", seed, "--num", 1, "--out", out)[0] == 0
+        one = np.asarray(Image.open(out / "0000_00.png"))
+        many = np.asarray(Image.open(tmp_path / "many" / f"0000_{index:02d}.png"))
+        np.testing.assert_allclose(one.astype(int), many.astype(int), atol=1)
+    plain = tmp_path / "plain"
+    assert run(GENERATE, *flags, "--seeds", "3,7-9", "--out", plain)[0] == 0
+    labeled = Image.open(tmp_path / "many" / "grid.png").height
+    assert labeled > Image.open(plain / "grid.png").height
+
+
+@pytest.mark.parametrize("seeds", ["", "x", "3-1", "1-x", "-4", "0-1000000"])
+def test_what_is_no_seed_is_refused(run, tiny_workdir, tmp_path, seeds):
+    flags = ("--workdir", tiny_workdir, "--caption", "a red circle", "--out", tmp_path / "out")
+    status, _, errors = run(GENERATE, *flags, f"--seeds={seeds or ','}")
+    assert status == 2
+    assert "--seeds" in errors
+
+
+def test_a_video_goes_from_caption_to_caption_or_from_noise_to_noise(run, tiny_workdir, tmp_path):
+    flags = ("--workdir", tiny_workdir, "--caption", "a red circle", "--interpolate")
+    flags = (*flags, "--frames", 3, "--out", tmp_path)
+    two = ("--caption", "a blue star")
+    for name, more, ways in (("a", two, 1), ("b", ("--num", 3), 2), ("c", ("--seeds", "1-2"), 1)):
+        video = tmp_path / f"{name}.gif"
+        status, output, _ = run(GENERATE, *flags, *more, "--video", video)
+        assert status == 0
+        num = 1 + 2 * ways
+        assert f"{num} images" in output
+        assert Image.open(video).n_frames == 2 * num - 2
+    for wrong in (("--num", 1), (*two, "--video", tmp_path / "a.avi"), (*two, "--frames", 1)):
+        assert run(GENERATE, *flags, *wrong)[0] == 2

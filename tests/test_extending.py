@@ -6,13 +6,14 @@ import shlex
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from PIL import Image
 
 from xmcgan import train as program
 from xmcgan.config import apply_override, load_config
-from xmcgan.errors import ConfigError
+from xmcgan.errors import ConfigError, EvaluationError
 from xmcgan.evaluation.evaluator import Options
 from xmcgan.evaluation.watch import EvaluationJob
 from xmcgan.training.checkpoint import committed_steps
@@ -66,8 +67,89 @@ def logs(workdir: Path) -> dict:
 
 
 def test_the_page_has_one_example_of_each_kind():
-    assert set(FILES) == {"my_losses.py", "my_networks.py", "my_metrics.py", "my_pictures.py"}
-    assert set(COMMANDS) == {"r1", "plain", "birds"}
+    kinds = {"my_losses.py", "my_networks.py", "my_metrics.py", "my_pictures.py"}
+    assert set(FILES) == kinds | {"my_config.py"}
+    assert set(COMMANDS) == {"r1", "plain", "birds", "all"}
+
+
+def test_a_config_file_sets_all_four_kinds(run, tiny_config):
+    own = load_config("my_config.py")
+    assert own.generator.depth == 2
+    with tiny_config.unlocked():  # its fields in a config that trains in seconds
+        tiny_config.losses.r1, tiny_config.evaluation = own.losses.r1, own.evaluation
+        tiny_config.generator.type, tiny_config.generator.depth = own.generator.type, 1
+        tiny_config.data.name, tiny_config.data.fields = own.data.name, own.data.fields
+    workdir = run("all")
+    assert logs(workdir)["real_r1_gradient"] > 0
+    EvaluationJob(workdir, Options(weights=("ema",), num_samples=4)).run()
+    result = json.loads((workdir / "evaluation/results.jsonl").read_text().splitlines()[-1])
+    assert set(result["scores"]) == {"colorfulness/real", "colorfulness/fake"}
+
+
+class WithoutMetrics:
+    def generator(self, context):
+        return context.fake_images.mean()
+
+
+class PerImage:
+    def generator(self, context):
+        return context.fake_images.mean(axis=(1, 2, 3)), {}
+
+
+class Half(nn.Module):
+    """Images of half the size that is asked for."""
+
+    image_size: int
+    z_dim: int = 64
+
+    @nn.compact
+    def __call__(self, words, word_mask, sentence, z, *, train):
+        side = self.image_size // 2
+        return nn.sigmoid(nn.Dense(side * side * 3)(z)).reshape(-1, side, side, 3)
+
+
+class WithoutNames:
+    paired = False
+
+    def extract(self, images, captions):
+        return images.mean(axis=(1, 2))
+
+    def compute(self, real, fake):
+        return {}
+
+
+class PlainNumber(WithoutNames):
+    def extract(self, images, captions):
+        return {"values": images.mean(axis=(1, 2, 3))}
+
+    def compute(self, real, fake):
+        return {"mean": float(fake["values"].mean())}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "losses.own.type=test_extending:WithoutMetrics",
+            r"losses\.own: generator\(context\) must",
+        ),
+        ("losses.own.type=test_extending:PerImage", r"losses\.own: generator\(context\) must"),
+        ("generator.type=test_extending:Half", "the generator's images have shape"),
+    ],
+)
+def test_what_does_not_fit_the_step_is_named(run, override, message):
+    with pytest.raises(ConfigError, match=message):
+        run("r1", "--config.losses.r1.enabled=false", f"--config.{override}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("WithoutNames", "must return a dict"), ("PlainNumber", "plainnumber: compute must return")],
+)
+def test_a_metric_that_does_not_fit_is_named(tiny_workdir, name, message):
+    options = Options(metrics=[f"test_extending:{name}"], weights=("ema",), num_samples=4)
+    with pytest.raises(EvaluationError, match=message):
+        EvaluationJob(tiny_workdir, options).run()
 
 
 def test_loss(run):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.models.augment import POLICIES
+from xmcgan.models.blocks import REMAT_POLICIES
 from xmcgan.models.generator import WIDTH_MULTIPLIERS
 from xmcgan.utils.files import write_text
 from xmcgan.utils.provenance import flatten
@@ -40,7 +41,7 @@ def default_config() -> ConfigDict:
     # Memory for time: each update's batch in so many parts, computed one after the other; the
     # losses still see all of it. And whether blocks are computed again in the backward pass.
     config.num_microbatches = 1
-    config.remat = False
+    config.remat = "none"  # or convolutions, blocks: what the backward pass computes again
     # Devices that share one copy of parameters and optimizer state, for networks too large for one.
     config.mesh = {"fsdp": 1}
     config.ema_decay = 0.999
@@ -154,6 +155,7 @@ def validate(config: ConfigDict) -> None:
     choices: dict[str, Collection[Any]] = {
         "image_size": WIDTH_MULTIPLIERS,
         "dtype": ("float32", "bfloat16"),
+        "remat": REMAT_POLICIES,
         "data.resize": ("crop", "squash", "squash_bilinear"),
         "text.sentence_pooling": ("masked_mean", "padded_mean"),
         "losses.image_pretrained.network": IMAGE_NETWORKS,
@@ -321,7 +323,10 @@ def read_config(path: Path) -> ConfigDict:
     """Read a config that `save_config` wrote; fields that are newer than it get their defaults."""
     config = default_config()
     try:
-        config.update(json.loads(path.read_text(encoding="utf-8")))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(stored.get("remat"), bool):  # as version 0.1 had it
+            stored["remat"] = "blocks" if stored["remat"] else "none"
+        config.update(stored)
         if unset := [name for name, value in fields_of(config).items() if value is None]:
             raise ValueError(f"{', '.join(unset)} has no value")
         return config.lock()

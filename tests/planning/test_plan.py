@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from xmcgan.config import load_config
+from xmcgan.config import apply_override, load_config
 from xmcgan.errors import ConfigError
 from xmcgan.planning import report
 from xmcgan.planning.program import Program, compile_step
@@ -155,3 +155,14 @@ def test_a_small_step_compiles_for_a_slice_and_reduces_little_more_than_its_grad
     assert plan["seconds"] > 0
     # Parameters of both networks: 2.5 M in float32.
     assert plan["collectives"]["all-reduce"][1] < 15e6
+
+
+@pytest.mark.parametrize("override", ["remat=blocks", "num_microbatches=2", "mesh.fsdp=2"])
+def test_what_does_not_change_the_method_is_compiled_anew_all_the_same(config, override):
+    keys = []
+    for change in ("", override):
+        changed = config.copy_and_resolve_references()
+        if change:
+            apply_override(changed, change)
+        keys.append(report._key(changed, target("cpu:1", 1), frozen=False))
+    assert keys[0] != keys[1]

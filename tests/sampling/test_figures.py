@@ -11,7 +11,7 @@ from xmcgan.sampling.exploration import (
     attention_figure,
     image_strip,
     image_table,
-    write_gif,
+    write_video,
 )
 
 
@@ -78,7 +78,7 @@ def test_text_is_large_enough_to_read_and_inside_the_figure():
 def test_a_gif_runs_forth_and_back_in_the_order_of_the_images(tmp_path):
     levels = [0, 80, 160, 240]
     images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in levels])
-    path = write_gif(tmp_path / "new" / "way.gif", images, seconds=2)
+    path = write_video(tmp_path / "new" / "way.gif", images, seconds=2)
     gif = Image.open(path)
     assert gif.size == (256, 256)
     assert gif.info["loop"] == 0

@@ -113,7 +113,11 @@ def test_the_settings_that_it_names_can_be_taken():
     for flag in named:
         apply_override(config, flag.removeprefix("--config."))
     validate(config)
-    assert (config.num_microbatches, config.batch_norm_group_size, config.remat) == (2, 28, True)
+    assert (config.num_microbatches, config.batch_norm_group_size, config.remat) == (
+        2,
+        28,
+        "convolutions",
+    )
 
 
 def test_an_odd_batch_is_not_told_to_split():

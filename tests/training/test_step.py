@@ -344,15 +344,18 @@ def test_the_frozen_image_network_contrasts_real_with_generated_images(networks,
     np.testing.assert_allclose(metrics["g_image_pretrained_loss"], expected.loss, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("group_size", "num_parts"), [(2, 4), (2, 2), (4, 2)])
+@pytest.mark.parametrize(
+    ("group_size", "num_parts", "remat"),
+    [(2, 4, "blocks"), (2, 2, "convolutions"), (4, 2, "none")],
+)
 def test_microbatches_and_remat_equal_the_plain_step_with_the_same_batch_norm_groups(
-    state, group_size, num_parts
+    state, group_size, num_parts, remat
 ):
     adam = optax.adam(1e-3)
     generator = Generator(SIZE, 2, 4, 8, batch_norm_group_size=group_size)
     plain = Networks(generator, Discriminator(SIZE, 2, D, 8), adam, adam)
     recomputed = Networks(
-        generator.clone(remat=True), plain.discriminator.clone(remat=True), adam, adam
+        generator.clone(remat=remat), plain.discriminator.clone(remat=remat), adam, adam
     )
     config = _all_losses()
     config.batch_norm_group_size, config.contrastive_group_size = group_size, 4

@@ -343,6 +343,11 @@ class Evaluator:
                     arrays = {k: np.stack([s[k][:num] for s in samples], 1) for k in arrays}
                 real = self._references[metric.extraction, number if metric.paired else -1]
                 for name, score in metric.metric.compute(real, arrays).items():
+                    if not isinstance(score, Score):
+                        raise EvaluationError(
+                            f"{metric.prefix}: compute must return a dict of Score, not of "
+                            f"{type(score).__name__}"
+                        )
                     scores[f"{metric.prefix}/{name}"] = score
             return scores
 

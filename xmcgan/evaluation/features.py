@@ -99,6 +99,8 @@ class Rows:
 
     def add(self, arrays: Arrays, count: int) -> None:
         """Add what was extracted from `count` images."""
+        if not isinstance(arrays, dict):
+            raise EvaluationError("extract(images, captions) of a metric must return a dict")
         for name, array in arrays.items():
             if len(array) != count:
                 raise EvaluationError(f"{count} images gave {len(array)} rows of {name}: no score")

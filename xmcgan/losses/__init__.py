@@ -60,9 +60,16 @@ def weighted_sum(
     for name, (loss, weight) in losses.items():
         if not hasattr(loss, side):
             continue
-        value, more = getattr(loss, side)(context)
+        value, more = _checked(f"losses.{name}: {side}(context)", getattr(loss, side)(context))
         total = total + weight * value
         metrics[f"{side[0]}_{name}_loss"] = value
         metrics |= {f"{images}_{name}_{key}": metric for key, metric in more.items()}
     metrics[f"{side[0]}_loss"] = total
     return total, metrics
+
+
+def _checked(source: str, result: Any) -> tuple[Float[Array, ""], Metrics]:
+    is_pair = isinstance(result, tuple) and len(result) == 2
+    if not is_pair or jnp.shape(result[0]) != () or not isinstance(result[1], dict):
+        raise ConfigError(f"{source} must return a scalar and a dict of further scalars")
+    return result

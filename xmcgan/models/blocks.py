@@ -4,10 +4,12 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xmcgan.models.convolution import (
+    CONVOLUTION,
     Conv1x1,
     Conv3x3,
     average_pool,
@@ -17,6 +19,21 @@ from xmcgan.models.convolution import (
     upsample_nearest,
 )
 from xmcgan.models.modulation import Condition, ConditionalBatchNorm
+
+# What is kept of a block for the backward pass; the rest is computed again. `convolutions` computes
+# normalization, modulation and activations again, which cost memory traffic and hardly any work.
+REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "convolutions": jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def with_remat(block: type[nn.Module], policy: str, **options: Any) -> Any:
+    """Return a block whose backward pass computes again what a policy does not keep."""
+    if policy == "none":
+        return block
+    return nn.remat(block, policy=REMAT_POLICIES[policy], **options)
 
 
 class GeneratorBlock(nn.Module):

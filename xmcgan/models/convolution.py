@@ -13,8 +13,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+CONVOLUTION = "convolution"  # what `remat` calls the results of these layers
 glorot_normal = nn.initializers.glorot_normal()
 Dense = partial(nn.Dense, kernel_init=glorot_normal)
 
@@ -64,7 +66,8 @@ class Conv1x1(nn.Module):
         kernel = self.param("kernel", glorot_normal, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         # A matrix product: cheaper than a convolution on a CPU, and on a GPU nothing to tune.
-        return x.astype(dtype) @ kernel[0, 0].astype(dtype) + bias.astype(dtype)
+        y = x.astype(dtype) @ kernel[0, 0].astype(dtype) + bias.astype(dtype)
+        return checkpoint_name(y, CONVOLUTION)
 
 
 class Conv3x3(nn.Module):
@@ -80,7 +83,8 @@ class Conv3x3(nn.Module):
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", glorot_normal, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return self.conv_fn(x.astype(self.dtype), kernel) + bias.astype(self.dtype)
+        y = self.conv_fn(x.astype(self.dtype), kernel) + bias.astype(self.dtype)
+        return checkpoint_name(y, CONVOLUTION)
 
 
 def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xmcgan.models import generator
-from xmcgan.models.blocks import DiscriminatorBlock
+from xmcgan.models.blocks import DiscriminatorBlock, with_remat
 from xmcgan.models.convolution import Conv1x1, Dense
 from xmcgan.models.outputs import DiscriminatorOutput, at_least_float32
 
@@ -29,7 +29,7 @@ class Discriminator(nn.Module):
     region_size: int = 16  # side of the feature map that gives the regions
     dtype: Any = jnp.float32  # of the arithmetic; what it returns is at least float32
     multipliers: tuple[int, ...] = ()  # widths of the blocks; empty: those of `WIDTH_MULTIPLIERS`
-    remat: bool = False  # keep only a block's input for the backward pass, compute it again
+    remat: str = "none"  # what the backward pass computes again, a key of `REMAT_POLICIES`
 
     @nn.compact
     def __call__(
@@ -37,7 +37,7 @@ class Discriminator(nn.Module):
     ) -> DiscriminatorOutput:
         """Encode images in [0, 1] and score them against their captions."""
         multipliers = self.multipliers or WIDTH_MULTIPLIERS[self.image_size]
-        block = nn.remat(DiscriminatorBlock) if self.remat else DiscriminatorBlock
+        block = with_remat(DiscriminatorBlock, self.remat)
         x, regions = images.astype(self.dtype), None
         for index, multiplier in enumerate(multipliers):
             is_first, is_last = index == 0, index == len(multipliers) - 1

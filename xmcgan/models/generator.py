@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from xmcgan.models.attention import attend_to_words
-from xmcgan.models.blocks import GeneratorBlock
+from xmcgan.models.blocks import GeneratorBlock, with_remat
 from xmcgan.models.convolution import Conv1x1, Conv3x3, Dense
 from xmcgan.models.modulation import Condition, ConditionalBatchNorm, Whitening
 from xmcgan.models.outputs import at_least_float32
@@ -37,7 +37,7 @@ class Generator(nn.Module):
     batch_norm_group_size: int = 0  # images that share batch statistics; 0: the whole batch
     dtype: Any = jnp.float32  # of the arithmetic; statistics and image are at least float32
     multipliers: tuple[int, ...] = ()  # widths of the blocks; empty: those of `WIDTH_MULTIPLIERS`
-    remat: bool = False  # keep only a block's input for the backward pass, compute it again
+    remat: str = "none"  # what the backward pass computes again, a key of `REMAT_POLICIES`
 
     @nn.compact
     def __call__(
@@ -51,7 +51,7 @@ class Generator(nn.Module):
     ) -> Float[Array, "b h w 3"]:
         """Generate images in [0, 1]; `train` normalizes by the batch's own statistics."""
         # Argument 3 is `train`, which decides what is computed.
-        block_class = nn.remat(GeneratorBlock, static_argnums=3) if self.remat else GeneratorBlock
+        block_class = with_remat(GeneratorBlock, self.remat, static_argnums=3)
         block = partial(
             block_class, batch_norm_group_size=self.batch_norm_group_size, dtype=self.dtype
         )

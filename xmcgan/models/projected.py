@@ -35,7 +35,7 @@ class ProjectedDiscriminator(nn.Module):
     region_size: int = 8  # side of the feature map that gives the regions
     places: bool = False  # whether a feature tells where things are; pooled ones hardly do
     dtype: Any = jnp.float32  # of the arithmetic; what it returns is at least float32
-    remat: bool = False  # compute the trunk again in the backward pass
+    remat: str = "none"  # "blocks" computes the trunk again in the backward pass
 
     @nn.compact
     def __call__(
@@ -52,7 +52,8 @@ class ProjectedDiscriminator(nn.Module):
 
         dense = partial(Dense, dtype=jnp.promote_types(self.dtype, jnp.float32))
         shape = (images.shape[0], self.trunk_size, self.trunk_size, 3)
-        encode = nn.remat(type(self.trunk).__call__) if self.remat else type(self.trunk).__call__
+        encode = type(self.trunk).__call__
+        encode = nn.remat(encode) if self.remat == "blocks" else encode
         maps = encode(self.trunk, jax.image.resize(images, shape, "bilinear"))
 
         features, at_region_size = [], []

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from xmcgan.config import fingerprint
 from xmcgan.data.pipeline import num_steps
 from xmcgan.errors import ConfigError, TrainingError
 from xmcgan.planning.program import Program, compile_step
@@ -142,7 +141,8 @@ class Plan:
             return f" of {memory / GB:.0f}: fits"
         return (
             f" of {memory / GB:.0f}: does NOT fit, by {over:.2f} GB; try a smaller batch_size, "
-            "more devices, remat=true, num_microbatches with batch_norm_group_size, or mesh.fsdp"
+            "more devices, remat=convolutions or blocks, mesh.fsdp, or num_microbatches with "
+            "batch_norm_group_size"
         )
 
 
@@ -183,7 +183,7 @@ def _key(config: ConfigDict, target: Target, frozen: bool) -> str:
     ]
     compiler = getattr(target.devices[0].client, "platform_version", "")
     effort = jax.config.values.get("jax_exec_time_optimization_effort")
-    what = [fingerprint(config), target.name, frozen, jax.__version__, str(compiler), effort]
+    what = [config.to_dict(), target.name, frozen, jax.__version__, str(compiler), effort]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode())
     for source in sources:
         digest.update(source)

@@ -1,6 +1,7 @@
 """What a trained model has learned, for notebooks: tables, interpolation, attention to words."""
 
-import io
+import importlib
+import importlib.util
 import math
 import os
 import textwrap
@@ -25,7 +26,7 @@ WORKDIR_VARIABLE = "XMCGAN_WORKDIR"
 _FONT_SIZE = 12  # points
 _CELL = 1.6  # inches
 _WORDS_PER_ROW = 5
-_GIF_PIXELS = 256
+_VIDEO_PIXELS = 256
 _HEAT = LinearSegmentedColormap.from_list("heat", [(0.9, 0.3, 0, 0), (0.9, 0.3, 0, 0.8)])
 
 
@@ -200,26 +201,37 @@ def attention_figure(attention: WordAttention, caption: str) -> Figure:
     return figure
 
 
-def write_gif(path: Path, images: UInt8[np.ndarray, "n h w 3"], seconds: float = 2.0) -> Path:
-    """Write the GIF of `gif_bytes`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gif_bytes(images, seconds))
-    return path
+def check_video(path: Path) -> None:
+    """Raise UserError if a video of this name cannot be written."""
+    if path.suffix not in (".gif", ".mp4"):
+        raise UserError(f"{path}: a video is .gif or .mp4")
+    if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise UserError(f"{path} needs an encoder: pip install imageio-ffmpeg, or write a .gif")
 
 
-def gif_bytes(images: UInt8[np.ndarray, "n h w 3"], seconds: float = 2.0) -> bytes:
-    """Return a GIF that runs forth and back without end, `seconds` from first to last image.
+def write_video(path: Path, images: UInt8[np.ndarray, "n h w 3"], seconds: float = 2.0) -> Path:
+    """Write a GIF or MP4 that runs forth and back, `seconds` from first to last image.
 
-    Small images are enlarged by a whole factor, every pixel a square.
+    A GIF repeats without end. Small images are enlarged by a whole factor, every pixel a square.
     """
-    factor = math.ceil(_GIF_PIXELS / images.shape[2])
+    factor = math.ceil(_VIDEO_PIXELS / images.shape[2])
     large = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    frames = [Image.fromarray(image) for image in [*large, *large[-2:0:-1]]]
+    frames = [*large, *large[-2:0:-1]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".mp4":
+        imageio_ffmpeg: Any = importlib.import_module("imageio_ffmpeg")
+        size = (large.shape[2], large.shape[1])
+        fps = len(images) / seconds
+        writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2)
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()
+        return path
+    first, *rest = map(Image.fromarray, frames)
     duration = 1000 * seconds / len(images)
-    data = io.BytesIO()
-    style = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
-    frames[0].save(data, "GIF", **style)
-    return data.getvalue()
+    first.save(path, save_all=True, append_images=rest, duration=duration, loop=0)
+    return path
 
 
 def _encode(model: TrainedModel, *inputs: Any) -> tuple[Array, Array]:

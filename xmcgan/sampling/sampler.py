@@ -133,7 +133,7 @@ class Sampler:
                 train=False,
             )
         )
-        wanted = {name: shapes[name] for name in ("params", "batch_stats")}
+        wanted = {name: shapes.get(name, {}) for name in ("params", "batch_stats")}
         named = named_leaves(wanted)
         differences = fingerprint_differences(
             {name: array.shape for name, array in stored.items()},
@@ -170,8 +170,8 @@ def load_generator(
     """
     params = "g_params" if raw else "ema_params"
     batch_stats = "g_batch_stats" if raw or raw_statistics else "ema_batch_stats"
-    stored = restore_subtree(checkpoints, step, (params, batch_stats))
-    arrays = {"params": stored[params], "batch_stats": stored[batch_stats]}
+    stored = restore_subtree(checkpoints, step, (params, batch_stats), (batch_stats,))
+    arrays = {"params": stored[params], "batch_stats": stored.get(batch_stats, {})}
     return sampler.place(named_leaves(arrays), f"step {step} in {checkpoints}")
 
 

@@ -3,8 +3,10 @@
 import base64
 import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +14,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from xmcgan.sampling.exploration import (
-    gif_bytes,
     interpolate_captions,
     interpolate_noise,
     word_attention,
+    write_video,
 )
 from xmcgan.sampling.grid import image_grid
 from xmcgan.sampling.sample_files import MANIFEST
@@ -115,7 +117,8 @@ def encode_drawn(drawn: Drawn, request: Ask) -> tuple[bytes, str]:
 def encode_between(images: UInt8[np.ndarray, "n h w 3"], format: str) -> tuple[bytes, str]:
     """Return the answer to a request and its media type."""
     if format == "gif":
-        return gif_bytes(images), "image/gif"
+        with tempfile.TemporaryDirectory() as folder:
+            return write_video(Path(folder) / "way.gif", images).read_bytes(), "image/gif"
     return json_bytes({"images": [_base64(image) for image in images]}), "application/json"
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -228,10 +228,16 @@ def checkpoint_digest(directory: Path, step: int) -> str:
     return _json_digest(read_record(directory, step).leaves)[:16]
 
 
-def restore_subtree(directory: Path, step: int, keys: Sequence[str]) -> dict[str, PyTree]:
-    """Read top-level fields of a saved state as NumPy arrays in nested dictionaries."""
+def restore_subtree(
+    directory: Path, step: int, keys: Sequence[str], optional: Collection[str] = ()
+) -> dict[str, PyTree]:
+    """Read top-level fields of a saved state as NumPy arrays in nested dictionaries.
+
+    Fields in `optional` are left out if they hold no array: a generator may have no statistics.
+    """
     record = read_record(directory, step)
     fields = {name.split("/")[0] for name in record.leaves}
+    keys = [key for key in keys if key in fields or key not in optional]
     if missing := sorted(set(keys) - fields):
         raise CheckpointError(
             f"step {step} in {directory} has no {', '.join(missing)}; "

@@ -186,7 +186,7 @@ def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
         smaller *= bool(size) and config.batch_size % parts == 0
         raise TrainingError(
             f"the devices have too little memory for this step ({str(error).splitlines()[0]}). "
-            f"Try {smaller}--config.remat=true, more devices or a smaller batch_size; "
+            f"Try {smaller}--config.remat=convolutions, more devices or a smaller batch_size; "
             "docs/troubleshooting.md says what each of them changes."
         ) from error
 

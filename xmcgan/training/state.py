@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
+from xmcgan.errors import ConfigError
 from xmcgan.models.outputs import Captions, DiscriminatorOutput
 from xmcgan.models.spectral_norm import init_spectral_vectors
 
@@ -28,6 +29,9 @@ class Networks:
         fake, updates = self.generator.apply(
             variables, *captions, z, train=True, mutable=["batch_stats"]
         )
+        wanted = (len(z), *[self.generator.image_size] * 2, 3)
+        if fake.shape != wanted:
+            raise ConfigError(f"the generator's images have shape {fake.shape}, not {wanted}")
         return fake, updates.get("batch_stats", {})
 
     def discriminate(
