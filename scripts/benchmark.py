@@ -7,6 +7,7 @@ python scripts/benchmark.py memory --image-size 128 --batch 8
 python scripts/benchmark.py memory --config coco:256 --batch 32
 python scripts/benchmark.py words | frechet | compile
 python scripts/benchmark.py input --data coco --data-dir data/
+python scripts/benchmark.py sample --model emoji64
 
 The literal counterpart computes the same function as the official code does; it
 is float32. Captions are given as words, so that networks and losses are
@@ -51,6 +52,12 @@ COSTS: Columns = (
     ("temporary", "temporary_bytes", readable_size),
     ("share", "temporary_share", "{:.2f}".format),
     ("state and batch", "argument_bytes", readable_size),
+)
+SAMPLE: Columns = (
+    ("batch", "batch", str),
+    ("package", "package", "{:.1f}".format),
+    ("exported", "exported", "{:.1f}".format),
+    ("package's rate to the exported's", "ratio", "{:.2f}".format),
 )
 FRECHET: Columns = (
     ("", "formulation", str),
@@ -130,6 +137,11 @@ def parse_args() -> argparse.Namespace:
     flag("--text-weights", "minilm", "whose vocabulary tokenizes", type=str, metavar="NAME")
     text = "of the accelerator to feed, by default 40 %% of an H100's bfloat16 peak"
     flag("--sustained-tflops", 400.0, text, type=float, metavar="T")
+
+    flag = add("sample", "time to the first image, and images/s", run_sample, 5)
+    flag("--model", "emoji64", "a model folder", type=str, metavar="NAME")
+    flag("--workdir", None, "of a training run instead", type=Path, metavar="DIR")
+    flag("--batch", [1, 8, 32], "captions of a call", nargs="+")
 
     args = parser.parse_args()
     for name in ("rounds", "image_size", "width", "batch", "large_batch", "tokens", "word_dim",
@@ -268,6 +280,22 @@ def run_input(args: argparse.Namespace) -> dict[str, Any]:
             f"(it takes {need['consumed_per_second']:,.0f} images/s)"
         )
     return results
+
+
+def run_sample(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.sampling import measure_rates, time_starts
+
+    from xmcgan.sampling.model_folder import load_from_flags
+
+    flags = ["--workdir", str(args.workdir)] if args.workdir else ["--model", args.model]
+    starts = time_starts(flags)
+    print(
+        f"first image: {starts['first']:.1f} s after the first start, {starts['later']:.1f} s later"
+    )
+    model = load_from_flags(args.workdir, None if args.workdir else args.model, None, raw=False)
+    rows = measure_rates(model, args.batch, args.rounds)
+    print_table("images/s", SAMPLE, {"rows": rows})
+    return {"seconds_to_first_image": starts, "rows": rows}
 
 
 if __name__ == "__main__":

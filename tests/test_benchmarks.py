@@ -252,3 +252,26 @@ def test_a_mistake_is_named_before_anything_is_compiled(run, arguments, hint):
     status, _, errors = run(BENCHMARK, *arguments)
     assert (status, errors.count("\n")) == (2, 1)
     assert hint in errors
+
+
+def test_sampling_is_timed_from_the_command_to_the_image_and_by_batch(run, tiny_workdir, tmp_path):
+    flags = (
+        "--workdir",
+        tiny_workdir,
+        "--batch",
+        1,
+        3,
+        "--rounds",
+        1,
+        "--json",
+        tmp_path / "r.json",
+    )
+    status, output, _ = run(BENCHMARK, "sample", *flags)
+    assert status == 0
+    assert "first image" in output
+    results = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert results["seconds_to_first_image"]["first"] > 0
+    for row, batch in zip(results["rows"], (1, 3), strict=True):
+        for program in ("package", "exported"):
+            (seconds,) = row["seconds"][program]
+            assert row[program] == pytest.approx(batch / seconds)

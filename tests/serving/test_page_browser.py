@@ -216,6 +216,7 @@ def test_every_word_has_its_map(page):
     names = [caption.rsplit(" ", 2)[0] for caption in captions[1:]]
     assert names == ["(start)", "a", "red", "circle", "(end)"]
     assert sum(int(caption.split()[-2]) for caption in captions[1:]) == pytest.approx(100, abs=3)
+    assert error(page) == ""
     screenshot(page)
 
 

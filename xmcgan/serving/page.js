@@ -2,6 +2,7 @@
 "use strict";
 
 const byId = (id) => document.getElementById(id);
+const GONE = "The server does not answer: is it still running?";
 const COUNT = 8, COMPARED = 4, MOST_MODELS = 4;
 let models = [], latest = 0, lastDrawn = null, wayFrames = [], timer = null;
 
@@ -17,8 +18,8 @@ const grid = (images, caption) => make("div", {className: "grid"},
   ...images.map((data, i) => figure(picture(data, `${caption}, image ${i + 1}`), "")));
 
 async function post(path, body) {
-  const response = await fetch(path, {
-    method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(body)});
+  const request = {method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(body)};
+  const response = await fetch(path, request).catch(() => { throw new Error(GONE); });
   if (!response.ok) {
     const text = (await response.json().catch(() => ({}))).error;
     throw new Error(text || `the server answered ${response.status}`);
@@ -48,13 +49,13 @@ async function work(ask, show) {
   try {
     const answer = await ask();
     if (number !== latest) return;
-    const notes = show(answer) || [];
+    const notes = (await show(answer)) || [];
     const seconds = ((performance.now() - start) / 1000).toFixed(1);
     byId("status").textContent = [`Done in ${seconds} s.`, ...notes].join(" ");
   } catch (error) {
     if (number !== latest) return;
     byId("status").textContent = "";
-    showError(error instanceof TypeError ? "The server does not answer: is it still running?" : error.message);
+    showError(error.message);
   }
 }
 
@@ -253,4 +254,4 @@ loadModels().then(() => {
   selects[1].value = usable[1] || "";
   setInterval(() => loadModels().catch(() => {}), 30000);
   uses.draw(byId("draw"));
-}).catch(() => showError("The server does not answer: is it still running?"));
+}).catch(() => showError(GONE));
