@@ -94,9 +94,8 @@ class BatchQueue:
                 results = batch[0].run([job.work for job in batch]) if batch else []
                 for job, result in zip(batch, results, strict=True):
                     job.future.set_result(result)
+                self._between()
             except BaseException as error:  # the thread must outlive it; the routes report it
                 for job in batch:
                     if not job.future.done():
                         job.future.set_exception(error)
-            del batch
-            self._between()

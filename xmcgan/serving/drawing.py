@@ -5,7 +5,7 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from xmcgan.sampling.exploration import (
+    WordAttention,
     interpolate_captions,
     interpolate_noise,
     word_attention,
@@ -69,25 +70,26 @@ def generate(models: Models, requests: Sequence[Ask]) -> list[Drawn]:
     return drawn
 
 
-def between(models: Models, request: Ask) -> UInt8[np.ndarray, "n h w 3"]:
+def between(models: Models, requests: Sequence[Ask]) -> list[UInt8[np.ndarray, "n h w 3"]]:
     """Sample the images of a way."""
+    (request,) = requests
     model = models.get(request.key)
     z_dim = model.sampler.generator.z_dim
     seeds = request.seed, request.end_seed
     ends = [sample_noise(seed, 1, z_dim, request.truncation)[0] for seed in seeds]
     noise = interpolate_noise(ends[0], ends[1], FRAMES)
     if request.captions[0] == request.captions[1]:
-        return model([request.captions[0]] * FRAMES, noise)
-    return interpolate_captions(model, request.captions[0], request.captions[1], noise)
+        return [model([request.captions[0]] * FRAMES, noise)]
+    return [interpolate_captions(model, request.captions[0], request.captions[1], noise)]
 
 
-def attend(models: Models, request: Ask) -> dict[str, Any]:
-    """Return JSON values: an image, its words, and the share of each word in each region."""
+def attend(models: Models, requests: Sequence[Ask]) -> list[WordAttention]:
+    """Sample an image with the share of each word in each region."""
+    (request,) = requests
     model = models.get(request.key)
     z_dim = model.sampler.generator.z_dim
     noise = sample_noise(request.seed, 1, z_dim, request.truncation)[0]
-    image, words, maps = word_attention(model, request.captions[0], noise)
-    return {"image": _base64(image), "words": words, "maps": maps.round(4).tolist()}
+    return [word_attention(model, request.captions[0], noise)]
 
 
 def encode_drawn(drawn: Drawn, request: Ask) -> tuple[bytes, str]:
@@ -114,12 +116,27 @@ def encode_drawn(drawn: Drawn, request: Ask) -> tuple[bytes, str]:
     return archive.getvalue(), "application/zip"
 
 
-def encode_between(images: UInt8[np.ndarray, "n h w 3"], format: str) -> tuple[bytes, str]:
+def encode_attention(attention: WordAttention, _: Ask) -> tuple[bytes, str]:
     """Return the answer to a request and its media type."""
-    if format == "gif":
+    image, words, maps = attention
+    values = {"image": _base64(image), "words": words, "maps": maps.round(4).tolist()}
+    return json_bytes(values), "application/json"
+
+
+def encode_between(images: UInt8[np.ndarray, "n h w 3"], request: Ask) -> tuple[bytes, str]:
+    """Return the answer to a request and its media type."""
+    if request.format == "gif":
         with tempfile.TemporaryDirectory() as folder:
             return write_video(Path(folder) / "way.gif", images).read_bytes(), "image/gif"
     return json_bytes({"images": [_base64(image) for image in images]}), "application/json"
+
+
+# By route: how to sample requests, and how to answer one with its result.
+ROUTES: dict[str, tuple[Callable, Callable]] = {
+    "generate": (generate, encode_drawn),
+    "between": (between, encode_between),
+    "attention": (attend, encode_attention),
+}
 
 
 def json_bytes(value: Any, indent: int | None = None) -> bytes:

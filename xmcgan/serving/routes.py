@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -48,26 +48,15 @@ class Service:
         request = Ask((self.default, None, False), ["a"])
         self.queue.submit(lambda works: drawing.generate(self.models, works), request)
 
-    async def run(self, run: Callable, work: Any, key: Hashable = None, size: int = 1) -> Any:
-        """Wait for the turn of a request and its result."""
-        return await asyncio.wrap_future(self.queue.submit(run, work, key, size))
-
-    async def generate(self, body: bytes) -> tuple[bytes, str]:
-        work = requests.parse("generate", body, self.default)
-        size = len(work.captions) * work.num
-        key = ("generate", *work.key)
-        drawn = await self.run(lambda works: drawing.generate(self.models, works), work, key, size)
-        return await run_in_threadpool(drawing.encode_drawn, drawn, work)
-
-    async def between(self, body: bytes) -> tuple[bytes, str]:
-        work = requests.parse("between", body, self.default)
-        images = await self.run(lambda works: [drawing.between(self.models, works[0])], work)
-        return await run_in_threadpool(drawing.encode_between, images, work.format)
-
-    async def attention(self, body: bytes) -> tuple[bytes, str]:
-        work = requests.parse("attention", body, self.default)
-        values = await self.run(lambda works: [drawing.attend(self.models, works[0])], work)
-        return drawing.json_bytes(values), "application/json"
+    async def answer(self, route: str, body: bytes) -> tuple[bytes, str]:
+        """Return the answer to a request and its media type, when its turn has come."""
+        ask = requests.parse(route, body, self.default)
+        draw, encode = drawing.ROUTES[route]
+        key, size = None, 1
+        if route == "generate":  # the others stay alone
+            key, size = ask.key, len(ask.captions) * ask.num
+        job = self.queue.submit(lambda asks: draw(self.models, asks), ask, key, size)
+        return await run_in_threadpool(encode, await asyncio.wrap_future(job), ask)
 
     async def list_models(self) -> list[dict[str, Any]]:
         names = list(self.models.folders)
@@ -85,15 +74,15 @@ def make_app(service: Service) -> Starlette:
         yield
         await run_in_threadpool(service.queue.close)
 
-    def post(path: str, answer: Callable) -> Route:
+    def post(route: str) -> Route:
         async def endpoint(request: Request) -> Response:
             try:
-                content, media_type = await answer(await _read_body(request))
+                content, media_type = await service.answer(route, await _read_body(request))
             except Exception as error:
                 return _refusal(error)
             return Response(content, media_type=media_type)
 
-        return Route(path, endpoint, methods=["POST"])
+        return Route(f"/{route}", endpoint, methods=["POST"])
 
     def get(path: str, answer: Callable) -> Route:
         async def endpoint(_: Request) -> Response:
@@ -103,9 +92,7 @@ def make_app(service: Service) -> Starlette:
         return Route(path, endpoint)
 
     routes = [
-        post("/generate", service.generate),
-        post("/between", service.between),
-        post("/attention", service.attention),
+        *map(post, drawing.ROUTES),
         get("/health", service.health),
         get("/version", lambda: service.version),
         get("/models", service.list_models),
