@@ -23,6 +23,7 @@ import numpy as np
 
 from xmcgan.data import DATA_SETS, DataSet
 from xmcgan.data.folder import default_name
+from xmcgan.data.readers import USUAL_COLUMNS, Columns
 from xmcgan.data.records import MAX_WORKERS, describe
 from xmcgan.errors import ConfigError, run_cli
 from xmcgan.sampling.grid import contact_sheet
@@ -57,11 +58,18 @@ def _parser() -> argparse.ArgumentParser:
 
     folder = commands.add_parser("folder", parents=[common], help="your own captioned images")
     folder.add_argument(
-        "--source", type=Path, required=True, metavar="PATH", help="a directory or a .zip"
+        "--source",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a directory, .zip, .tar or .parquet",
     )
     folder.add_argument(
-        "--captions", type=Path, metavar="FILE", help="JSON lines outside the source"
+        "--captions", type=Path, metavar="FILE", help="JSON lines, CSV or TSV outside the source"
     )
+    for kind, usual in USUAL_COLUMNS.items():
+        text = f"of CSV, Parquet, metadata.jsonl (default: {' or '.join(usual)})"
+        folder.add_argument(f"--{kind}-column", default="", metavar="NAME", help=text)
     folder.add_argument("--name", help="(default: the source's name)")
     _add_official(commands, common)
 
@@ -139,7 +147,8 @@ def _prepare(args: argparse.Namespace) -> None:
         )
     elif args.dataset == "folder":
         variant = variant or default_name(args.source)
-        contents = data_set.read(args.source, args.captions)
+        columns = Columns(args.image_column, args.caption_column, args.split_column)
+        contents = data_set.read(args.source, args.captions, columns)
     else:
         variant, contents = _read_official(data_set, args)
         options = {"num_workers": args.num_workers, "skip_damaged": args.skip_damaged}

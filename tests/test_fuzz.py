@@ -5,21 +5,26 @@ each, ten minutes unless set.
 """
 
 import collections
+import io
 import json
 import os
 import pickle
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
 from data.data_samples import encode, photo
 from fuzzing import damaged_bytes, damaged_json, damaged_lines, explore, explore_for
 from hypothesis import strategies as st
 from PIL import Image
 from pretrained.torch_writer import Tensor, save_archive, save_legacy
+from pyarrow import parquet
 from tiny import write_bert
 from weight_formats.numpy_files import read_array_tree
 from weight_formats.safe_pickle import read_values
@@ -27,6 +32,7 @@ from weight_formats.torch_files import read_torch
 
 from xmcgan import config as configs
 from xmcgan.data.coco import Coco
+from xmcgan.data.folder import Folder
 from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_image
 from xmcgan.data.localized_narratives import LnCoco
 from xmcgan.data.sources import ImageStore, parse_jsonl, read_text_files
@@ -146,6 +152,44 @@ def captions(folder: Path) -> Reader:
 
 def _encoded(text: str) -> bytes:
     return text.encode(errors="surrogatepass")
+
+
+def other_forms(folder: Path) -> Reader:
+    """Return the readers of tables, tars and Parquet, with the images in them."""
+    rows = [{"image": {"bytes": photo(i), "path": "x"}, "text": ["a", "b"]} for i in range(3)]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "x.parquet")
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        for name, data in {
+            "1.jpg": photo(),
+            "1.txt": b"a\nb",
+            "2.jpg": b"x",
+            "2.txt": b"c",
+        }.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    originals = {
+        "a.csv": b'image,caption,split\n1.jpg,"a, b",test\n1.jpg,c,test\n',
+        "a.tsv": b"file_name\ttext\n1.jpg\ta\n",
+        "metadata.jsonl": b'{"file_name": "1.jpg", "text": ["a", "b"]}\n',
+        "x.parquet": (folder / "x.parquet").read_bytes(),
+        "x.tar": (folder / "x.tar").read_bytes(),
+    }
+
+    def read(name: str, data: bytes) -> None:
+        source = folder / "source"
+        shutil.rmtree(source, ignore_errors=True)
+        source.mkdir()
+        written(source / "1.jpg", photo())
+        written(source / name, data)
+        for entries in Folder.read(source).splits.values():
+            for entry in entries:
+                assert entry.load()["captions"]
+
+    inputs = st.one_of(
+        st.tuples(st.just(name), damaged_bytes([data])) for name, data in originals.items()
+    )
+    return (lambda value: read(*value)), inputs
 
 
 def images(folder: Path) -> Reader:
@@ -330,6 +374,7 @@ def _values(path: Path) -> Any:
 READERS = {
     "json_lines": (json_lines, 150),
     "captions": (captions, 200),
+    "other_forms": (other_forms, 300),
     "images": (images, 250),
     "configs": (config_readers, 250),
     "checkpoints": (checkpoints, 50),

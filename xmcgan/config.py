@@ -48,8 +48,8 @@ def default_config() -> ConfigDict:
     config.ema_warmup = True
 
     config.data = ConfigDict()
-    config.data.name = "shapes"  # of xmcgan.data.DATA_SETS, or module:Class of your own
-    config.data.fields = ConfigDict()  # arguments of your own class
+    config.data.name = "shapes"  # of xmcgan.data.DATA_SETS, tfds:NAME, or module:Class of your own
+    config.data.fields = ConfigDict()  # arguments of your own class, or of tfds:NAME
     config.data.data_dir = "data"
     config.data.train_split = "train"
     config.data.sample_split = ""  # of the sample grids; empty: held-out images, if there are any

@@ -25,6 +25,7 @@ DATA_SETS = {
     "ln_coco": "xmcgan.data.localized_narratives:LnCoco",
     "ln_open_images": "xmcgan.data.localized_narratives:LnOpenImages",
     "coco_captions": "xmcgan.data.coco:CocoCaptions",
+    "tfds": "xmcgan.data.readers:Tfds",
 }
 # Names that held-out images go by, in order of preference; first Karpathy's parts of val2014.
 _HELD_OUT = ("restval+val+test", "validation", "val", "dev", "test")
@@ -55,13 +56,13 @@ class DataSet:
     """A data set by its name in the config.
 
     Args:
-        name: a key of `DATA_SETS`, such as "emoji" or "folder/mine", or "module:Class".
+        name: a key of `DATA_SETS`, such as "emoji" or "folder/mine"; "tfds:NAME"; "module:Class".
         data_dir: root of all prepared data sets.
         fields: arguments of a user's class, `config.data.fields`.
     """
 
     def __init__(self, name: str, data_dir: Path | str, **fields: Any) -> None:
-        kind, _, variant = name.partition("/")
+        kind, _, variant = name.partition(":" if name.startswith("tfds:") else "/")
         if kind in DATA_SETS:
             fields = {"data_dir": Path(data_dir), "variant": variant, **fields}
         else:

@@ -7,12 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from xmcgan.data.images import decode_image
+from xmcgan.data.readers import (
+    TABLES,
+    USUAL,
+    Columns,
+    collect,
+    read_parquet,
+    read_table,
+    read_tables,
+    read_tars,
+)
 from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry, digest
 from xmcgan.data.sources import CaptionedImage, ImageStore, parse_jsonl, read_text_files
 from xmcgan.errors import DataError, listed
 
 JSONL_NAME = "captions.jsonl"
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")  # of Hugging Face
 EMOJI_ARCHIVE = Path(__file__).resolve().parents[2] / "assets" / "emoji_64.zip"
 # Scores are comparable only if everyone trains on the same images, captions and splits.
 EMOJI_SHA256 = "d8951ef17e4711202ad42e6d038165a62283cda34410e43791ea275e05cb27c0"
@@ -25,19 +36,20 @@ class Folder(Prepared):
     source_flags = "--source DIR_OR_ZIP"
 
     @classmethod
-    def read(cls, source: Path, captions: Path | None = None) -> Contents:
-        """Read the file list and captions of a directory or zip; images are not opened yet.
+    def read(cls, source: Path, captions: Path | None = None, columns: Columns = USUAL) -> Contents:
+        """Read the file list and captions of a source; images are not opened yet.
 
-        Captions are those of the JSON-lines file `captions`, whose paths are relative to `source`;
-        else of `captions.jsonl` in any folder of the source, whose paths are relative to it; else
-        of one .txt per image. Zips at the top of a directory count as if they were unpacked there.
+        Captions are those of the file `captions` (JSON lines, CSV, TSV), whose paths are relative
+        to `source`; else of the first form that is there: `captions.jsonl`, whose paths are
+        relative to it; Hugging Face's metadata; WebDataset tars; one .txt per image; CSV or TSV;
+        Parquet. Zips at the top of a directory count as if they were unpacked there.
         """
         store = ImageStore(source)
-        images, num_empty = _read_captions(store, captions)
+        images, num_empty = _read_captions(store, captions, columns)
         if not images:
             raise DataError(
-                f"no captions for any image in {source}: give a {JSONL_NAME}, or one .txt per "
-                "image with one caption per line"
+                f"no captions for any image in {source}: give a {JSONL_NAME}, one .txt per image "
+                "with one caption per line, or another form of docs/data.md"
             )
         repeated = [n for n, k in collections.Counter(i.image for i in images).items() if k > 1]
         if repeated:
@@ -88,20 +100,38 @@ def default_name(source: Path) -> str:
     return stem or "images"
 
 
-def _read_captions(store: ImageStore, captions: Path | None) -> tuple[list[CaptionedImage], int]:
+def _read_captions(
+    store: ImageStore, captions: Path | None, columns: Columns
+) -> tuple[list[CaptionedImage], int]:
     """Return images with captions, by path in the store, and how many captions were empty."""
     if captions is not None:
         if not captions.is_file():
             raise DataError(f"no caption file at {captions}")
+        if captions.suffix.lower() in TABLES:
+            rows = read_table(captions.read_bytes(), captions.name)
+            return collect(rows, store, captions.name, columns)
         images, num_empty = parse_jsonl(captions.read_bytes(), str(captions))
         return _locate(images, "", store), num_empty
     found = sorted(name for name, ref in store.items() if ref.name == JSONL_NAME)
     if len(found) > 1:
         raise DataError(f"{store.source} has several {JSONL_NAME}: {', '.join(found)}; name one")
-    if not found:
-        return read_text_files(store)
-    images, num_empty = parse_jsonl(store.read(found[0]), found[0])
-    return _locate(images, found[0].rpartition("/")[0], store), num_empty
+    if found:
+        images, num_empty = parse_jsonl(store.read(found[0]), found[0])
+        return _locate(images, found[0].rpartition("/")[0], store), num_empty
+    if metadata := [name for name in sorted(store) if store[name].name in METADATA_NAMES]:
+        return read_tables(store, metadata, columns)
+    if tars := _named(store, ".tar"):  # beside which img2dataset leaves Parquet without images
+        return read_tars(store, tars)
+    images, num_empty = read_text_files(store)
+    if not images and (tables := _named(store, *TABLES)):
+        return read_tables(store, tables, columns)
+    if not images and (tables := _named(store, ".parquet")):
+        return read_parquet(store, tables, columns)
+    return images, num_empty
+
+
+def _named(store: ImageStore, *suffixes: str) -> list[str]:
+    return [name for name in sorted(store) if name.lower().endswith(suffixes)]
 
 
 def _locate(images: Sequence[CaptionedImage], base: str, store: ImageStore) -> list[CaptionedImage]:

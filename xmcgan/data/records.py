@@ -67,8 +67,9 @@ class Prepared:
         return f"{command} {cls.source_flags}".rstrip()
 
     @classmethod
-    def splits(cls, data_dir: Path, variant: str = "") -> list[str]:
+    def splits(cls, data_dir: Path, variant: str = "", **fields: Any) -> list[str]:
         """Return the names of the splits."""
+        del fields
         return list(_open_builder(cls.find_version(data_dir, variant)).info.splits)
 
     @classmethod
@@ -78,8 +79,9 @@ class Prepared:
         return None
 
     @classmethod
-    def prepare(cls, data_dir: Path, variant: str = "") -> None:
+    def prepare(cls, data_dir: Path, variant: str = "", **fields: Any) -> None:
         """Write an embedded data set on first use; check that any other is there."""
+        del fields
         if not _versions(cls.root(data_dir, variant)) and (contents := cls.embedded(variant)):
             cls.write(contents, data_dir, variant)
         cls.find_version(data_dir, variant)
@@ -166,7 +168,7 @@ class Prepared:
     def _records(self) -> Sequence[bytes]:
         builder = _open_builder(self.directory)
         known = builder.info.splits
-        if not all(part in known for part in self._split.split("+")):
+        if not all(part.partition("[")[0] in known for part in self._split.split("+")):
             names = ", ".join(sorted(known))
             raise DataError(f"{self.directory} has no split {self._split!r}; it has: {names}")
         try:

@@ -10,14 +10,14 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xmcgan.errors import DataError, listed
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_FILE_BYTES = 256 * 1024**2  # a zip member that unpacks to more is taken for a bomb
 MAX_CAPTION_CHARS = 2_000  # a page of text; what a tokenizer cuts is far shorter
-_DEFAULT_SPLIT = "train"
+DEFAULT_SPLIT = "train"
 _FIELDS = '{"image": "images/a.jpg", "split": "train", "captions": ["..."]}'
 
 
@@ -26,23 +26,31 @@ class FileRef(NamedTuple):
 
     path: str  # of the file itself, or of the zip that holds it
     size: int
-    member: str | None = None  # its path in the zip
+    member: str | None = None  # its path in the zip or tar; of a Parquet file, the column
+    position: int = 0  # in a tar, its first byte; in a Parquet file, the row
 
     @property
     def name(self) -> str:
         return (self.member or self.path).rpartition("/")[2]
 
+    @property
+    def where(self) -> str:
+        return self.path if self.member is None else f"{self.member} in {self.path}"
+
     def read(self) -> bytes:
         """Return the bytes of the file."""
-        where = self.path if self.member is None else f"{self.member} in {self.path}"
         if self.size > MAX_FILE_BYTES:
-            raise DataError(f"{where} is larger than {MAX_FILE_BYTES // 1024**2} MiB")
+            raise DataError(f"{self.where} is larger than {MAX_FILE_BYTES // 1024**2} MiB")
         try:
-            if self.member is None:
-                return Path(self.path).read_bytes()
-            return _open_zip(self.path, os.stat(self.path).st_mtime_ns).read(self.member)
+            return self.load()
         except Exception as error:  # damaged or unsupported zip members raise many types
-            raise DataError(f"{where} cannot be read: {error}") from error
+            raise DataError(f"{self.where} cannot be read: {error}") from error
+
+    def load(self) -> bytes:
+        """Return the bytes; raises what it meets."""
+        if self.member is None:
+            return Path(self.path).read_bytes()
+        return _open_zip(self.path, os.stat(self.path).st_mtime_ns).read(self.member)
 
 
 @functools.lru_cache(maxsize=16)
@@ -109,22 +117,28 @@ def _list_zip(path: Path) -> Iterator[tuple[str, FileRef]]:
             f"{path} is not a readable zip, as when a download was cut off: {error}; fetch it again"
         ) from error
     for member in members:
-        parts = PurePosixPath(member.filename.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in member.filename.split("/")[0]:
-            raise DataError(f"{path}: member {member.filename!r} points outside the zip")
+        check_member(path, member.filename)
         if member.flag_bits & 1:
             raise DataError(f"{path}: member {member.filename!r} is encrypted")
         if not member.is_dir() and not _is_litter(member.filename):
             yield member.filename, FileRef(str(path), member.file_size, member.filename)
 
 
+def check_member(archive: Path | str, member: str) -> None:
+    """Refuse a member of a zip or tar that would be outside it."""
+    parts = PurePosixPath(member.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or ":" in member.split("/")[0]:
+        raise DataError(f"{archive}: member {member!r} points outside the archive")
+
+
 class ImageStore(dict[str, FileRef]):
-    """The files of a directory or zip by their path in it, which must be unique."""
+    """The files of a directory, zip, tar or Parquet file by their path, which must be unique."""
 
     def __init__(self, source: Path) -> None:
         super().__init__()
-        if source.is_file() and not _is_zip(source):
-            raise DataError(f"{source} is neither a directory nor a zip file")
+        known = source.suffix.lower() in (".tar", ".parquet")
+        if source.is_file() and not known and not _is_zip(source):
+            raise DataError(f"{source} is neither a directory nor a zip, tar or Parquet file")
         self.source = source
         for name, ref in list_files([source]):
             if name in self:
@@ -188,7 +202,7 @@ def parse_jsonl(data: bytes, file: str) -> tuple[list[CaptionedImage], int]:
     lines: dict[str, int] = {}
     num_dropped = 0
     # Not splitlines: JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(_decode(data, file).split("\n"), start=1):
+    for number, line in enumerate(decode_text(data, file).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
@@ -204,7 +218,7 @@ def parse_jsonl(data: bytes, file: str) -> tuple[list[CaptionedImage], int]:
     return list(entries.values()), num_dropped
 
 
-def _decode(data: bytes, file: str) -> str:
+def decode_text(data: bytes, file: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -212,22 +226,33 @@ def _decode(data: bytes, file: str) -> str:
         raise DataError(f"{file}, line {line}: not UTF-8 text ({error.reason})") from error
 
 
-def _parse_line(line: str, where: str) -> tuple[str, str, list[str]]:
+def parse_object(line: str, where: str, example: str) -> dict[str, Any]:
+    """Parse a line that is a JSON object; `example` is one, for the error."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: broken JSON ({error}); expected {_FIELDS}") from error
+        raise DataError(f"{where}: broken JSON ({error}); expected {example}") from error
     if not isinstance(fields, dict):
-        raise DataError(f"{where}: expected a JSON object such as {_FIELDS}")
+        raise DataError(f"{where}: expected a JSON object such as {example}")
+    return fields
+
+
+def split_fault(split: object) -> str:
+    """Return why a split cannot have that name; empty for a good one."""
+    if isinstance(split, str) and re.fullmatch(r"(?!all$)[A-Za-z]\w*", split, re.ASCII):
+        return ""
+    return f'"split" is {split!r}; use letters, digits and _ ("all" is taken)'
+
+
+def _parse_line(line: str, where: str) -> tuple[str, str, list[str]]:
+    fields = parse_object(line, where, _FIELDS)
     image, texts = fields.get("image"), fields.get("captions")
-    split = fields.get("split", _DEFAULT_SPLIT)
+    split = fields.get("split", DEFAULT_SPLIT)
     if not isinstance(image, str) or not image:
         fault = '"image" must be a path'
     elif not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         fault = '"captions" must be a list of strings'
-    elif not isinstance(split, str) or not re.fullmatch(r"(?!all$)[A-Za-z]\w*", split, re.ASCII):
-        fault = f'"split" is {split!r}; use letters, digits and _ ("all" is taken)'
-    else:
+    elif not (fault := split_fault(split)):
         return PurePosixPath(image).as_posix(), split, texts
     raise DataError(f"{where}: {fault}; expected {_FIELDS}")
 
@@ -247,11 +272,11 @@ def read_text_files(store: ImageStore) -> tuple[list[CaptionedImage], int]:
         if text in images:
             raise DataError(f"{text} describes two images: {images[text]!r} and {image!r}")
         images[text] = image
-        lines = _decode(store.read(text), text).split("\n")
+        lines = decode_text(store.read(text), text).split("\n")
         while len(lines) > 1 and not lines[-1].strip():  # the end of a file, not a caption
             lines.pop()
         captions, dropped = clean_captions(lines, text)
-        entries.append(CaptionedImage(image, _DEFAULT_SPLIT, captions))
+        entries.append(CaptionedImage(image, DEFAULT_SPLIT, captions))
         num_dropped += dropped
     return entries, num_dropped
 
