@@ -123,8 +123,9 @@ def encode_between(images: UInt8[np.ndarray, "n h w 3"], format: str) -> tuple[b
 
 
 def json_bytes(value: Any, indent: int | None = None) -> bytes:
-    """Return JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, indent=indent).encode()
+    """Return JSON in UTF-8, without spaces as JavaScript writes it, or indented."""
+    separators = (",", ":") if indent is None else None
+    return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators).encode()
 
 
 def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:

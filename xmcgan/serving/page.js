@@ -189,7 +189,9 @@ function fillChoices(select, first) {
 }
 
 async function loadModels() {
-  models = await (await fetch("models")).json();
+  const text = await (await fetch("models")).text();
+  if (text === JSON.stringify(models)) return;  // a list that is open stays open
+  models = JSON.parse(text);
   document.querySelectorAll("select.model").forEach((select) =>
     fillChoices(select, select.id ? [] : [make("option", {value: "", textContent: "none"})]));
   const broken = models.filter((model) => model.error);
