@@ -118,6 +118,12 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
     return model
 
 
+def read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Return the arrays of a model folder, such as `params/first_map/kernel`, and their sha256."""
+    weights = _read_facts(folder / FACTS)["weights"]
+    return _read_weights(folder / WEIGHTS, weights), weights["sha256"]
+
+
 def load_from_flags(
     workdir: Path | None, model: str | None, step: int | None = None, *, raw: bool = False
 ) -> TrainedModel:
