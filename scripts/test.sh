@@ -15,7 +15,7 @@ fi
 # A part of the suite starts sooner in one process.
 (($#)) && workers=() || workers=(-n auto --dist loadfile)
 
-setup_env requirements.txt requirements-dev.txt
+setup_env requirements.txt requirements-demo.txt requirements-dev.txt
 
 # The same for everybody: simulated devices on the CPU, whatever else the machine has.
 export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2

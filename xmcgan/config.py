@@ -125,6 +125,9 @@ def default_config() -> ConfigDict:
     # A step whose gradients are not finite changes nothing; so many in a row end the run.
     config.stop_after_skipped_steps = 10
     config.num_samples = 16  # images of the grid
+    # A new run's first parameters: a workdir, a model folder, or a name such as emoji64.
+    config.init_from = ""
+    config.freeze = ""  # regular expression of parameters to leave as they are: generator/block_0
     config.restore_step = 0  # resume from this checkpoint; 0: the newest
     config.allow_mismatch = False  # resume although data or config differ from the checkpoint's
     # Weights & Biases: off where no project is named; an empty entity is your default one.
@@ -347,13 +350,14 @@ _FREE_FIELDS = (
     "data.max_damaged_records",
     "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints",
     "num_samples", "num_microbatches", "remat", "mesh.fsdp", "restore_step", "allow_mismatch",
+    "init_from",
     "stop_after_skipped_steps", "text.encoder",
     "text.weights", "losses.image_pretrained.weights", "losses.image_pretrained.in_place_of",
     "wandb.project", "wandb.entity",
 )  # fmt: skip
 
 # Absent from checkpoints of version 0.1, which had what is the default now.
-_NEW_FIELDS = ("generator.type", "discriminator.places", "learning_rate_decay")
+_NEW_FIELDS = ("freeze", "generator.type", "discriminator.places", "learning_rate_decay")
 
 
 def fingerprint(config: ConfigDict) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from xmcgan import config as configs
 from xmcgan.data import DataSet, Source, pipeline
 from xmcgan.errors import run_cli
 from xmcgan.losses import build_losses
+from xmcgan.sampling import init_from
 from xmcgan.sampling.sample_grid import FixedSamples
 from xmcgan.sampling.sampler import Sampler
-from xmcgan.training import build, command_line, logging, monitoring
+from xmcgan.training import build, command_line, logging, monitoring, sentence_statistics
 from xmcgan.training.checkpoint import Checkpointer
-from xmcgan.training.sentence_statistics import with_whitening
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
 from xmcgan.utils import distributed, files
@@ -88,6 +88,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
             lengths = {"max_tokens": config.text.max_tokens, "word_dim": text.width}
             init = partial(create_state, networks, sentence_dim=text.width, **lengths)
             shapes = jax.eval_shape(init, jax.random.key(config.seed))
+            build.check_freeze(config, shapes)
             sharding = meshes.state_sharding(mesh, shapes)
             train_step = make_train_step(networks, frozen, losses, config)
             jitted_step = jax.jit(
@@ -107,6 +108,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
         folder, keep = workdir / "checkpoints", config.keep_checkpoints
         checkpointer = stack.enter_context(Checkpointer(folder, keep=keep, fingerprint=fingerprint))
         extra: dict[str, Any] = {}
+        started_from: dict[str, Any] = {}
         if checkpoint := config.restore_step or checkpointer.latest_step():
             placed = jax.tree.map(lambda x, place: x.update(sharding=place), shapes, sharding)
             mismatch = config.allow_mismatch
@@ -115,7 +117,10 @@ def train(config: ConfigDict, workdir: Path) -> int:
             state = jax.jit(init, out_shardings=sharding)(jax.random.key(config.seed))
             if "whitening" in state.g_batch_stats:
                 encode = jax.jit(lambda *tokens: text.apply(text_params, *tokens)[1])
-                state = with_whitening(state, train_source, tokenizer, encode, config.seed)
+                whiten = sentence_statistics.with_whitening
+                state = whiten(state, train_source, tokenizer, encode, config.seed)
+            if config.init_from:
+                state, started_from = init_from.start_from(state, config.init_from)
         first_step = int(state.step)
 
         # ---------------------------------------------------------------------------- Logs
@@ -138,7 +143,9 @@ def train(config: ConfigDict, workdir: Path) -> int:
             )
             return 0
         if is_host0:
-            record_start(workdir, first_step, num_steps)
+            record_start(workdir, first_step, num_steps, started_from)
+            if started_from:
+                console.print(f"init_from: {init_from.describe(started_from)}", markup=False)
         stack.enter_context(monitoring.explain_out_of_memory(config))
         writer = stack.enter_context(logging.open_writers(workdir, first_step, **config.wandb))
         writer.write_hparams(fingerprint)

@@ -23,6 +23,34 @@ def test_every_variant_is_valid_and_keeps_the_papers_tokens_and_batch(spec):
     assert enabled == rows.get(spec.partition("ablation=")[2], list(LOSSES))
 
 
+def test_the_set_ups_of_the_released_code_and_of_the_paper_go_by_a_name():
+    official, plain = load_config("coco:official"), load_config("coco")
+    validate(official)
+    assert official.batch_norm_group_size == official.contrastive_group_size == 8
+    assert official.text.sentence_pooling == "padded_mean"
+    assert official.data.resize == "squash_bilinear"
+    assert official.text.weights == "bert-base-uncased"
+    assert not official.ema_warmup
+    assert official.generator == plain.generator
+    assert official.losses == plain.losses
+    evaluation = official.evaluation
+    assert (evaluation.protocols, evaluation.draws) == ("fid-keras", 3)
+    assert (evaluation.num_samples, evaluation.num_references) == (30_000, 30_000)
+    assert evaluation.mirror_references
+    assert evaluation.raw_statistics
+    paper = load_config("coco:256,paper")
+    validate(paper)
+    assert paper.losses.image_pretrained.network == "vgg19"
+    assert paper.generator.sentence_in_first_map
+
+
+def test_narratives_repeat_up_to_the_published_number_of_images():
+    for name in ("ln_coco", "ln_open_images"):
+        evaluation = load_config(name).evaluation
+        assert evaluation.num_samples == 30_000
+        assert evaluation.repeat_captions
+
+
 def test_karpathys_splits_are_a_variant_of_coco():
     assert load_config("coco:name=karpathy").data.name == "coco/karpathy"
 

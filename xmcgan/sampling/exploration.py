@@ -108,19 +108,22 @@ def interpolate_captions(
 
     Each word moves to the one at the same place of the other caption, in parts of its length. To
     that end words are repeated until both captions are equally long, which leaves attention as it
-    is: every word is repeated equally often.
+    is: every word is repeated equally often. Padding makes few programs of the many lengths.
     """
     token_ids, mask = model.sampler.tokenizer([start, end])
     words, sentence = map(np.asarray, _encode(model, token_ids, mask))
     lengths = mask.sum(axis=1)
     length = math.lcm(*lengths.tolist())
+    padding = [(0, max(mask.shape[1], 1 << (length - 1).bit_length()) - length), (0, 0)]
     paired = [
-        np.repeat(row[:n], length // n, axis=0) for row, n in zip(words, lengths, strict=True)
+        np.pad(np.repeat(row[:n], length // n, axis=0), padding)
+        for row, n in zip(words, lengths, strict=True)
     ]
+    both_mask = np.tile(np.arange(len(paired[0])) < length, (len(z), 1))
     share = np.linspace(0, 1, len(z), dtype=np.float32)[:, None]
     sentences = (1 - share) * sentence[0] + share * sentence[1]
     between = (1 - share[..., None]) * paired[0] + share[..., None] * paired[1]
-    inputs = (between, np.ones(between.shape[:2], bool), sentences, z)
+    inputs = (between, both_mask, sentences, z)
     images, _ = _generate(model.sampler.generator, model.variables, *inputs)
     return np.asarray(images)
 
@@ -245,6 +248,13 @@ def _generate(generator: Any, variables: Any, *inputs: Any) -> tuple[Array, Arra
     """Return images, and the attention weights that the generator sows on the way."""
     images, sown = generator.apply(variables, *inputs, train=False, mutable=["intermediates"])
     return to_uint8(images), sown["intermediates"]["word_attention"][0]
+
+
+def forget_programs() -> None:
+    """Drop compiled programs of interpolation and attention, and the text encoders they hold."""
+    programs: tuple[Any, ...] = (_apply, _generate)
+    for program in programs:
+        program.clear_cache()
 
 
 def _set_title(figure: Figure, title: str) -> None:

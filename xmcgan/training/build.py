@@ -1,8 +1,11 @@
 """From a config to its networks, encoders and tokenizer."""
 
 import dataclasses
+import re
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
@@ -13,7 +16,7 @@ from xmcgan.errors import ConfigError
 from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.pretrained import efficientnet_lite, encoders
 from xmcgan.pretrained.weights import is_there, resolve
-from xmcgan.training.state import Networks
+from xmcgan.training.state import Networks, TrainState
 from xmcgan.utils.registry import find
 
 
@@ -40,7 +43,37 @@ def _adam(config: ConfigDict, section: str, num_updates: int) -> optax.GradientT
     if config.learning_rate_decay:
         last = round(config.learning_rate_decay * num_updates)
         rate = optax.linear_schedule(rate, 0.0, last, num_updates - last)
-    return optax.adam(rate, **config.adam)
+    adam = optax.adam(rate, **config.adam)
+    if not config.freeze:
+        return adam
+    try:
+        re.compile(config.freeze)
+    except re.error as error:
+        raise ConfigError(f"freeze = {config.freeze}: {error}") from None
+    frozen = partial(jax.tree_util.tree_map_with_path, partial(_is_frozen, config.freeze, section))
+    return optax.chain(adam, optax.masked(optax.set_to_zero(), frozen))
+
+
+def _is_frozen(pattern: str, network: str, path: Any, _: Any) -> bool:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return bool(re.search(pattern, f"{network}/{name}"))
+
+
+def check_freeze(config: ConfigDict, shapes: TrainState) -> None:
+    """Raise ConfigError if `freeze` matches no parameter, or all."""
+    if not config.freeze:
+        return
+    networks = {"generator": shapes.g_params, "discriminator": shapes.d_params}
+    found = [
+        _is_frozen(config.freeze, network, path, None)
+        for network, params in networks.items()
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    if not any(found) or all(found):
+        raise ConfigError(
+            f"freeze = {config.freeze} matches {'every' if all(found) else 'no'} parameter; names "
+            "are such as generator/block_0/conv_1/kernel"
+        )
 
 
 def _build_network(config: ConfigDict, section: str, registry: Any, shared: Any) -> Any:

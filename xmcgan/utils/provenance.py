@@ -50,8 +50,10 @@ def commit(checkout: Path = Path(xmcgan.__file__).parents[1]) -> str | None:
         return None
 
 
-def record_start(workdir: Path, first_step: int, num_steps: int) -> None:
-    """Add an entry for this launch to WORKDIR/run.json."""
+def record_start(
+    workdir: Path, first_step: int, num_steps: int, init_from: Mapping[str, Any] | None = None
+) -> None:
+    """Add an entry for this launch to WORKDIR/run.json; `init_from`: what its state began with."""
     # The packages and variables, beside xmcgan itself, that decide the numbers of a run.
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "grain", "orbax-checkpoint", "pillow",
                 "tokenizers")  # fmt: skip
@@ -66,6 +68,7 @@ def record_start(workdir: Path, first_step: int, num_steps: int) -> None:
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in packages},
         "variables": dict(sorted(variables.items())),
+        **({"init_from": dict(init_from)} if init_from else {}),
     }
     path, starts = workdir / RUN_FILE, read_starts(workdir)
     if not starts and path.exists():

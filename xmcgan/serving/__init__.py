@@ -1,0 +1,1 @@
+"""Trained models behind HTTP: a service, and a page to play with on top of it."""
