@@ -122,7 +122,6 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
     return model
 
 
-<<<<<<< HEAD
 def read_model(folder: Path) -> tuple[ConfigDict, dict[str, np.ndarray], dict[str, Any]]:
     """Return config, arrays by name and facts of a model folder, without its text encoder."""
     if folder.is_dir():
@@ -130,12 +129,12 @@ def read_model(folder: Path) -> tuple[ConfigDict, dict[str, np.ndarray], dict[st
     facts = _read_facts(folder / FACTS)
     config = read_config(folder / CONFIG)
     return config, _read_weights(folder / WEIGHTS, facts["weights"]), facts
-=======
+
+
 def read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """Return the arrays of a model folder, such as `params/first_map/kernel`, and their sha256."""
     weights = _read_facts(folder / FACTS)["weights"]
     return _read_weights(folder / WEIGHTS, weights), weights["sha256"]
->>>>>>> main
 
 
 def load_from_flags(
