@@ -26,7 +26,6 @@ from xmcgan.pretrained.weights import (
     resolve,
     sha256_of,
 )
-from xmcgan.sampling.hub import PREFIX, download_model, warn_of_pickles
 from xmcgan.sampling.sampler import TrainedModel
 from xmcgan.training.checkpoint import named_leaves
 from xmcgan.utils.download import fetch_wheel
@@ -116,7 +115,7 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
         "weights": "ema",
         "checkpoint": facts["weights"]["sha256"],
     }
-    if str(path_or_name).startswith(PREFIX):
+    if str(path_or_name).startswith("hf:"):
         repository = str(path_or_name).partition("@")[0]
         model.origin["hub"] = f"{repository}@{folder.name}"  # the commit
     return model
@@ -125,7 +124,9 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
 def read_model(folder: Path) -> tuple[ConfigDict, dict[str, np.ndarray], dict[str, Any]]:
     """Return config, arrays by name and facts of a model folder, without its text encoder."""
     if folder.is_dir():
-        warn_of_pickles([path.name for path in folder.iterdir()], str(folder))
+        from xmcgan.sampling import hub
+
+        hub.warn_of_pickles([path.name for path in folder.iterdir()], str(folder))
     facts = _read_facts(folder / FACTS)
     config = read_config(folder / CONFIG)
     return config, _read_weights(folder / WEIGHTS, facts["weights"]), facts
@@ -164,8 +165,10 @@ def find_model(path_or_name: str | Path) -> Path:
     Raises:
         WeightsError: there is none; a near miss is named.
     """
-    if str(path_or_name).startswith(PREFIX):
-        return download_model(str(path_or_name), (FACTS, CONFIG, WEIGHTS))
+    if str(path_or_name).startswith("hf:"):
+        from xmcgan.sampling import hub  # training does without
+
+        return hub.download_model(str(path_or_name), (FACTS, CONFIG, WEIGHTS))
     known = known_models()
     if str(path_or_name) in known:
         return MODELS_DIR / path_or_name
