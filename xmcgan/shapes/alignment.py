@@ -62,6 +62,8 @@ class ShapesAlignment:
             "detector_accuracy": detector.accuracy,
         }
         self._detector, self._context = detector, context
+        for caption in context.captions:  # a foreign one is an error before an image is sampled
+            parse_claims(caption)
 
     def extract(
         self, images: UInt8[np.ndarray, "n s s 3"], captions: Sequence[str]
