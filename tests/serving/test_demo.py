@@ -52,14 +52,14 @@ def test_a_missing_package_says_what_to_install(run, monkeypatch):
 def started(*command):
     """Start a server and end it as Ctrl-C does."""
     paths = f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}"
+    # A job in the background ignores SIGINT, and its children would, too; not if it is handled.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     server = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": paths},
-        # A job in the background ignores SIGINT, and its children would, too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield server
