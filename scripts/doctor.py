@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Say what is wrong with an installation, with data or a run, and what to do.
+"""Check an installation, data or a run: what is wrong, and what to do.
 
 python scripts/doctor.py                            the installation
 python scripts/doctor.py --data-dir data            and all prepared data sets

@@ -1,4 +1,4 @@
-"""Let people rank the images of several models blindly, and score their answers.
+"""Rank the images of several models by people, blindly, and score their answers.
 
 python scripts/human_eval.py create --images ours=images/ours \\
     --images theirs=images/theirs --out ranking.html

@@ -373,6 +373,32 @@ def test_saved_samples_are_the_images_that_were_scored(run, workdir):
     assert [e["noise"] for e in entries] == list(range(NUM_SAMPLES))
 
 
+def test_sets_of_samples_are_not_scored_as_one(run, workdir):
+    """Neither draws nor steps are mixed, and the grid is none of the images."""
+    flags = ["--workdir", workdir, "--num-samples", 12, "--bootstrap", 0, "--draws", 2]
+    flags += ["--cache-dir", workdir.parent / "cache", "--step", 6, "--use", "ema"]
+    saved = workdir.parent / "samples"
+    assert run("scripts/eval_fid.py", *flags, "--save-samples", saved)[0] == 0
+    command = ("compare", saved / "step_6_ema" / "draw_0", "--protocol", "fd-effnet-lite2")
+    other = saved / "step_6_ema" / "draw_1"
+    assert run("scripts/eval_fid.py", *command, other, "--bootstrap", 0)[0] == 0
+    for mixed in (saved, saved / "step_6_ema"):
+        status, _, errors = run("scripts/eval_fid.py", *command, mixed)
+        assert status == 2
+        assert "draw_1" in errors
+    (other / "grid.png").write_bytes(b"no image of the set")
+    assert run("scripts/eval_fid.py", *command, other, "--bootstrap", 0)[0] == 0
+
+
+def test_repeated_captions_are_scored_up_to_the_number_asked_for(workdir):
+    settings = {"num_samples": 90, "repeat_captions": True, "weights": ("ema",)}
+    make_job(workdir, **settings).run([6])
+    (result,) = read(workdir)
+    recipe = ResultFile(workdir / "evaluation").read_recipe(result.recipe)
+    assert recipe["samples"] == recipe["data"]["num"] == 90 > recipe["data"]["distinct"]
+    assert result.scores["fd-effnet-lite2/fd"].value > 0
+
+
 def test_draws_have_captions_and_noise_of_their_own(workdir):
     single = []
     for seed in (0, 1):
@@ -444,6 +470,8 @@ def test_fields_of_the_evaluation_may_be_set_for_a_score_and_no_others(run, work
     assert ResultFile(workdir / "evaluation").read_recipe(result.recipe)["references"] == 7
     for wrong, named in (
         (f"{field}=11", "10 images"),
+        (f"{field}=-1", "num_references"),
+        ("--config.evaluation.draws=0", "draws"),
         ("--config.batch_size=3", "batch_size"),
         ("--config.evaluation.num_referenses=3", "num_references"),
     ):

@@ -4,17 +4,17 @@ import base64
 import contextlib
 import json
 import os
-import shutil
 import threading
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
+from headless import chromium_browser, needs_browser
 from PIL import Image
 
 uvicorn = pytest.importorskip("uvicorn", reason="pip install -r requirements-demo.txt")
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+pytest.importorskip("selenium.webdriver", reason="needs selenium")
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
@@ -22,15 +22,7 @@ from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 from xmcgan.serving.models import Models  # noqa: E402
 from xmcgan.serving.routes import Service, make_app  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the PATH"
-)
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
+pytestmark = needs_browser
 # Where to leave screenshots for people to look at, and models to serve instead of the tiny one.
 SCREENSHOTS, MODELS = os.environ.get("XMCGAN_SCREENSHOTS"), os.environ.get("XMCGAN_DEMO_MODELS")
 
@@ -60,17 +52,8 @@ def address(tiny_workdir):
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    downloads = tmp_path_factory.mktemp("downloads")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.downloads = downloads
-    yield driver
-    driver.quit()
+    with chromium_browser(tmp_path_factory) as driver:
+        yield driver
 
 
 @pytest.fixture(params=[1280, 390], ids=["desktop", "phone"])

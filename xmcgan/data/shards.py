@@ -226,7 +226,7 @@ def write_shard(job: ShardJob, report: Callable[[int], object] = lambda num: Non
 
 
 def _exit_with_parent() -> None:
-    """Let a worker end when its parent is killed; it would wait for work forever."""
+    """End a worker when its parent is killed; it would wait for work forever."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

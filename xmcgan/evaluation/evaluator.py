@@ -17,6 +17,7 @@ from xmcgan.config import apply_override, read_config
 from xmcgan.data import DataSet
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.captions import (
+    MAX_CAPTIONS,
     CaptionChoice,
     CaptionManifest,
     find_other_images,
@@ -77,6 +78,7 @@ class _Draw:
     """One set of captions and noise."""
 
     manifest: CaptionManifest
+    about: Mapping[str, Any]  # fields of the metrics' context
     real: RealImages  # those of the captions
     z: Sequence[Float[np.ndarray, "n z"]]  # one row per caption, then more of the first captions
 
@@ -139,6 +141,9 @@ class Evaluator:
                 f"data set {name!r} has no held-out images; --split train scores against the "
                 "images that were trained on, which flatters"
             )
+        for field, least in (("draws", 1), ("num_samples", 0), ("num_references", 0)):
+            if settings[field] < least:
+                raise EvaluationError(f"evaluation.{field} is {settings[field]}: at least {least}")
         num = options.num_samples or settings.num_samples or None
         if num is not None and num < 2:
             raise EvaluationError(f"--num-samples is {num}; at least 2 are needed")
@@ -164,8 +169,9 @@ class Evaluator:
         """The real images that all samples are compared with."""
         config, settings = self.config, self._settings
         source, wanted = self._source, self._options.reference_split or split
+        shared = {*wanted.split("+")} & {*config.data.train_split.split("+")}
+        self._trained_on_references = bool(shared)
         if wanted != split:
-            shared = {*wanted.split("+")} & {*config.data.train_split.split("+")}
             if shared and not self._options.allow_training_references:
                 raise EvaluationError(
                     f"--reference-split {wanted} holds images that were trained on "
@@ -205,7 +211,8 @@ class Evaluator:
             cache_dir=self._cache_dir,
             num_real=len(self._all_real.examples),
         )
-        self._use(self.manifest)
+        self._about = [self._describe(manifest) for manifest in self._manifests]
+        vars(self._context).update(self._about[0])
         protocols = options.protocols or settings.protocols.split(",")
         can_retrieve = (
             self._context.targets is not None and self._context.num_real > NUM_DISTRACTORS
@@ -213,22 +220,23 @@ class Evaluator:
         specs = metric_specs(self.config, options, protocols, can_retrieve)
         return build_metrics(specs, list(dict.fromkeys(protocols)), self._context)
 
-    def _use(self, manifest: CaptionManifest) -> None:
-        """Let the metrics see the captions of a draw."""
-        choices, context = manifest.choices, self._context
+    def _describe(self, manifest: CaptionManifest) -> dict[str, Any]:
+        """What the metrics' context says of the captions of a draw."""
+        choices = manifest.choices
 
         def rows_of(examples: Sequence[int]) -> Int[np.ndarray, "n"]:
             """Row of each example's image among the real images; -1 stays."""
             # An image may have several examples, which follow each other.
             return np.searchsorted(self._all_real.examples, examples, side="right") - 1
 
-        context.captions = manifest.captions
-        context.image_ids = [choice.image_id for choice in choices]
+        about: dict[str, Any] = {"captions": manifest.captions}
+        about["image_ids"] = [choice.image_id for choice in choices]
         if self._all_real.source is self._source and not self._settings.num_references:
-            context.targets = rows_of([choice.example for choice in choices])
-            context.find_twins = functools.cache(
+            about["targets"] = rows_of([choice.example for choice in choices])
+            about["find_twins"] = functools.cache(
                 lambda: rows_of(find_other_images(self._source, choices))
             )
+        return about
 
     def _open_generator(self) -> None:
         text, tokenizer = build.build_text_encoder(self.config)
@@ -237,7 +245,7 @@ class Evaluator:
         self.sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
         most = max(metric.samples_per_caption for metric in self._metrics)
         self._draws = []
-        for manifest in self._manifests:
+        for manifest, about in zip(self._manifests, self._about, strict=True):
             num, seed = len(manifest.choices), manifest.header["seed"]
             recipe = {key: manifest.header[key] for key in ("data", "fingerprint", "split")}
             recipe |= {"images": "of the captions", "captions_sha256": manifest.digest}
@@ -252,7 +260,7 @@ class Evaluator:
             )
             z = sample_noise(seed, num + (most - 1) * min(num, NUM_VARIED), generator.z_dim)
             more = np.split(z[num:], most - 1) if most > 1 else []
-            self._draws.append(_Draw(manifest, real, [z[:num], *more]))
+            self._draws.append(_Draw(manifest, about, real, [z[:num], *more]))
 
     def recipe(self) -> dict[str, Any]:
         """All that the scores depend on, except the checkpoint."""
@@ -312,13 +320,15 @@ class Evaluator:
         """The score with notes about how far it compares."""
         prefix, _, kind = name.partition("/")
         notes = [score.note]
-        published, num = self._settings.num_samples, len(self.manifest.choices)
-        is_published = prefix in PROTOCOLS and PROTOCOLS[prefix].label == "FID"
-        if is_published and published and num != published and kind in _DEPEND_ON_NUMBER:
+        num = len(self.manifest.choices)
+        is_fid = prefix in PROTOCOLS and PROTOCOLS[prefix].label == "FID"
+        # Configs whose scores are published say a number of samples.
+        is_published = is_fid and self._settings.num_samples and kind in _DEPEND_ON_NUMBER
+        if is_published and num != MAX_CAPTIONS:
             notes.append(
-                f"at {num:,} images: not comparable with published scores, at {published:,}"
+                f"at {num:,} images: not comparable with published scores, at {MAX_CAPTIONS:,}"
             )
-        if self._options.allow_training_references and "_real" not in kind:
+        if self._trained_on_references and "_real" not in kind:
             notes.append("the references were trained on")
         flattered = score.flattered or prefix in self.flattered
         return dataclasses.replace(score, note="; ".join(filter(None, notes)), flattered=flattered)
@@ -326,7 +336,7 @@ class Evaluator:
     def _score_draw(
         self, number: int, draw: _Draw, variables: Any, title: str, save: Path | None
     ) -> dict[str, Score]:
-        self._use(draw.manifest)
+        vars(self._context).update(draw.about)
         fake = self._extract_samples(draw, draw.z[0], variables, self._metrics, title, save)
         repeated = [metric for metric in self._metrics if metric.samples_per_caption > 1]
         more = [self._extract_samples(draw, z, variables, repeated, title) for z in draw.z[1:]]

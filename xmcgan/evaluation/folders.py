@@ -3,6 +3,7 @@
 All processes read all images and share the network's work; process 0 scores and writes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from xmcgan.data.images import Resize, decode_image, resize_image
 from xmcgan.data.sources import IMAGE_SUFFIXES, ImageStore
-from xmcgan.errors import EvaluationError
+from xmcgan.errors import EvaluationError, listed
 from xmcgan.evaluation.features import (
     FeatureExtractor,
     Networks,
@@ -31,6 +32,7 @@ from xmcgan.evaluation.features import (
 from xmcgan.evaluation.metrics import Context, build_metrics, quality_metrics
 from xmcgan.evaluation.metrics.fid import frechet_score, mean_and_covariance
 from xmcgan.evaluation.protocols import FeatureProtocol
+from xmcgan.sampling.sample_files import MANIFEST
 from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
 from xmcgan.utils.mesh import make_mesh
 from xmcgan.utils.provenance import fingerprint_differences, provenance
@@ -105,7 +107,7 @@ class ImageFolder:
         self.path, self._image_size, self._chosen = path, image_size, chosen
         self._resize: Resize = resize
         self._digests: dict[str, bytes] = {}
-        self.names = list(self._store.images() if names is None else names)
+        self.names = list(_sampled(self._store, path) if names is None else names)
         if not self.names:
             raise EvaluationError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
 
@@ -171,6 +173,21 @@ class ImageFolder:
     def _pixels(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
         image, size = decode_image(self._read(name), f"{self.path}/{name}"), self._image_size
         return resize_image(image, size, self._resize) if size else np.asarray(image)
+
+
+def _sampled(store: ImageStore, path: Path) -> list[str]:
+    """Images of a folder; of one of samples those of its manifest, without the grid."""
+    manifests = [name for name in store if PurePosixPath(name).name == MANIFEST]
+    if len(manifests) > 1:
+        raise EvaluationError(
+            f"{path} holds several sets of samples, each with a {MANIFEST}; name one:"
+            f"{listed([str(PurePosixPath(name).parent) for name in sorted(manifests)])}"
+        )
+    if manifests == [MANIFEST]:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # of another program
+            files = {str(entry["file"]) for entry in json.loads(store.read(MANIFEST))["images"]}
+            return [name for name in store.images() if name in files]
+    return store.images()
 
 
 def compare(

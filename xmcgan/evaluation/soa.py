@@ -199,11 +199,7 @@ def _write_image(path: Path, image: np.ndarray) -> None:
 def list_samples(root: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """Return the images of each label, and the manifest without `labels`, {} if there is none.
 
-    Args:
-        root: of `write_samples`, or any folder of label folders.
-
-    Raises:
-        UserError: there are none, a label is empty, or they are not those of the manifest.
+    `root` is of `write_samples`, or any folder of label folders.
     """
     images = root / IMAGES if (root / IMAGES).is_dir() else root
     folders = sorted(path.name for path in images.glob("*/"))
@@ -245,12 +241,8 @@ def _differences(
 def read_detections(source: Path, read: Read = read_json) -> dict[str, dict[str, bool]]:
     """Return for each label and image whether the label's object was detected.
 
-    Args:
-        source: the authors' output, a folder of `detected_LABEL.pkl` or one of them, each
-            {image: [names, numbers, boxes]}; or a JSON file {LABEL: {image: [name or number]}}.
-
-    Raises:
-        UserError: there are none, or they are of another form.
+    `source` is the authors' output, a folder of `detected_LABEL.pkl` or one of them, each {image:
+    [names, numbers, boxes]}; or a JSON file {LABEL: {image: [name or number]}}.
     """
     if source.suffix == ".json":
         labels = read_object(source)

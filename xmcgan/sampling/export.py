@@ -98,7 +98,7 @@ def _lower(
 
 @contextlib.contextmanager
 def _bare_locations() -> Iterator[None]:
-    """Let programs name source files without their folders, and without the callers."""
+    """Name source files in programs without their folders, and without the callers."""
     wanted = {
         "jax_hlo_source_file_canonicalization_regex": ".*/",
         "jax_include_full_tracebacks_in_locations": False,

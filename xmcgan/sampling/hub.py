@@ -48,7 +48,7 @@ def upload_model(folder: Path, hub_id: str, *, private: bool = False) -> str:
 
 
 def warn_of_pickles(names: Sequence[str], where: str) -> None:
-    """Say which files of a model are not read because they could run code."""
+    """Warn of files of a model that are not read because they could run code."""
     if pickles := [name for name in names if name.endswith(PICKLE_SUFFIXES)]:
         print(f"{where}: ignored {', '.join(sorted(pickles))}: only safetensors and JSON are read")
 

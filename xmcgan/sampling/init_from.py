@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from xmcgan.errors import ConfigError, listed
-from xmcgan.sampling.model_folder import find_model, read_arrays
+from xmcgan.sampling.model_folder import find_model, read_model
 from xmcgan.training.checkpoint import committed_steps, named_leaves, restore_subtree
 from xmcgan.training.state import TrainState
 from xmcgan.utils.mesh import put
@@ -24,7 +24,8 @@ def start_from(state: TrainState, source: str) -> tuple[TrainState, dict[str, An
     """Take the arrays that fit by name and shape; all others of the state stay as they are.
 
     Args:
-        source: A workdir (its newest checkpoint), a model folder, or a name such as "emoji64".
+        source: A workdir (its newest checkpoint), a model folder, a name such as "emoji64", or a
+            hub id.
 
     Returns:
         The state, and what was taken, as JSON values.
@@ -67,14 +68,14 @@ def _read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             raise ConfigError(f"init_from = {source}: {checkpoints} has no checkpoint yet")
         stored = restore_subtree(checkpoints, steps[-1], _OF_RUN, optional=_OF_RUN)
         return named_leaves(stored), {"step": steps[-1]}
-    arrays, sha256 = read_arrays(find_model(source))
+    _, arrays, facts = read_model(find_model(source))
     renamed = {
         f"{field}/{rest}": array
         for name, array in arrays.items()
         for top, _, rest in [name.partition("/")]
         for field in _OF_MODEL[top]
     }
-    return renamed, {"sha256": sha256}
+    return renamed, {"sha256": facts["weights"]["sha256"]}
 
 
 def describe(facts: dict[str, Any]) -> str:

