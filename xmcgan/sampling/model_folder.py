@@ -44,8 +44,8 @@ def save_model(
 ) -> Path:
     """Write the averaged generator as a model folder, named after the model, and return it.
 
-    `info` has JSON values about the training, at least "steps" and "images_seen"; `card` is the text
-    of README.md. Raises WeightsError if a value is not finite in float16.
+    `info` has JSON values about the training, at least "steps" and "images_seen"; `card` is the
+    text of README.md. Raises WeightsError if a value is not finite in float16.
     """
     tensors = {
         # A variance may be beyond float16, and whitening subtracts nearly equal numbers.

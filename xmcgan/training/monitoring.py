@@ -104,9 +104,12 @@ def find_first_nonfinite(
     failed: set[int] = set()
 
     def test(name: str, x: Array) -> None:
-        index = len(names)
+        def note(is_finite: Array, index: int = len(names)) -> None:
+            if not is_finite:
+                failed.add(index)
+
         names.append(name)
-        jax.debug.callback(lambda is_bad: is_bad and failed.add(index), ~jnp.isfinite(x).all())
+        jax.debug.callback(note, jnp.isfinite(x).all())
 
     def probe(name: str, x: Any) -> Any:
         @jax.custom_vjp
@@ -182,8 +185,9 @@ def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
             raise
         parts = 2 * config.num_microbatches
         size = config.batch_size // parts
-        smaller = f"--config.num_microbatches={parts} --config.batch_norm_group_size={size}, "
-        smaller *= bool(size) and config.batch_size % parts == 0
+        smaller = ""
+        if size and config.batch_size % parts == 0:
+            smaller = f"--config.num_microbatches={parts} --config.batch_norm_group_size={size}, "
         raise TrainingError(
             f"the devices have too little memory for this step ({str(error).splitlines()[0]}). "
             f"Try {smaller}--config.remat=convolutions, more devices or a smaller batch_size; "
