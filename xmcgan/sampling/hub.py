@@ -34,7 +34,7 @@ def download_model(hub_id: str, names: Sequence[str]) -> Path:
 
 
 def upload_model(folder: Path, hub_id: str, *, private: bool = False) -> str:
-    """Upload a model folder, making the repository if there is none; return the commit's address."""
+    """Upload a model folder, if needed to a new repository; return the commit's address."""
     repo, revision = _split(hub_id)
     library = _library()
     with _hub_errors(library, hub_id):
