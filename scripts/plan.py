@@ -6,12 +6,14 @@ python scripts/plan.py --config coco:128 --target cpu:8 --config.remat=blocks
 python scripts/plan.py --config coco:256 --target v5e:2x2 --largest-batch
 python scripts/plan.py --config coco:256 --target v5e:2x2 \\
     --compare remat=none,convolutions,blocks
+python scripts/plan.py --config coco:256 --config.batch_size=16 --target here
 
 Needs neither the target nor data or weights, only its compiler: for TPUs
 `pip install -r requirements-tpu.txt`, for GPUs requirements-cuda.txt. Memory,
 work, bytes and collectives are those of the compiled program; times are models,
 not measurements. Targets: TPU v4, v5e, v5p, v6e by libtpu's names of slices;
-a100, h100, h200, b200 by their number, 8 to a host; cpu by its number.
+a100, h100, h200, b200 by their number, 8 to a host; cpu by its number; "here"
+for the devices of this machine, where the step also runs and is timed.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from ml_collections import ConfigDict
 from xmcgan.config import apply_override, load_config, validate
 from xmcgan.errors import ConfigError, run_cli
 from xmcgan.planning.report import Plan, largest_batch, make_plan
-from xmcgan.planning.targets import find_target
+from xmcgan.planning.targets import HERE, find_target
 from xmcgan.training.command_line import read_overrides
 
 CACHE = Path.home() / ".cache" / "xmcgan" / "plans"
@@ -86,10 +88,16 @@ def main() -> None:
     if not -1 <= args.effort <= 1:
         raise ConfigError(f"--effort is {args.effort}; it must be from -1 to 1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a metadata server
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
-    jax.config.update("jax_platforms", "cpu")  # only the compiler is the target's
-    jax.config.update("jax_exec_time_optimization_effort", args.effort)
-    jax.config.update("jax_memory_fitting_effort", args.effort)
+    is_here = args.target == [HERE]
+    if not is_here:
+        if HERE in args.target:
+            raise ConfigError("--target here goes alone: other targets are compiled on the CPU")
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+        jax.config.update("jax_platforms", "cpu")  # only the compiler is the target's
+        jax.config.update("jax_exec_time_optimization_effort", args.effort)
+        jax.config.update("jax_memory_fitting_effort", args.effort)
+    else:
+        args.effort = 0.0  # as training compiles
     jax.config.update("jax_compilation_cache_dir", None)
     variants = config_variants(args, overrides)
     plans = []
@@ -98,7 +106,7 @@ def main() -> None:
             options: dict[str, Any] = {
                 "frozen": not args.no_frozen,
                 "num_examples": args.examples,
-                "cache": CACHE,
+                "cache": None if is_here else CACHE,
             }
             title = f"{args.config}{label} on {target.name}"
             print(f"compiling {title} (effort {args.effort:g}) ...", file=sys.stderr)

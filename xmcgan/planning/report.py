@@ -116,6 +116,11 @@ class Plan:
             most = max(bounds, key=lambda name: bounds[name])
             parts = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in bounds.items())
             rows.append(("bound by", f"{most} ({parts} at published rates)"))
+        if program.measured:
+            rate = batch / program.measured
+            rows.append(
+                ("step (measured)", f"{1e3 * program.measured:.1f} ms, {rate:,.0f} images/s")
+            )
         if self.seconds:
             how = "the compiler and links" if program.seconds else "published rates and links"
             rate = batch / self.seconds

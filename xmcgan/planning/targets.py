@@ -1,4 +1,4 @@
-"""Machines that a step can be compiled for: TPU slices, NVIDIA GPUs, simulated CPUs."""
+"""Machines that a step can be compiled for: TPU slices, NVIDIA GPUs, simulated CPUs, this one."""
 
 import contextlib
 import dataclasses
@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from xmcgan.errors import ConfigError, did_you_mean
 
 GB = 1e9
+HERE = "here"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ _INSTALL = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A machine, by its name: `v5e:4x4`, `h100:8`, `cpu:64`."""
+    """A machine, by its name: `v5e:4x4`, `h100:8`, `cpu:64`, `here`."""
 
     name: str
     chip: Chip
@@ -79,21 +80,33 @@ def find_target(name: str) -> Target:
     """Describe a machine to the compiler.
 
     Args:
-        name: `v5e:4x4` and the like (libtpu's names of slices), `h100:16` (8 to a host), `cpu:8`.
+        name: `v5e:4x4` and the like (libtpu's names of slices), `h100:16` (8 to a host), `cpu:8`,
+            or `here` for the devices that JAX finds.
 
     Raises:
         ConfigError: Unknown chip or topology, or a compiler that is not installed.
     """
+    if name == HERE:
+        return Target(name, _chip_of(jax.devices()[0]), jax.devices())
     kind, _, size = name.partition(":")
     if kind not in CHIPS:
-        hint = did_you_mean(kind, CHIPS)
-        raise ConfigError(f"--target {name}: unknown chip. Known: {', '.join(CHIPS)}{hint}")
+        known = [*CHIPS, HERE]
+        hint = did_you_mean(kind, known)
+        raise ConfigError(f"--target {name}: unknown chip. Known: {', '.join(known)}{hint}")
     pattern = r"\d+x\d+(x\d+)?" if CHIPS[kind].platform == "tpu" else r"[1-9]\d*"
     if not re.fullmatch(pattern, size):
         form = f"{kind}:4x4 or {kind}:2x2x1" if CHIPS[kind].platform == "tpu" else f"{kind}:8"
         raise ConfigError(f"--target {name}: write chip and size, such as {form}")
     finders = {"tpu": _tpu_devices, "cuda": _gpu_devices, "cpu": _cpu_devices}
     return Target(name, CHIPS[kind], finders[CHIPS[kind].platform](kind, size))
+
+
+def _chip_of(device: Any) -> Chip:
+    """The chip of a device that is here, its memory as the device says."""
+    kind = device.device_kind.lower().replace("v5 lite", "v5e").replace("v6 lite", "v6e")
+    chip = next((CHIPS[name] for name in CHIPS if name in kind), Chip(device.platform))
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    return dataclasses.replace(chip, memory=float(memory))
 
 
 def _tpu_devices(kind: str, size: str) -> Sequence[Any]:
