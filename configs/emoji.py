@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.generator.whiten_sentence = True
     config.discriminator.type = "projected"
     config.discriminator.width = 4 if is_small else 6
-    config.discriminator.places = True  # each name has its own layout: docs/recipes.md
+    config.discriminator.places = is_small  # emoji64 was trained without
     config.region_size = 8
     # Losses
     for name in ("sentence", "word", "image_discriminator"):
@@ -45,9 +45,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # Optimizer: a slow discriminator and a fast generator
     config.batch_size = 32 if is_small else 128
     config.d_steps = 1
-    config.generator.learning_rate = 2e-3 if is_small else 1.5e-3
-    config.discriminator.learning_rate = 4e-4 if is_small else 3e-4
-    config.learning_rate_decay = 0.6
+    config.generator.learning_rate = 2e-3 if is_small else 1e-3
+    config.discriminator.learning_rate = 4e-4 if is_small else 2e-4
+    config.learning_rate_decay = 0.6 if is_small else 0.0
     config.adam = {"b1": 0.5, "b2": 0.999, "eps": 1e-8}
     config.ema_decay = 0.999
     config.num_train_steps = 1500 if is_quick else 5000 if is_small else 20_000

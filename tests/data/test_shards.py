@@ -56,19 +56,25 @@ def _die(job):
 
 def test_a_killed_preparation_leaves_no_process_and_is_done_again(tmp_path):
     source = write_coco(tmp_path / "coco", train=600, val=1)
-    code = (
-        "import sys; from xmcgan.data import shards; shards.SHARD_BYTES = 2000;"
-        "from pathlib import Path; from xmcgan.data.coco import Coco;"
-        "Coco.write(Coco.read([Path(sys.argv[1])]), Path(sys.argv[2]), num_workers=2)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, source, tmp_path / "data"], env=ENV)
-    deadline = time.monotonic() + 60
+    # It waits in its first report of progress, while its workers go on.
+    code = """
+import sys
+from pathlib import Path
+from xmcgan.data import shards
+from xmcgan.data.coco import Coco
+shards.SHARD_BYTES, write = 2000, shards.write_shards
+wait = lambda num: print("writing", flush=True) or sys.stdin.read()
+shards.write_shards = lambda jobs, num_workers, report: write(jobs, num_workers, wait)
+Coco.write(Coco.read([Path(sys.argv[1])]), Path(sys.argv[2]), num_workers=2)
+"""
+    command = [sys.executable, "-c", code, source, tmp_path / "data"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=ENV, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout.readline() == b"writing\n"
+        children = _children(process.pid)
+        process.send_signal(signal.SIGKILL)
     root = tmp_path / "data" / "coco" / "default"
-    while len(list(root.glob("incomplete.*/*/*record*"))) < 20 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    children = _children(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    deadline = time.monotonic() + 60
     assert list(root.glob("incomplete.*"))
     assert children
     while any(map(_alive, children)) and time.monotonic() < deadline:
