@@ -223,6 +223,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 if step % config.checkpoint_every_steps == 0:
                     save(step)
                     saved_step = step
+        del batch  # of shared memory, which must go before its workers
         if saved_step != step:
             save(step)
     if is_host0:

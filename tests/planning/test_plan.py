@@ -130,6 +130,22 @@ def test_a_step_compiles_and_an_equal_one_is_read_from_the_cache(config, tmp_pat
         make_plan(config, target("cpu:1", 1), cache=tmp_path)
 
 
+def test_the_step_of_this_machine_runs_and_is_timed(config):
+    here = find_target("here")
+    program = compile_step(config, dataclasses.replace(here, devices=here.devices[:1]))
+    assert program.measured > 0
+    rows = dict(Plan(config, here, program).rows())
+    assert f"{1e3 * program.measured:.1f} ms" in rows["step (measured)"]
+
+
+def test_here_goes_alone():
+    command = [sys.executable, "scripts/plan.py", "--config", "shapes"]
+    targets = ["--target", "here", "--target", "cpu:1"]
+    run = subprocess.run([*command, *targets], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "here" in run.stderr
+
+
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(config):
     config.batch_size = 6
     with pytest.raises(ConfigError, match="batch_size"):

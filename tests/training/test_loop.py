@@ -144,21 +144,24 @@ def test_a_signal_saves_the_current_step_and_exits(tiny_root, tmp_path, number, 
         "from xmcgan.train import train; from xmcgan.errors import run_cli\n"
         "config = tiny.tiny_config(Path(sys.argv[1])); config.num_train_steps = 10**6\n"
         "config.log_every_steps = 1; config.checkpoint_every_steps = 10**6\n"
+        "config.data.num_workers = 1\n"
         "run_cli(lambda: train(config, Path(sys.argv[2])))\n"
     )
     command = [sys.executable, "-c", program, str(tiny_root), str(tmp_path)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ["PYTHONPATH"]])
     environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
     log = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + 240
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.2)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == status, output
+    assert "leaked" not in errors  # memory shared with the worker
     steps = committed_steps(tmp_path / "checkpoints")
     assert f"saved at step {steps[-1]}" in output
     assert _logged(tmp_path)[-1]["step"] == steps[-1]
