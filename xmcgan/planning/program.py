@@ -17,7 +17,7 @@ from xmcgan.config import check_devices, trunk_size
 from xmcgan.errors import ConfigError, TrainingError
 from xmcgan.losses import build_losses
 from xmcgan.planning.collectives import find_collectives
-from xmcgan.planning.targets import HERE, Target
+from xmcgan.planning.targets import HERE, Target, flops_per_device
 from xmcgan.pretrained import bert, vgg
 from xmcgan.pretrained.efficientnet_lite import EfficientNetLite, EfficientNetLite0Trunk
 from xmcgan.pretrained.resnet import ResNet50
@@ -96,9 +96,6 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
         raise TrainingError(f"{target.name}: {str(error).splitlines()[0]}") from None
     memory: Any = compiled.memory_analysis()
     cost = compiled.cost_analysis() or {}
-    if not cost.get("flops"):  # the GPU compiler does not say: count the program before it
-        whole = lowered.cost_analysis() or {}
-        cost = {"flops": whole.get("flops", 0.0) / len(target.devices)}
     held: dict[str, tuple[int, float, float]] = {}
     for each in find_collectives(compiled.as_text() or ""):
         times, size, sent = held.get(each.kind, (0, 0.0, 0.0))
@@ -110,7 +107,7 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
     return Program(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        flops=cost.get("flops", 0.0),
+        flops=flops_per_device(lowered, compiled, len(target.devices)),
         accessed=cost.get("bytes accessed", 0.0),
         seconds=max(cost.get("optimal_seconds", 0.0), 0.0),
         collectives=held,
