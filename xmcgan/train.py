@@ -184,13 +184,13 @@ def train(config: ConfigDict, workdir: Path) -> int:
         # ---------------------------------------------------------------------------- Loop
         batches = stack.enter_context(contextlib.closing(batches_from(first_step)))
         batch = next(batches)
-        compiled_step, flops = profiling.compile_step(
+        compiled_step, at_peak = profiling.compile_step(
             console, jitted_step, state, frozen_params, batch
         )
         trace = stack.enter_context(profiling.Trace(config.profile.steps, workdir / "tensorboard"))
         progress = stack.enter_context(logging.progress_bar(console))
         task = progress.add_task("training", total=num_steps, completed=first_step)
-        clock = profiling.StepClock(first_step, config.batch_size, flops)
+        clock = profiling.StepClock(first_step, config.batch_size, at_peak)
         step = saved_step = first_step
         while step < num_steps and not vote.should_stop():
             step += 1

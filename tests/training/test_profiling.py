@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from rich.console import Console
 
 from xmcgan.config import default_config, validate
 from xmcgan.errors import ConfigError
-from xmcgan.planning.targets import CHIPS
+from xmcgan.planning import targets
 from xmcgan.training import profiling
 from xmcgan.training.profiling import StepClock, Trace
 
@@ -40,29 +41,22 @@ def test_waiting_for_data_is_a_share_of_the_time_that_counts(now):
     assert clock.read_and_reset(2)["data_wait_share"] == 0
 
 
-def test_the_share_of_the_peak_follows_from_the_program_and_the_chip(now, monkeypatch):
-    assert "peak_share" not in _rates_after_two_seconds(now, 1e12)  # of a CPU it is not known
-    monkeypatch.setattr(profiling, "chip_of", lambda device: CHIPS["h100"])
-    assert "peak_share" not in _rates_after_two_seconds(now, 0)
-    share = _rates_after_two_seconds(now, 0.2 * CHIPS["h100"].peak)["peak_share"]
-    assert share == pytest.approx(0.5)  # five steps
+def test_the_share_of_the_peak_is_that_of_the_time_it_would_take_at_it(now):
+    for at_peak, expected in ((0.0, None), (0.2, 0.5)):
+        clock = StepClock(0, 8, at_peak)
+        now[0] += 2
+        assert clock.read_and_reset(5).get("peak_share") == expected
 
 
-def _rates_after_two_seconds(now, flops):
-    clock = StepClock(0, 8, flops)
-    now[0] += 2
-    return clock.read_and_reset(5)
-
-
-def test_the_work_of_a_step_is_that_of_its_compiled_program():
-    class Silent:
-        def print(self, text):
-            pass
-
+@pytest.mark.parametrize(("chip", "peak"), [("cpu", 0), ("h100", 989e12)])
+def test_the_work_of_a_step_is_that_of_its_compiled_program(monkeypatch, chip, peak):
+    monkeypatch.setattr(targets, "chip_of", lambda device: targets.CHIPS[chip])
     square = jnp.ones((64, 64))
-    compiled, flops = profiling.compile_step(Silent(), jax.jit(lambda x: x @ x), square)
-    assert flops == pytest.approx(2 * 64**3, rel=0.1)
+    quiet = Console(quiet=True)
+    compiled, at_peak = profiling.compile_step(quiet, jax.jit(lambda x: x @ x), square)
     assert float(compiled(square)[0, 0]) == 64
+    assert at_peak * peak == pytest.approx(2 * 64**3 if peak else 0, rel=0.1)
+    assert bool(at_peak) == bool(peak)  # that of a CPU is not known
 
 
 @pytest.mark.parametrize(("steps", "traced"), [("", False), ("3-4", True), ("5", True), ("9", 0)])

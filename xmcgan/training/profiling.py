@@ -9,19 +9,22 @@ from typing import Any, Self
 import jax
 from rich.console import Console
 
-from xmcgan.planning.targets import chip_of, flops_per_device
 from xmcgan.utils import distributed
 
 
 def compile_step(console: Console, step: Any, *inputs: Any) -> tuple[Any, float]:
-    """Compile a jitted training step; return it and its FLOPs on one device, 0 if unknown."""
+    """Compile a jitted training step; return it and its seconds at the chip's peak, or 0."""
+    from xmcgan.planning.targets import chip_of, flops_per_device
+
     start = time.monotonic()
     console.print("compiling the training step ...")
     lowered = step.lower(*inputs)
     compiled = lowered.compile()
     distributed.all_gather_json("compiled")  # a collective would not wait for the slowest
     console.print(f"compiled in {time.monotonic() - start:.0f} s")
-    return compiled, flops_per_device(lowered, compiled, jax.device_count())
+    peak = chip_of(jax.devices()[0]).peak
+    flops = flops_per_device(lowered, compiled, jax.device_count())
+    return compiled, flops / peak if peak else 0.0
 
 
 class StepClock:
@@ -29,12 +32,11 @@ class StepClock:
 
     Args:
         batch_size: Images per step.
-        flops: Of one step on one device; 0 if unknown.
+        at_peak: Seconds of one step at the chip's peak of arithmetic; 0 if unknown.
     """
 
-    def __init__(self, step: int, batch_size: int, flops: float = 0.0) -> None:
-        peak = chip_of(jax.devices()[0]).peak
-        self._batch_size, self._peak_share = batch_size, flops / peak if peak else 0.0
+    def __init__(self, step: int, batch_size: int, at_peak: float = 0.0) -> None:
+        self._batch_size, self._at_peak = batch_size, at_peak
         self._start, self._start_step, self._waited = time.monotonic(), step, 0.0
 
     def read_and_reset(self, step: int) -> dict[str, float]:
@@ -49,8 +51,8 @@ class StepClock:
             "images_per_second": steps * self._batch_size / seconds,
             "data_wait_share": self._waited / seconds,
         }
-        if self._peak_share:
-            rates["peak_share"] = self._peak_share * steps / seconds
+        if self._at_peak:
+            rates["peak_share"] = self._at_peak * steps / seconds
         self._start, self._start_step, self._waited = now, step, 0.0
         return rates
 
