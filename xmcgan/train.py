@@ -23,7 +23,7 @@ from xmcgan.losses import build_losses
 from xmcgan.sampling import init_from
 from xmcgan.sampling.sample_grid import FixedSamples
 from xmcgan.sampling.sampler import Sampler
-from xmcgan.training import build, command_line, logging, monitoring, profiling, sentence_statistics
+from xmcgan.training import build, command_line, logging, monitoring, profiling
 from xmcgan.training.checkpoint import Checkpointer
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
@@ -115,6 +115,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
         else:
             state = jax.jit(init, out_shardings=sharding)(jax.random.key(config.seed))
             if "whitening" in state.g_batch_stats:
+                from xmcgan.training import sentence_statistics
+
                 encode = jax.jit(lambda *tokens: text.apply(text_params, *tokens)[1])
                 whiten = sentence_statistics.with_whitening
                 state = whiten(state, train_source, tokenizer, encode, config.seed)
