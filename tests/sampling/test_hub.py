@@ -21,6 +21,8 @@ from xmcgan.sampling import hub
 from xmcgan.sampling.exploration import open_model
 from xmcgan.sampling.model_folder import load_from_flags, load_model, read_model
 from xmcgan.sampling.sampler import TrainedModel
+from xmcgan.train import train
+from xmcgan.utils.provenance import read_starts
 
 COMMIT = "c" * 40
 REPO = "someone/tiny"
@@ -139,6 +141,14 @@ def test_a_model_of_the_hub_is_pinned_and_cached(server, folder, capsys):
     assert open_model(f"hf:{REPO}@{COMMIT}")[0].origin["hub"] == model.origin["hub"]
     files = [r for r in server.requests[asked:] if r.startswith("GET") and "/resolve/" in r]
     assert len([r for r in files if "safetensors" in r]) <= 1  # the cache has them
+
+
+def test_a_run_starts_from_a_model_of_the_hub(server, folder, tiny_config, tmp_path):
+    tiny_config.init_from, tiny_config.num_train_steps = f"hf:{REPO}@v1", 1
+    assert train(tiny_config, tmp_path / "run") == 0
+    (entry,) = read_starts(tmp_path / "run")
+    assert entry["init_from"]["hub"] == f"hf:{REPO}@{COMMIT}"
+    assert entry["init_from"]["left_out"] == []
 
 
 def test_without_a_network_the_cache_is_used_and_else_the_error_says_so(server):

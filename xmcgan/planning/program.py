@@ -82,8 +82,9 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
     init = partial(create_state, networks, sentence_dim=width, **lengths)
     state = jax.eval_shape(init, jax.random.key(0))
     sharding, everywhere = meshes.state_sharding(mesh, state), meshes.replicated(mesh)
+    train_step = make_train_step(networks, functions, build_losses(config), config)
     step = jax.jit(
-        make_train_step(networks, functions, build_losses(config), config),
+        train_step,
         in_shardings=(sharding, everywhere, meshes.batch_sharding(mesh)),
         out_shardings=(sharding, everywhere),
         donate_argnums=0,
@@ -96,8 +97,11 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
         raise TrainingError(f"{target.name}: {str(error).splitlines()[0]}") from None
     memory: Any = compiled.memory_analysis()
     cost = compiled.cost_analysis() or {}
-    if not cost.get("flops"):  # the GPU compiler does not say: count the program before it
-        whole = lowered.cost_analysis() or {}
+    # The GPU compiler does not say: count the program of one device before it is compiled, where
+    # it has no loop.
+    if not cost.get("flops") and config.num_microbatches <= 1:
+        on_cpu = jax.jit(train_step).lower(state, frozen_shapes, batch_shapes(config))
+        whole = on_cpu.cost_analysis() or {}
         cost = {"flops": whole.get("flops", 0.0) / len(target.devices)}
     held: dict[str, tuple[int, float, float]] = {}
     for each in find_collectives(compiled.as_text() or ""):

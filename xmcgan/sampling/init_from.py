@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from xmcgan.errors import ConfigError, listed
-from xmcgan.sampling.model_folder import find_model, read_model
+from xmcgan.sampling.model_folder import find_model, hub_commit, read_model
 from xmcgan.training.checkpoint import committed_steps, named_leaves, restore_subtree
 from xmcgan.training.state import TrainState
 from xmcgan.utils.mesh import put
@@ -68,14 +68,15 @@ def _read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             raise ConfigError(f"init_from = {source}: {checkpoints} has no checkpoint yet")
         stored = restore_subtree(checkpoints, steps[-1], _OF_RUN, optional=_OF_RUN)
         return named_leaves(stored), {"step": steps[-1]}
-    _, arrays, facts = read_model(find_model(source))
+    folder = find_model(source)
+    _, arrays, facts = read_model(folder)
     renamed = {
         f"{field}/{rest}": array
         for name, array in arrays.items()
         for top, _, rest in [name.partition("/")]
         for field in _OF_MODEL[top]
     }
-    return renamed, {"sha256": facts["weights"]["sha256"]}
+    return renamed, {"sha256": facts["weights"]["sha256"]} | hub_commit(source, folder)
 
 
 def describe(facts: dict[str, Any]) -> str:

@@ -105,10 +105,14 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
         "weights": "ema",
         "checkpoint": facts["weights"]["sha256"],
     }
-    if str(path_or_name).startswith("hf:"):
-        repository = str(path_or_name).partition("@")[0]
-        model.origin["hub"] = f"{repository}@{folder.name}"  # the commit
+    model.origin |= hub_commit(path_or_name, folder)
     return model
+
+
+def hub_commit(path_or_name: str | Path, folder: Path) -> dict[str, str]:
+    """Return the hub id with the commit in the cache's folder, as "hub"; nothing elsewhere."""
+    repository, _, _ = str(path_or_name).partition("@")
+    return {"hub": f"{repository}@{folder.name}"} if repository.startswith("hf:") else {}
 
 
 def read_model(folder: Path) -> tuple[ConfigDict, dict[str, np.ndarray], dict[str, Any]]:
