@@ -6,11 +6,15 @@ python scripts/demo.py --model emoji64 --model runs/quickstart --port 8080
 
 import argparse
 import asyncio
+import contextlib
+import ctypes
 import errno
 import socket
 
 from xmcgan.errors import UserError, run_cli
 from xmcgan.utils.distributed import use_compilation_cache
+
+_M_ARENA_MAX = -8  # of mallopt
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,6 +38,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # glibc would give each thread a heap of its own, and memory would grow by what is free in them.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
     try:
         import uvicorn
 

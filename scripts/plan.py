@@ -33,8 +33,12 @@ from xmcgan.planning.targets import HERE, find_target
 from xmcgan.training.command_line import read_overrides
 
 CACHE = Path.home() / ".cache" / "xmcgan" / "plans"
-# The GPU compiler tunes on the device, which is not here; CPU programs are not run.
-_FLAGS = "--xla_gpu_autotune_level=0 --xla_backend_optimization_level=0"
+# The GPU compiler tunes on the device, which is not here, and without tuning Triton's products may
+# fail to compile; CPU programs are not run.
+_FLAGS = (
+    "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false "
+    "--xla_backend_optimization_level=0"
+)
 
 
 def parse_args() -> tuple[argparse.Namespace, list[str]]:

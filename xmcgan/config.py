@@ -16,7 +16,7 @@ from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.models.augment import POLICIES
 from xmcgan.models.blocks import REMAT_POLICIES
 from xmcgan.models.generator import WIDTH_MULTIPLIERS
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import FILES, write_text
 from xmcgan.utils.provenance import flatten
 
 IMAGE_NETWORKS = ("resnet50", "efficientnet_lite0", "vgg16", "vgg19")
@@ -145,7 +145,7 @@ def default_config() -> ConfigDict:
 
 def known_configs() -> dict[str, Path]:
     """Return the files of configs/ by name, those of the current directory before the package's."""
-    folders = (Path(__file__).resolve().parents[1] / "configs", Path.cwd() / "configs")
+    folders = (FILES / "configs", Path.cwd() / "configs")
     paths = {path.stem: path for folder in folders for path in folder.glob("[!_]*.py")}
     return dict(sorted(paths.items()))
 

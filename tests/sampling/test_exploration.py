@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from xmcgan.errors import UserError
-from xmcgan.sampling import exploration, model_folder
+from xmcgan.sampling import model_folder
 from xmcgan.sampling.exploration import (
     interpolate_captions,
     interpolate_noise,
@@ -141,8 +141,7 @@ def test_a_model_folder_is_opened_by_path_and_by_name(model, tmp_path, monkeypat
     monkeypatch.delenv("XMCGAN_WORKDIR", raising=False)
     opened, out = open_model(str(folder))
     assert (opened.origin["model"], out) == ("tiny", folder / "notebook")
-    for module in (model_folder, exploration):
-        monkeypatch.setattr(module, "MODELS_DIR", folder.parent)
+    monkeypatch.setattr(model_folder, "MODELS_DIR", folder.parent)
     opened, out = open_model("tiny")
     assert opened.origin["model"] == "tiny"
     assert not out.is_relative_to(folder)  # nothing is written into the repository's models

@@ -21,10 +21,11 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry, digest
 from xmcgan.data.sources import CaptionedImage, ImageStore, parse_jsonl, read_text_files
 from xmcgan.errors import DataError, listed
+from xmcgan.utils.files import FILES
 
 JSONL_NAME = "captions.jsonl"
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")  # of Hugging Face
-EMOJI_ARCHIVE = Path(__file__).resolve().parents[2] / "assets" / "emoji_64.zip"
+EMOJI_ARCHIVE = FILES / "assets" / "emoji_64.zip"
 # Scores are comparable only if everyone trains on the same images, captions and splits.
 EMOJI_SHA256 = "d8951ef17e4711202ad42e6d038165a62283cda34410e43791ea275e05cb27c0"
 

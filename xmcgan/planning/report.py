@@ -122,7 +122,8 @@ class Plan:
                 ("step (measured)", f"{1e3 * program.measured:.1f} ms, {rate:,.0f} images/s")
             )
         if self.seconds:
-            how = "the compiler and links" if program.seconds else "published rates and links"
+            assumed = f"{_REACHED:.0%} of the arithmetic peak and links"
+            how = "the compiler and links" if program.seconds else assumed
             rate = batch / self.seconds
             rows.append(
                 ("step (modeled)", f"{1e3 * self.seconds:.1f} ms by {how}, {rate:,.0f} images/s")

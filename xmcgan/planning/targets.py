@@ -109,14 +109,17 @@ def chip_of(device: Any) -> Chip:
     return dataclasses.replace(chip, memory=float(memory))
 
 
-def flops_per_device(lowered: Any, compiled: Any, num_devices: int) -> float:
-    """FLOPs of a program on one of its devices; 0 if the compiler does not say.
+def flops_per_device(compiled: Any, step: Any, inputs: Any, num_devices: int) -> float:
+    """FLOPs of a program on one of its devices; 0 if unknown.
 
-    The body of a loop counts once: with microbatches it is a lower bound.
+    Args:
+        step: Function that was compiled, to be counted if the compiler does not say; or None.
     """
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
-    if not flops:  # the GPU compiler does not say: count the program before it
-        flops = (lowered.cost_analysis() or {}).get("flops", 0.0) / num_devices
+    if not flops and step:  # the GPU compiler does not say: count what one device would compile
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
+        whole = jax.jit(step).lower(*shapes).cost_analysis() or {}
+        flops = whole.get("flops", 0.0) / num_devices
     return max(flops, 0.0)
 
 

@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from xmcgan.errors import WeightsError, did_you_mean
 from xmcgan.pretrained.published import PUBLISHED
+from xmcgan.utils.files import home
 
 _FOREIGN_SUFFIXES = (".pth", ".pt", ".bin", ".npy", ".h5")
 
@@ -113,8 +114,7 @@ def default_weights_dir() -> Path:
     """Return `XMCGAN_WEIGHTS_DIR` if set, else `weights/` of the checkout or working directory."""
     if configured := os.environ.get("XMCGAN_WEIGHTS_DIR"):
         return Path(configured).expanduser()
-    checkout = Path(__file__).resolve().parents[2]
-    return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "weights"
+    return home() / "weights"
 
 
 def resolve(name_or_path: str | os.PathLike[str], weights_dir: Path | None = None) -> Path:

@@ -20,8 +20,9 @@ from PIL import Image
 
 from xmcgan.errors import UserError, did_you_mean
 from xmcgan.sampling.hub import PREFIX
-from xmcgan.sampling.model_folder import FACTS, MODELS_DIR, known_models, load_model
+from xmcgan.sampling.model_folder import FACTS, known_models, load_model
 from xmcgan.sampling.sampler import TrainedModel, to_uint8
+from xmcgan.utils.files import home
 
 WORKDIR_VARIABLE = "XMCGAN_WORKDIR"
 _FONT_SIZE = 12  # points
@@ -58,7 +59,7 @@ def open_model(name: str) -> tuple[TrainedModel, Path]:
     name = os.environ.get(WORKDIR_VARIABLE) or name
     known = known_models()
     if name in known or name.startswith(PREFIX):
-        return load_model(name), MODELS_DIR.parents[1] / "runs" / "notebook"
+        return load_model(name), home() / "runs" / "notebook"
     path = Path(name).expanduser()
     for folder in [around / path for around in (Path.cwd(), *Path.cwd().parents)]:
         if (folder / FACTS).is_file():

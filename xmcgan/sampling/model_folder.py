@@ -29,10 +29,10 @@ from xmcgan.pretrained.weights import (
 from xmcgan.sampling.sampler import TrainedModel
 from xmcgan.training.checkpoint import named_leaves
 from xmcgan.utils.download import fetch_wheel
-from xmcgan.utils.files import atomic_file, write_text
+from xmcgan.utils.files import FILES, atomic_file, write_text
 from xmcgan.utils.mesh import fetch
 
-MODELS_DIR = Path(__file__).resolve().parents[2] / "assets" / "models"
+MODELS_DIR = FILES / "assets" / "models"
 WEIGHTS, CONFIG, FACTS, CARD = "generator.safetensors", "config.json", "model.json", "README.md"
 _FORMAT = 1
 _TEXT_FILES = ("model.safetensors", "config.json", "vocab.txt")

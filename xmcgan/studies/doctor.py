@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xmcgan.errors import CheckpointError, ConfigError, UserError
+from xmcgan.utils.files import FILES, lock_holder
 
 INSTALL = "python -m pip install -r requirements.txt"
-_CHECKOUT = Path(__file__).resolve().parents[2]
 _GB = 1e9
 _MIN_FREE_BYTES = 2 * _GB  # a small run's checkpoints, its logs and compiled programs
 _RECORDS_PER_SPLIT = 20  # the first, the last, and some between
@@ -84,13 +84,14 @@ def check_installation(weights_dir: Path | None, needed: tuple[str, ...]) -> Ite
 
 def requirements() -> tuple[str, list[str]]:
     """Return the required range of Python and the required packages, as pip writes them."""
-    if (_CHECKOUT / "requirements.txt").is_file():
-        lines = (_CHECKOUT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-        project = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    if (FILES / "requirements.txt").is_file():
+        lines = (FILES / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        project = tomllib.loads((FILES / "pyproject.toml").read_text(encoding="utf-8"))
         plain = (line.partition("#")[0].strip() for line in lines)
         return project["project"]["requires-python"], [line for line in plain if line]
     metadata = importlib.metadata.metadata("xmcgan")
-    return metadata["Requires-Python"], importlib.metadata.requires("xmcgan") or []
+    packages = importlib.metadata.requires("xmcgan") or []
+    return metadata["Requires-Python"], [each for each in packages if "extra ==" not in each]
 
 
 @check("packages")
@@ -223,8 +224,6 @@ def _check_records(name: str, data_dir: Path, **fields: Any) -> Texts:
 @check("lock")
 def check_workdir(workdir: Path) -> Texts:
     """Check a run without touching it; it may be training."""
-    from xmcgan.utils.files import lock_holder
-
     yield from _check_config(workdir)
     for folder, user in ((workdir, "a training run"), (workdir / "evaluation", "an evaluation")):
         if holder := lock_holder(folder):

@@ -18,13 +18,14 @@ def compile_step(console: Console, step: Any, *inputs: Any) -> tuple[Any, float]
 
     start = time.monotonic()
     console.print("compiling the training step ...")
-    lowered = step.lower(*inputs)
-    compiled = lowered.compile()
+    compiled = step.lower(*inputs).compile()
     distributed.all_gather_json("compiled")  # a collective would not wait for the slowest
     console.print(f"compiled in {time.monotonic() - start:.0f} s")
     peak = chip_of(jax.devices()[0]).peak
-    flops = flops_per_device(lowered, compiled, jax.device_count())
-    return compiled, flops / peak if peak else 0.0
+    if not peak:
+        return compiled, 0.0
+    flops = flops_per_device(compiled, step.__wrapped__, inputs, jax.device_count())
+    return compiled, flops / peak
 
 
 class StepClock:

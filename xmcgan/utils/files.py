@@ -9,6 +9,15 @@ from typing import BinaryIO
 
 from xmcgan.errors import CheckpointError, UserError
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Has configs/, scripts/ and assets/: a folder of the wheel, or the checkout.
+FILES = _PACKAGE / "_files" if (_PACKAGE / "_files").is_dir() else _PACKAGE.parent
+
+
+def home() -> Path:
+    """Return the checkout, or the current directory where the package was installed without."""
+    return FILES if (FILES / "pyproject.toml").is_file() else Path.cwd()
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
