@@ -64,14 +64,11 @@ class Program:
         return self.arguments + self.temporaries
 
 
-def compile_step(
-    config: ConfigDict, target: Target, frozen: bool = True, *, measure: bool = True
-) -> Program:
+def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Program:
     """Compile the step as `xmcgan.train` does, for the devices of a target.
 
     Args:
         frozen: Whether text encoder and frozen image network are part of it.
-        measure: Whether to run it, too, on a target that is here.
 
     Raises:
         ConfigError: The batch does not fit the devices, or the text encoder's sizes are not known.
@@ -116,11 +113,7 @@ def compile_step(
         seconds=max(cost.get("optimal_seconds", 0.0), 0.0),
         collectives=held,
         compile_seconds=time.monotonic() - start,
-        measured=(
-            _measure(compiled, init, frozen_shapes, config)
-            if measure and target.name == HERE
-            else 0.0
-        ),
+        measured=_measure(compiled, init, frozen_shapes, config) if target.name == HERE else 0.0,
     )
 
 

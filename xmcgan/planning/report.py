@@ -159,7 +159,6 @@ def make_plan(
     frozen: bool = True,
     num_examples: int | None = None,
     cache: Path | None = None,
-    measure: bool = True,
 ) -> Plan:
     """Compile a config for a target, or read what an equal compilation gave.
 
@@ -167,7 +166,6 @@ def make_plan(
         frozen: Whether text encoder and frozen image network are part of it.
         num_examples: Training images, for the length of a run; None if the data set is known.
         cache: Folder of results; None keeps none.
-        measure: Whether to run the step, too, on a target that is here.
     """
     path = cache / f"{_key(config, target, frozen)}.json" if cache else None
     if path and path.is_file():
@@ -175,8 +173,7 @@ def make_plan(
         stored["collectives"] = {k: tuple(v) for k, v in stored["collectives"].items()}
         program = Program(**stored)
     else:
-        resolved = config.copy_and_resolve_references()
-        program = compile_step(resolved, target, frozen, measure=measure)
+        program = compile_step(config.copy_and_resolve_references(), target, frozen)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(dataclasses.asdict(program)))

@@ -26,12 +26,12 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
         allow_abbrev=False,
     )
     text = "such as shapes:quickstart or folder:name=my_photos,64"
-    parser.add_argument("--config", required=True, metavar="NAME[:VARIANT]", help=text)
+    parser.add_argument("--config", required=True, metavar="NAME", help=text)
     text = "of the run (default: runs/ and the config's name)"
     parser.add_argument("--workdir", type=Path, metavar="DIR", help=text)
     text = "set a field, such as --config.batch_size=8; repeatable"
     parser.add_argument("--config.FIELD", metavar="VALUE", dest="ignored", help=text)
-    text = "print config, parameters by layer and the compiled step's needs; train nothing"
+    text = "print config, layers and plan; train nothing"
     parser.add_argument("--dry-run", action="store_true", help=text)
     add_flags(parser)
     args, rest = parser.parse_known_args(arguments)
