@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from xmcgan.errors import ConfigError, did_you_mean
+from xmcgan.errors import ConfigError, did_you_mean, refuse_url
 from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.models.augment import POLICIES
 from xmcgan.models.blocks import REMAT_POLICIES
@@ -186,6 +186,7 @@ def validate(config: ConfigDict) -> None:
     _require(config, "seed", lambda x: 0 <= x < 2**32, "in [0, 2**32)")
     _require(config, "ema_decay", lambda x: 0 <= x < 1, "in [0, 1)")
     _require(config, "learning_rate_decay", lambda x: 0 <= x <= 1, "in [0, 1]")
+    refuse_url(config.data.data_dir, ConfigError)
     if config.num_train_steps <= 0 and config.num_epochs <= 0:
         raise ConfigError("set num_train_steps or num_epochs to more than 0")
     _check_discriminator(config)
