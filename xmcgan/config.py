@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 import runpy
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -89,6 +90,11 @@ def default_config() -> ConfigDict:
     config.adam = ConfigDict({"b1": 0.5, "b2": 0.999, "eps": 1e-8})
     # Last share of the run, 0 to 1, over which both learning rates fall linearly to 0.
     config.learning_rate_decay = 0.0
+    # In place of it, a schedule of optax by name, such as warmup_cosine_decay_schedule, and its
+    # arguments: steps of training, and values as factors of both learning rates.
+    config.schedule = {"type": ""}
+    # What optax clips gradients by, each network's own: clip_by_global_norm, and max_norm.
+    config.clip = {"type": ""}
     config.losses = ConfigDict()
     on = {"enabled": True, "weight": 1.0}
     config.losses.hinge = on
@@ -130,6 +136,8 @@ def default_config() -> ConfigDict:
     config.freeze = ""  # regular expression of parameters to leave as they are: generator/block_0
     config.restore_step = 0  # resume from this checkpoint; 0: the newest
     config.allow_mismatch = False  # resume although data or config differ from the checkpoint's
+    # Steps to trace with JAX's profiler, such as 100-105; empty: none.
+    config.profile = {"steps": ""}
     # Weights & Biases: off where no project is named; an empty entity is your default one.
     config.wandb = {"project": "", "entity": ""}
     return config
@@ -187,6 +195,9 @@ def validate(config: ConfigDict) -> None:
     _require(config, "ema_decay", lambda x: 0 <= x < 1, "in [0, 1)")
     _require(config, "learning_rate_decay", lambda x: 0 <= x <= 1, "in [0, 1]")
     refuse_url(config.data.data_dir, ConfigError)
+    _require(config, "profile.steps", _is_range, "empty or steps such as 100-105")
+    if config.schedule.type and config.learning_rate_decay:
+        raise ConfigError("schedule takes the place of learning_rate_decay: set that to 0")
     if config.num_train_steps <= 0 and config.num_epochs <= 0:
         raise ConfigError("set num_train_steps or num_epochs to more than 0")
     _check_discriminator(config)
@@ -198,6 +209,11 @@ def _require(config: ConfigDict, field: str, is_valid: Callable[[Any], bool], wa
     value = fields_of(config)[field]
     if not is_valid(value):
         raise ConfigError(f"{field} = {value} must be {wanted}")
+
+
+def _is_range(steps: str) -> bool:
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", steps)
+    return not steps or bool(found and 0 < int(found[1]) <= int(found[2] or found[1]))
 
 
 def _check_discriminator(config: ConfigDict) -> None:
@@ -291,10 +307,12 @@ def apply_override(config: ConfigDict, override: str) -> None:
 
 
 def _set_own(config: ConfigDict, field: str, text: str) -> bool:
-    """Set a field of the user's own loss, metric, network or data set; its name comes first."""
+    """Set a field of a user's own loss, metric, network or data, or of optax; its name is first."""
     section, _, rest = field.partition(".")
     name, _, key = rest.partition(".")
-    if section in ("generator", "discriminator"):
+    if section in ("schedule", "clip"):
+        is_own = bool(name) and not key and bool(config[section].type)
+    elif section in ("generator", "discriminator"):
         is_own = bool(name) and not key and ":" in config[section].type
     elif section in ("losses", "evaluation"):
         is_own = "." not in key and (key == "type" or "type" in config[section].get(name, {}))
@@ -354,11 +372,14 @@ _FREE_FIELDS = (
     "init_from",
     "stop_after_skipped_steps", "text.encoder",
     "text.weights", "losses.image_pretrained.weights", "losses.image_pretrained.in_place_of",
-    "wandb.project", "wandb.entity",
+    "profile.steps", "wandb.project", "wandb.entity",
 )  # fmt: skip
 
 # Absent from checkpoints of version 0.1, which had what is the default now.
-_NEW_FIELDS = ("freeze", "generator.type", "discriminator.places", "learning_rate_decay")
+_NEW_FIELDS = (
+    "freeze", "generator.type", "discriminator.places", "learning_rate_decay", "schedule.type",
+    "clip.type",
+)  # fmt: skip
 
 
 def fingerprint(config: ConfigDict) -> dict[str, Any]:

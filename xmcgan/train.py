@@ -7,7 +7,6 @@ The same command resumes a run that was stopped.
 """
 
 import contextlib
-import time
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from xmcgan.losses import build_losses
 from xmcgan.sampling import init_from
 from xmcgan.sampling.sample_grid import FixedSamples
 from xmcgan.sampling.sampler import Sampler
-from xmcgan.training import build, command_line, logging, monitoring, sentence_statistics
+from xmcgan.training import build, command_line, logging, monitoring, profiling
 from xmcgan.training.checkpoint import Checkpointer
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
@@ -116,6 +115,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
         else:
             state = jax.jit(init, out_shardings=sharding)(jax.random.key(config.seed))
             if "whitening" in state.g_batch_stats:
+                from xmcgan.training import sentence_statistics
+
                 encode = jax.jit(lambda *tokens: text.apply(text_params, *tokens)[1])
                 whiten = sentence_statistics.with_whitening
                 state = whiten(state, train_source, tokenizer, encode, config.seed)
@@ -185,20 +186,20 @@ def train(config: ConfigDict, workdir: Path) -> int:
         # ---------------------------------------------------------------------------- Loop
         batches = stack.enter_context(contextlib.closing(batches_from(first_step)))
         batch = next(batches)
-        compile_start = time.monotonic()
-        console.print("compiling the training step ...")
-        compiled_step = jitted_step.lower(state, frozen_params, batch).compile()
-        distributed.all_gather_json("compiled")  # a collective would not wait for the slowest
-        console.print(f"compiled in {time.monotonic() - compile_start:.0f} s")
+        compiled_step, at_peak = profiling.compile_step(
+            console, jitted_step, state, frozen_params, batch
+        )
+        trace = stack.enter_context(profiling.Trace(config.profile.steps, workdir / "tensorboard"))
         progress = stack.enter_context(logging.progress_bar(console))
         task = progress.add_task("training", total=num_steps, completed=first_step)
-        clock = logging.StepClock(first_step, config.batch_size)
+        clock = profiling.StepClock(first_step, config.batch_size, at_peak)
         step = saved_step = first_step
         while step < num_steps and not vote.should_stop():
-            state, metrics = compiled_step(state, frozen_params, batch)
             step += 1
+            state, metrics = trace.run(step, compiled_step, state, frozen_params, batch)
             averages.add(metrics)
-            batch = next(batches)
+            with clock.waiting():
+                batch = next(batches)
             # One step in flight: enough to keep the devices busy, and Ctrl-C is quick.
             skips.add(metrics[logging.SKIPPED])
             if skips.limit_reached():

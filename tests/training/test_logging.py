@@ -20,7 +20,6 @@ from xmcgan.training.logging import (
     WANDB_ID_FILE,
     JsonLinesWriter,
     MetricAverages,
-    StepClock,
     TensorBoardWriter,
     WandbWriter,
     import_wandb,
@@ -181,18 +180,6 @@ def test_averages_survive_being_stored_as_json():
     for value in values[2:]:
         rest.add(_metrics(0, x=value))
     assert rest.compute_and_reset(0) == whole.compute_and_reset(0)
-
-
-def test_throughput_leaves_out_what_is_excluded(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    clock = StepClock(step=10, batch_size=8)
-    now[0] += 2
-    with clock.exclude():
-        now[0] += 100
-    assert clock.read_and_reset(15) == {"images_per_second": 5 * 8 / 2}
-    now[0] += 1
-    assert clock.read_and_reset(16) == {"images_per_second": 8}
 
 
 class UsageError(Exception):

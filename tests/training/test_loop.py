@@ -31,7 +31,7 @@ def _logged(workdir: Path) -> list[dict]:
 
 def _values(workdir: Path) -> list[dict]:
     """Return the log without what depends on the clock."""
-    clock = ("time", "images_per_second")
+    clock = ("time", "images_per_second", "data_wait_share")
     return [{k: v for k, v in line.items() if k not in clock} for line in _logged(workdir)]
 
 

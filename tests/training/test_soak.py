@@ -56,7 +56,7 @@ def _kill_at_random(root: Path, workdir: Path, delays: random.Random) -> bool:
 
 def _log(workdir: Path) -> list[dict]:
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    clock = ("time", "images_per_second")
+    clock = ("time", "images_per_second", "data_wait_share")
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 

@@ -17,7 +17,7 @@ from xmcgan.config import check_devices, trunk_size
 from xmcgan.errors import ConfigError, TrainingError
 from xmcgan.losses import build_losses
 from xmcgan.planning.collectives import find_collectives
-from xmcgan.planning.targets import HERE, Target
+from xmcgan.planning.targets import HERE, Target, flops_per_device
 from xmcgan.pretrained import bert, vgg
 from xmcgan.pretrained.efficientnet_lite import EfficientNetLite, EfficientNetLite0Trunk
 from xmcgan.pretrained.resnet import ResNet50
@@ -90,19 +90,15 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
         donate_argnums=0,
     )
     start = time.monotonic()
-    lowered = step.lower(state, frozen_shapes, batch_shapes(config))
+    inputs = state, frozen_shapes, batch_shapes(config)
+    lowered = step.lower(*inputs)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise TrainingError(f"{target.name}: {str(error).splitlines()[0]}") from None
     memory: Any = compiled.memory_analysis()
     cost = compiled.cost_analysis() or {}
-    # The GPU compiler does not say: count the program of one device before it is compiled, where
-    # it has no loop.
-    if not cost.get("flops") and config.num_microbatches <= 1:
-        on_cpu = jax.jit(train_step).lower(state, frozen_shapes, batch_shapes(config))
-        whole = on_cpu.cost_analysis() or {}
-        cost = {"flops": whole.get("flops", 0.0) / len(target.devices)}
+    counted = train_step if config.num_microbatches <= 1 else None  # a loop would count once
     held: dict[str, tuple[int, float, float]] = {}
     for each in find_collectives(compiled.as_text() or ""):
         times, size, sent = held.get(each.kind, (0, 0.0, 0.0))
@@ -114,7 +110,7 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
     return Program(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        flops=cost.get("flops", 0.0),
+        flops=flops_per_device(compiled, counted, inputs, len(target.devices)),
         accessed=cost.get("bytes accessed", 0.0),
         seconds=max(cost.get("optimal_seconds", 0.0), 0.0),
         collectives=held,

@@ -87,7 +87,7 @@ def find_target(name: str) -> Target:
         ConfigError: Unknown chip or topology, or a compiler that is not installed.
     """
     if name == HERE:
-        return Target(name, _chip_of(jax.devices()[0]), jax.devices())
+        return Target(name, chip_of(jax.devices()[0]), jax.devices())
     kind, _, size = name.partition(":")
     if kind not in CHIPS:
         known = [*CHIPS, HERE]
@@ -101,12 +101,26 @@ def find_target(name: str) -> Target:
     return Target(name, CHIPS[kind], finders[CHIPS[kind].platform](kind, size))
 
 
-def _chip_of(device: Any) -> Chip:
+def chip_of(device: Any) -> Chip:
     """The chip of a device that is here, its memory as the device says."""
     kind = device.device_kind.lower().replace("v5 lite", "v5e").replace("v6 lite", "v6e")
     chip = next((CHIPS[name] for name in CHIPS if name in kind), Chip(device.platform))
     memory = (device.memory_stats() or {}).get("bytes_limit", 0)
     return dataclasses.replace(chip, memory=float(memory))
+
+
+def flops_per_device(compiled: Any, step: Any, inputs: Any, num_devices: int) -> float:
+    """FLOPs of a program on one of its devices; 0 if unknown.
+
+    Args:
+        step: Function that was compiled, to be counted if the compiler does not say; or None.
+    """
+    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    if not flops and step:  # the GPU compiler does not say: count what one device would compile
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
+        whole = jax.jit(step).lower(*shapes).cost_analysis() or {}
+        flops = whole.get("flops", 0.0) / num_devices
+    return max(flops, 0.0)
 
 
 def _tpu_devices(kind: str, size: str) -> Sequence[Any]:

@@ -21,16 +21,22 @@ def download_model(hub_id: str, names: Sequence[str]) -> Path:
     """
     repo, revision = _split(hub_id)
     library = _library()
+    cached_only = False
     with _hub_errors(library, hub_id):
-        # The first answer says which commit a branch stands for; the others are of that one.
-        folder = Path(library.hf_hub_download(repo, names[0], revision=revision)).parent
-        for name in names[1:]:
-            library.hf_hub_download(repo, name, revision=folder.name)
-    # What else is there is only of interest, and the cache may be all that can be reached.
-    with contextlib.suppress(Exception):
-        files = library.HfApi().model_info(repo, revision=folder.name, timeout=10).siblings
-        warn_of_pickles([file.rfilename for file in files], hub_id)
-    return folder
+        try:
+            found = library.HfApi().model_info(repo, revision=revision, timeout=10)
+            warn_of_pickles([file.rfilename for file in found.siblings], hub_id)
+        except (library.errors.HfHubHTTPError, library.errors.HFValidationError):
+            raise
+        except Exception:  # no network; downloads would try again for half a minute
+            cached_only = True
+        for name in names:
+            file = library.hf_hub_download(
+                repo, name, revision=revision, local_files_only=cached_only
+            )
+            # The first answer says which commit a branch stands for; the others are of that one.
+            revision = Path(file).parent.name
+    return Path(file).parent
 
 
 def upload_model(folder: Path, hub_id: str, *, private: bool = False) -> str:

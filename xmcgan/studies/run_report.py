@@ -24,7 +24,7 @@ CURVES_FILE = "report_curves.png"
 # Curves that the table shows: what to look at first.
 _SHOWN = ("d_loss", "g_loss", "d_margin", "real_sentence_accuracy", "real_word_accuracy",
           "fake_sentence_accuracy", "fake_word_accuracy", "d_grad_norm", "g_grad_norm",
-          "skipped_updates", "images_per_second")  # fmt: skip
+          "skipped_updates", "images_per_second", "data_wait_share", "peak_share")  # fmt: skip
 _MAX_OLDER_SAMPLES = 8
 
 

@@ -26,6 +26,7 @@ PANELS = {
     "retrieval entropy, real images": ("real_*_entropy",),
     "retrieval entropy, generated images": ("fake_*_entropy",),
     "images per second": ("images_per_second",),
+    "shares of time and of the peak": ("data_wait_share", "peak_share"),
     "skipped updates": ("skipped_updates",),
 }
 _LOG_SCALE = ("gradient norms", "hinge to contrastive gradient")

@@ -1,6 +1,7 @@
 """From a config to its networks, encoders and tokenizer."""
 
 import dataclasses
+import inspect
 import re
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import default_config, trunk_size
 from xmcgan.data.tokenizer import Tokenizer
-from xmcgan.errors import ConfigError
+from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.pretrained import efficientnet_lite, encoders
 from xmcgan.pretrained.weights import is_there, resolve
@@ -33,25 +34,80 @@ def build_networks(config: ConfigDict, word_dim: int, num_steps: int = 0) -> Net
     return Networks(
         build_generator(config),
         _build_network(config, "discriminator", DISCRIMINATORS, shared),
-        g_optimizer=_adam(config, "generator", num_steps),
-        d_optimizer=_adam(config, "discriminator", num_steps * config.d_steps),
+        g_optimizer=_optimizer(config, "generator", num_steps, 1),
+        d_optimizer=_optimizer(config, "discriminator", num_steps, config.d_steps),
     )
 
 
-def _adam(config: ConfigDict, section: str, num_updates: int) -> optax.GradientTransformation:
+def _optimizer(
+    config: ConfigDict, section: str, num_steps: int, updates_per_step: int
+) -> optax.GradientTransformation:
     rate = config[section].learning_rate
     if config.learning_rate_decay:
+        num_updates = num_steps * updates_per_step
         last = round(config.learning_rate_decay * num_updates)
         rate = optax.linear_schedule(rate, 0.0, last, num_updates - last)
-    adam = optax.adam(rate, **config.adam)
+    if config.schedule.type:
+        factor = _from_optax(config, "schedule", optax.schedules, {
+            "value": 1.0, "init_value": 1.0, "peak_value": 1.0, "end_value": 0.0,
+            "decay_steps": num_steps, "transition_steps": num_steps,
+        })  # fmt: skip
+        rate = partial(_scaled, config[section].learning_rate, factor, updates_per_step)
+    optimizer = optax.adam(rate, **config.adam)
+    if config.clip.type:  # the state of a run without it stays as it was
+        optimizer = optax.chain(_from_optax(config, "clip", optax, {}), optimizer)
     if not config.freeze:
-        return adam
+        return optimizer
     try:
         re.compile(config.freeze)
     except re.error as error:
         raise ConfigError(f"freeze = {config.freeze}: {error}") from None
     frozen = partial(jax.tree_util.tree_map_with_path, partial(_is_frozen, config.freeze, section))
-    return optax.chain(adam, optax.masked(optax.set_to_zero(), frozen))
+    return optax.chain(optimizer, optax.masked(optax.set_to_zero(), frozen))
+
+
+def _scaled(rate: float, factor: optax.Schedule, updates_per_step: int, update: Any) -> Any:
+    return rate * factor(update // updates_per_step)
+
+
+def _from_optax(config: ConfigDict, section: str, module: Any, defaults: dict[str, Any]) -> Any:
+    """Call the function of optax that `config.SECTION.type` names with the section's fields.
+
+    Raises:
+        ConfigError: No such function, or fields that do not fit it.
+    """
+    fields = config[section].to_dict()
+    name = fields.pop("type")
+    kinds = {"schedule": _schedules, "clip": _clips}
+    known = [n for n in dir(module) if n[0] != "_" and kinds[section](n)]
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"{section}.type = {name} is none of optax: {', '.join(known)}{hint}")
+    function = getattr(module, name)
+    parameters = inspect.signature(function).parameters
+    required = {n for n, p in parameters.items() if p.default is inspect.Parameter.empty}
+    if "warmup_steps" in parameters:
+        defaults = defaults | {"init_value": 0.0}
+    fields = {n: defaults[n] for n in required if n in defaults} | fields
+    for n, value in fields.items():
+        if isinstance(value, dict):  # steps as JSON has them
+            fields[n] = {int(step): factor for step, factor in value.items()}
+    missing, extra = required - fields.keys(), fields.keys() - parameters.keys()
+    if missing or extra:
+        what = f"lacks {', '.join(sorted(missing))}" if missing else f"has no {min(extra)}"
+        raise ConfigError(f"{section}: {name} {what}; it takes {', '.join(parameters)}")
+    try:
+        return function(**fields)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{section}: {name}: {error}") from None
+
+
+def _schedules(name: str) -> bool:
+    return name.endswith(("_schedule", "_decay"))
+
+
+def _clips(name: str) -> bool:
+    return name in ("clip", "adaptive_grad_clip") or name.startswith("clip_by_")
 
 
 def _is_frozen(pattern: str, network: str, path: Any, _: Any) -> bool:

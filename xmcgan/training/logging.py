@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, SupportsFloat
@@ -266,26 +266,6 @@ class MetricAverages:
         return averages | {SKIPPED: stored["skipped"]}
 
 
-class StepClock:
-    """Training throughput, without sampling and checkpointing; `batch_size` is images per step."""
-
-    def __init__(self, step: int, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._start, self._start_step = time.monotonic(), step
-
-    def read_and_reset(self, step: int) -> dict[str, float]:
-        now = time.monotonic()
-        rate = (step - self._start_step) * self._batch_size / (now - self._start)
-        self._start, self._start_step = now, step
-        return {"images_per_second": rate}
-
-    @contextlib.contextmanager
-    def exclude(self) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self._start += time.monotonic() - start
-
-
 def image_network_line(config: ConfigDict) -> dict[str, str]:
     """Return what stands in for the image loss's network, if anything does."""
     loss, name = config.losses.image_pretrained, config.losses.image_pretrained.in_place_of
@@ -340,8 +320,10 @@ def print_step(console: Console, step: int, scalars: Mapping[str, float]) -> Non
     shown = {"d_loss": "d_loss", "g_loss": "g_loss", "d_margin": "margin",
              "real_sentence_accuracy": "sentence", "real_word_accuracy": "word"}  # fmt: skip
     values = [f"{label} {scalars[name]:.3f}" for name, label in shown.items() if name in scalars]
-    rate = f"{scalars['images_per_second']:.1f} images/s"
-    console.print(f"step {step:>6}  {'  '.join(values)}  {rate}")
+    rates = [f"{scalars['images_per_second']:.1f} images/s"]
+    shares = {"data_wait_share": "waits for data", "peak_share": "of the peak"}
+    rates += [f"{scalars[name]:.0%} {text}" for name, text in shares.items() if name in scalars]
+    console.print(f"step {step:>6}  {'  '.join(values)}  {', '.join(rates)}")
     if skipped := scalars[SKIPPED]:
         console.print(f"warning: {skipped:.0f} updates were skipped: a gradient was not finite")
 
