@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -67,6 +68,18 @@ def listed(lines: Sequence[str]) -> str:
     return "".join(f"\n  {line}" for line in shown)
 
 
+def refuse_url(text: str, error: type[UserError] = UserError) -> None:
+    """Raise `error` if a path, or the value of a `--flag=value`, is a URL such as gs://bucket/run.
+
+    Also in the form gs:/bucket/run that `pathlib` makes of it, which would become a local folder.
+    """
+    if found := re.match(r"(?:--[\w.-]+=)?(([a-z][a-z0-9+.-]+):/.*)", text):
+        raise error(
+            f"{found[1]}: {found[2]}:// is not supported; give a folder of this machine, such as "
+            "one where the bucket is mounted"
+        )
+
+
 EXIT_USER_ERROR = 2
 
 
@@ -74,6 +87,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """Exit with the status that `main` returns; no traceback for a mistake or a full disk."""
     message, status = "", EXIT_USER_ERROR
     try:
+        for argument in sys.argv[1:]:
+            if "://" in argument:
+                refuse_url(argument)
         status = main() or 0
     except UserError as error:
         message = f"error: {error}"

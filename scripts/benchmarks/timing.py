@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from xmcgan.utils.files import num_cores
+
 Rates = dict[str, list[float]]
 
 
@@ -44,6 +46,9 @@ def seconds(work: Callable[[], Any]) -> float:
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
     """Keep this thread, and those that it starts, on one core."""
+    if not hasattr(os, "sched_setaffinity"):  # macOS
+        yield
+        return
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
@@ -57,7 +62,7 @@ def machine() -> dict[str, Any]:
     packages = ("grain", "jax", "numpy", "pillow", "scipy", "tensorflow-datasets", "tokenizers")
     return {
         "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in packages},

@@ -215,3 +215,25 @@ def test_a_record_without_a_readable_caption_is_named(shapes_dir, monkeypatch, c
     monkeypatch.setitem(source.__dict__, "_records", [record.SerializeToString()])
     with pytest.raises(DataError, match=r"record 0 of .* is damaged"):
         source[0]
+
+
+def test_prepared_data_are_read_from_a_folder_that_cannot_be_written(tiny_root):
+    root = tiny_root / "data"
+
+    def everything() -> dict[Path, tuple[int, int]]:
+        paths = [root, *root.rglob("*")]
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
+
+    before = everything()
+    folders = [path for path in before if path.is_dir()]
+    try:
+        for path in folders:
+            path.chmod(0o555)  # does not bind the superuser, whose writes would show below
+        data_set = DataSet("shapes/tiny", root)
+        data_set.prepare()
+        assert len(data_set.load("train")) == 40
+        assert data_set.load("validation")[0]
+        assert everything() == before
+    finally:
+        for path in folders:
+            path.chmod(0o755)

@@ -1,8 +1,22 @@
 """A file is replaced by a complete one, or stays as it was."""
 
+import errno
+import fcntl
+import os
+from pathlib import Path
+
 import pytest
 
-from xmcgan.utils.files import atomic_file, clear_leftovers
+from xmcgan.config import load_config, validate
+from xmcgan.errors import CheckpointError, ConfigError
+from xmcgan.utils.files import (
+    SOFT_LOCKS,
+    atomic_file,
+    clear_leftovers,
+    lock_holder,
+    lock_workdir,
+    num_cores,
+)
 
 
 def test_a_file_appears_at_the_end_of_the_block(tmp_path):
@@ -38,3 +52,59 @@ def test_leftovers_of_killed_processes_are_cleared_and_nothing_else(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     clear_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(path for path in kept if "7" not in path.name)
+
+
+# Elsewhere than on Linux with a local disk.
+
+
+def test_cores_are_counted_where_the_system_has_no_mask_of_them(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS
+    assert num_cores() == os.cpu_count()
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    """Make every file system one without locks."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+
+
+def test_a_file_system_without_locks_is_named_with_what_to_do(no_flock, tmp_path):
+    with pytest.raises(CheckpointError, match=rf"without locks .*{SOFT_LOCKS}=1"):
+        lock_workdir(tmp_path).__enter__()
+
+
+def test_a_soft_lock_holds_others_off_and_is_removed_at_the_end(no_flock, monkeypatch, tmp_path):
+    monkeypatch.setenv(SOFT_LOCKS, "1")
+    for _ in range(2):
+        with lock_workdir(tmp_path):
+            assert lock_holder(tmp_path).startswith(f"{os.getpid()} on ")
+            with pytest.raises(CheckpointError, match=rf"process {os.getpid()} on .*delete"):
+                lock_workdir(tmp_path).__enter__()
+    monkeypatch.undo()
+    assert lock_holder(tmp_path) == ""
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run"])
+def test_a_url_is_refused_by_its_scheme_and_never_becomes_a_folder(run, url, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    refused = f"{url[:2]}:// is not supported"
+    with pytest.raises(CheckpointError, match=refused):
+        lock_workdir(Path(url)).__enter__()
+    config = load_config("shapes")
+    config.data.data_dir = url
+    with pytest.raises(ConfigError, match=refused):
+        validate(config)
+    for program, *flags in (
+        ("xmcgan/train.py", "--config", "shapes", "--workdir", url),
+        ("xmcgan/train.py", "--config", "shapes", f"--config.data.data_dir={url}"),
+        ("scripts/generate.py", "--model", "emoji64", "--caption", "x", "--out", url),
+        ("scripts/prepare_data.py", "shapes", "--data-dir", url),
+        ("scripts/report.py", "--workdir", url),
+    ):
+        status, _, errors = run(program, *flags)
+        assert (status, refused in errors) == (2, True)
+    assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from xmcgan.data.shards import FEATURES, NARRATIVES, Contents, write_version
 from xmcgan.errors import DataError
 from xmcgan.utils.download import check_free
-from xmcgan.utils.files import lock_folder
+from xmcgan.utils.files import lock_folder, num_cores
 
 MAX_WORKERS = 3  # as many as memory of 1 GB and a disk serve
 
@@ -116,7 +116,7 @@ class Prepared:
                 if (root / _VERSION).exists():  # renamed, so it was complete once
                     raise DataError(f"{root / _VERSION} is damaged; delete it and prepare it again")
                 check_free(root, int(contents.num_bytes * _OVERHEAD))
-                workers = num_workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+                workers = num_workers or min(num_cores(), MAX_WORKERS)
                 with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as temporary:
                     folder = Path(temporary) / _VERSION
                     folder.mkdir()

@@ -172,7 +172,7 @@ def save_npz(path: Path, arrays: Arrays) -> None:
     """Write named arrays, atomically."""
     try:
         with atomic_file(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
 

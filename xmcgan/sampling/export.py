@@ -51,7 +51,7 @@ def export_model(model: TrainedModel, out: Path, *, batch_size: int | None = Non
         with atomic_file(out / PROGRAM) as file:
             file.write(program.serialize())
         with atomic_file(out / WEIGHTS) as file:
-            np.savez(file, allow_pickle=False, **weights)
+            np.savez(file, **weights)  # pyright: ignore[reportArgumentType]
         model.sampler.tokenizer.save(out / TOKENIZER)
         manifest = _manifest(out, model, batch_size)
         write_text(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

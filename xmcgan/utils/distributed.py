@@ -18,6 +18,7 @@ import jax
 
 import xmcgan
 from xmcgan.errors import EXIT_USER_ERROR, AgreedError, DistributedError, UserError, listed
+from xmcgan.utils.files import num_cores
 from xmcgan.utils.provenance import fingerprint_differences
 
 JSON = Any
@@ -48,8 +49,7 @@ def use_cpu_cores_as_devices(batch_size: int = 0) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    counts = range(1, min(cores or 1, _MAX_CPU_DEVICES) + 1)
+    counts = range(1, min(num_cores(), _MAX_CPU_DEVICES) + 1)
     devices = max(count for count in counts if batch_size % count == 0)
     jax.config.update("jax_num_cpu_devices", devices)
 

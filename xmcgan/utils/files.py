@@ -3,15 +3,26 @@
 import contextlib
 import fcntl
 import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from xmcgan.errors import CheckpointError, UserError
+from xmcgan.errors import CheckpointError, UserError, refuse_url
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Has configs/, scripts/ and assets/: a folder of the wheel, or the checkout.
 FILES = _PACKAGE / "_files" if (_PACKAGE / "_files").is_dir() else _PACKAGE.parent
+
+SOFT_LOCKS = "XMCGAN_SOFT_LOCKS"  # set where the file system has no flock
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use; of all where the system has no mask."""
+    if hasattr(os, "sched_getaffinity"):  # macOS does not have it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def home() -> Path:
@@ -59,13 +70,19 @@ def lock_folder(
     """Lock `folder`, created if missing, for this process, by the file `name` in it.
 
     The system releases the lock when its holder ends, however that happens: it cannot go stale.
-    Raises `error` if the folder cannot be written or (`wait=False`) another process holds the lock.
+    Raises `error` if the folder cannot be written, has no locks or (`wait=False`) is locked.
     """
+    refuse_url(str(folder), error)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / name).open("a+", encoding="utf-8")
     except OSError as cause:
         raise error(f"cannot write to {folder}: {cause.strerror}") from None
+    if os.environ.get(SOFT_LOCKS):
+        file.close()
+        with _soft_lock(folder / f"{name}.soft", error, wait):
+            yield
+        return
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,10 +92,44 @@ def lock_folder(
                 f"{folder} is in use by process {file.read().strip() or 'unknown'}. Wait until it "
                 "ends, stop it, or use another folder."
             ) from None
+        except OSError as cause:
+            raise error(
+                f"{folder} is on a file system without locks ({cause.strerror}). Use another "
+                f"folder, or set {SOFT_LOCKS}=1: a file is the lock, which a killed process leaves."
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def _soft_lock(path: Path, error: type[UserError], wait: bool) -> Iterator[None]:
+    """Lock by the existence of a file; one who is killed leaves it, and the message says which."""
+    while True:
+        try:
+            file = path.open("x", encoding="utf-8")
+            break
+        except FileExistsError:
+            if not wait:
+                raise error(
+                    f"{path.parent} is in use by process {_read_soft_lock(path)}. Wait until it "
+                    f"ends, or delete {path} if it is no more."
+                ) from None
+            time.sleep(0.2)
+    try:
+        with file:
+            file.write(f"{os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _read_soft_lock(path: Path) -> str:
+    try:
+        return path.read_text("utf-8") or "unknown"
+    except FileNotFoundError:
+        return ""
 
 
 def lock_workdir(workdir: Path) -> contextlib.AbstractContextManager[None]:
@@ -97,6 +148,8 @@ def require_shared(workdir: Path) -> None:
 
 def lock_holder(folder: Path) -> str:
     """Return the id of the process that holds the lock of `folder`, or an empty string."""
+    if holder := _read_soft_lock(folder / ".lock.soft"):
+        return holder
     path = folder / ".lock"
     if not path.exists():
         return ""
