@@ -7,17 +7,21 @@ import sys
 from pathlib import Path
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_clip import write_clip
 
 from xmcgan import train as program
 from xmcgan.config import apply_override, load_config
 from xmcgan.errors import ConfigError, EvaluationError
 from xmcgan.evaluation.evaluator import Options
 from xmcgan.evaluation.watch import EvaluationJob
+from xmcgan.losses.context import Context
 from xmcgan.training.checkpoint import committed_steps
 from xmcgan.training.command_line import parse_args
+from xmcgan.utils.registry import find
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/extending.md").read_text("utf-8")
 BLOCKS = [
@@ -67,9 +71,16 @@ def logs(workdir: Path) -> dict:
 
 
 def test_the_page_has_one_example_of_each_kind():
-    kinds = {"my_losses.py", "my_networks.py", "my_metrics.py", "my_pictures.py"}
+    kinds = {
+        "my_losses.py",
+        "my_matching.py",
+        "my_clip.py",
+        "my_networks.py",
+        "my_metrics.py",
+        "my_pictures.py",
+    }
     assert set(FILES) == kinds | {"my_config.py"}
-    assert set(COMMANDS) == {"r1", "plain", "birds", "all"}
+    assert set(COMMANDS) == {"r1", "matching", "clip", "plain", "birds", "all"}
 
 
 def test_a_config_file_sets_all_four_kinds(run, tiny_config):
@@ -162,6 +173,34 @@ def test_loss(run):
 def test_a_loss_that_reads_pixels_is_refused_with_microbatches(run):
     with pytest.raises(ConfigError, match=r"losses\.r1"):
         run("r1", "--config.num_microbatches=2", "--config.batch_norm_group_size=4")
+
+
+def test_wrong_captions_count_as_generated_images(run):
+    found = logs(run("matching"))
+    assert 0 < found["real_matching_share"] <= 1  # of captions that are not alike
+    assert found["d_matching_loss"] > 0
+    parts = found["d_hinge_loss"] + found["d_sentence_loss"] + found["d_word_loss"]
+    assert found["d_loss"] == pytest.approx(parts + 0.5 * found["d_matching_loss"], rel=1e-4)
+
+
+def test_a_clip_by_path_guides_the_generator(run, tiny_root, tmp_path):
+    folder = write_clip(tmp_path / "any_clip")
+    fields = {"path": folder, "vocab": tiny_root / "bert/vocab.txt"}
+    workdir = run("clip", *(f"--config.losses.clip.{n}={value}" for n, value in fields.items()))
+    found = logs(workdir)
+    assert found["g_clip_loss"] == pytest.approx(1 - found["fake_clip_similarity"])
+    guidance = find("my_clip:Guidance", {}, "loss")(**fields)
+    ids = np.array([[2, 5, 7, 10, 3, 0], [2, 6, 8, 11, 3, 0]])  # as vocab.txt of tiny.py counts
+    expected = guidance.clip.tokenizer(["a red circle", "the green square"])
+    np.testing.assert_array_equal(guidance.tokens(ids), expected)
+
+    def similarity(images):
+        context = Context(None, None, None, fake_images=images, token_ids=ids)
+        return guidance.generator(context._replace(params=guidance.params))[0]
+
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    gradient = jax.grad(similarity)(images)
+    assert similarity(images - 0.1 * gradient / np.linalg.norm(gradient)) < similarity(images)
 
 
 def test_generator_trains_samples_and_resumes(run):

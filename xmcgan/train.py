@@ -19,7 +19,7 @@ from rich.console import Console
 from xmcgan import config as configs
 from xmcgan.data import DataSet, Source, pipeline
 from xmcgan.errors import run_cli
-from xmcgan.losses import build_losses
+from xmcgan.losses import build_losses, loss_params
 from xmcgan.sampling import init_from
 from xmcgan.sampling.sample_grid import FixedSamples
 from xmcgan.sampling.sampler import Sampler
@@ -78,6 +78,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 "text": text.params,
                 "image": image.params if image else None,
                 "discriminator": build.load_discriminator_trunk(config),
+                "losses": loss_params(losses),
             }
             frozen_params = meshes.put(frozen_params, everywhere)
 
@@ -113,11 +114,10 @@ def train(config: ConfigDict, workdir: Path) -> int:
         else:
             state = jax.jit(init, out_shardings=sharding)(jax.random.key(config.seed))
             if "whitening" in state.g_batch_stats:
-                from xmcgan.training import sentence_statistics
+                from xmcgan.training.sentence_statistics import with_whitening
 
                 encode = jax.jit(lambda *tokens: text.apply(text_params, *tokens)[1])
-                whiten = sentence_statistics.with_whitening
-                state = whiten(state, train_source, tokenizer, encode, config.seed)
+                state = with_whitening(state, train_source, tokenizer, encode, config.seed)
             if config.init_from:
                 state, started_from = init_from.start_from(state, config.init_from)
         first_step = int(state.step)

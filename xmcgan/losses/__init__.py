@@ -3,6 +3,7 @@
 A loss is a class with `discriminator(context)` and/or `generator(context)`, each returning a scalar
 and a dict of metrics. Its constructor takes the fields of `config.losses.NAME`. A loss that reads
 images or `context.discriminate` sets `needs_images = True`; it does not work with microbatches.
+Frozen arrays in its attribute `params` are put on the devices once, and are `context.params`.
 """
 
 import inspect
@@ -51,16 +52,26 @@ def build_losses(config: Any) -> dict[str, WeightedLoss]:
     return losses
 
 
+def loss_params(losses: dict[str, WeightedLoss]) -> dict[str, Any]:
+    """The frozen arrays of those losses that have any, by name."""
+    found = {name: getattr(loss, "params", None) for name, (loss, _) in losses.items()}
+    return {name: params for name, params in found.items() if params is not None}
+
+
 def weighted_sum(
     losses: dict[str, WeightedLoss], side: Literal["discriminator", "generator"], context: Context
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Sum the losses of one side (paper, training algorithm); also return all metrics by name."""
+    """Sum the losses of one side (paper, training algorithm); also return all metrics by name.
+
+    `context.params` are those of all losses, by name; each one sees its own.
+    """
     total, metrics = jnp.zeros(()), {}
     images = "real" if side == "discriminator" else "fake"
     for name, (loss, weight) in losses.items():
         if not hasattr(loss, side):
             continue
-        value, more = _checked(f"losses.{name}: {side}(context)", getattr(loss, side)(context))
+        own = context._replace(params=(context.params or {}).get(name))
+        value, more = _checked(f"losses.{name}: {side}(context)", getattr(loss, side)(own))
         total = total + weight * value
         metrics[f"{side[0]}_{name}_loss"] = value
         metrics |= {f"{images}_{name}_{key}": metric for key, metric in more.items()}

@@ -1,9 +1,9 @@
 """What a loss can see."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from xmcgan.models.outputs import Captions, DiscriminatorOutput
 
@@ -26,4 +26,7 @@ class Context(NamedTuple):
     # losses depends on the parameters that are trained. None with microbatches.
     real_images: Float[Array, "b h w 3"] | None = None
     fake_images: Float[Array, "b h w 3"] | None = None
-    discriminate: Callable[[Float[Array, "b h w 3"]], DiscriminatorOutput] | None = None
+    # By its second argument with other captions than those of the batch.
+    discriminate: Callable[..., DiscriminatorOutput] | None = None
+    token_ids: Int[Array, "b t"] | None = None  # of the captions, by the text encoder's tokenizer
+    params: Any = None  # the loss's own `params`, on the devices; None if it has none

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import check_devices, trunk_size
 from xmcgan.errors import ConfigError, TrainingError
-from xmcgan.losses import build_losses
+from xmcgan.losses import build_losses, loss_params
 from xmcgan.planning.collectives import find_collectives
 from xmcgan.planning.targets import HERE, Target, flops_per_device
 from xmcgan.pretrained import bert, vgg
@@ -77,10 +77,14 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
     check_devices(config, len(target.devices))
     mesh = meshes.make_mesh(target.devices, config.mesh.fsdp)
     functions, frozen_shapes, width = _frozen_networks(config, frozen)
+    losses = build_losses(config)
+    frozen_shapes["losses"] = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loss_params(losses)
+    )
     networks, init = _networks(config, width)
     state = jax.eval_shape(init, jax.random.key(0))
     sharding, everywhere = meshes.state_sharding(mesh, state), meshes.replicated(mesh)
-    train_step = make_train_step(networks, functions, build_losses(config), config)
+    train_step = make_train_step(networks, functions, losses, config)
     step = jax.jit(
         train_step,
         in_shardings=(sharding, everywhere, meshes.batch_sharding(mesh)),

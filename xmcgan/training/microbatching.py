@@ -75,7 +75,10 @@ def _feature_gradients(
         real, fake = _merge(model, features)
         if side == "generator":  # real images are constants to it
             real = jax.lax.stop_gradient(real)
-        context = Context(inputs.captions, real, fake, model.config.contrastive_group_size)
+        group_size, params = model.config.contrastive_group_size, model.frozen_params.get("losses")
+        context = Context(
+            inputs.captions, real, fake, group_size, token_ids=inputs.token_ids, params=params
+        )
         return weighted_sum(model.losses, side, context)
 
     return jax.grad(loss, has_aux=True)(features)

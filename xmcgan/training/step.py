@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from xmcgan.losses import WeightedLoss, weighted_sum
@@ -33,6 +33,7 @@ class Inputs(NamedTuple):
     captions: Captions
     z: Float[Array, "b z"]
     uniforms: Float[Array, "b 2 7"] | None = None  # of the augmentation: real, generated
+    token_ids: Int[Array, "b t"] | None = None
 
 
 class FrozenNetworks(NamedTuple):
@@ -61,7 +62,7 @@ class Model(NamedTuple):
         if self.config.discriminator.augment:
             uniforms = jax.random.uniform(jax.random.fold_in(key, 1), (size, 2, NUM_UNIFORMS))
         real = batch["image"].astype(float) / 255
-        return Inputs(real, Captions(words, mask, sentence), z, uniforms)
+        return Inputs(real, Captions(words, mask, sentence), z, uniforms, token_ids)
 
     def generate(self, g_params: Any, state: TrainState, inputs: Inputs) -> tuple[Array, Any]:
         """Images in training mode, and the new running statistics."""
@@ -88,9 +89,14 @@ class Model(NamedTuple):
 
     def context(self, d_params: Any, inputs: Inputs, fake: Array, features: Sides) -> Context:
         """What the losses see, with the features of real and generated images."""
-        discriminate = partial(self.discriminate, d_params, inputs.captions)
+
+        def discriminate(images: Array, captions: Captions = inputs.captions) -> Any:
+            return self.discriminate(d_params, captions, images)
+
         group_size = self.config.contrastive_group_size
-        return Context(inputs.captions, *features, group_size, inputs.real, fake, discriminate)
+        more = inputs.token_ids, self.frozen_params.get("losses")
+        images = inputs.real, fake
+        return Context(inputs.captions, *features, group_size, *images, discriminate, *more)
 
 
 class JointGradients(NamedTuple):
