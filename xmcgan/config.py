@@ -116,6 +116,12 @@ def default_config() -> ConfigDict:
     # How scripts/eval_fid.py scores a run, and metrics by name: {"type": registered name or
     # module:Class, field: value}; without any the standard ones (xmcgan/evaluation/metrics).
     config.evaluation = ConfigDict()
+    # Scores inside the training process: every so many steps (0: never) and at the end, of averaged
+    # weights, by these metrics (joined by commas; empty: those of scripts/eval_fid.py) of so many
+    # samples (0: num_samples).
+    config.evaluation.every_steps = 0
+    config.evaluation.training_metrics = ""
+    config.evaluation.training_samples = 0
     config.evaluation.protocols = "fd-effnet-lite2"  # joined by commas
     config.evaluation.num_samples = 0  # 0: 30,000, or one per distinct caption if there are fewer
     config.evaluation.repeat_captions = False  # with other noise, where num_samples is more
@@ -194,6 +200,8 @@ def validate(config: ConfigDict) -> None:
     _require(config, "seed", lambda x: 0 <= x < 2**32, "in [0, 2**32)")
     _require(config, "ema_decay", lambda x: 0 <= x < 1, "in [0, 1)")
     _require(config, "learning_rate_decay", lambda x: 0 <= x <= 1, "in [0, 1]")
+    for field in ("every_steps", "training_samples"):
+        _require(config, f"evaluation.{field}", lambda x: x >= 0, "0 or more")
     refuse_url(config.data.data_dir, ConfigError)
     _require(config, "profile.steps", _is_range, "empty or steps such as 100-105")
     if config.schedule.type and config.learning_rate_decay:

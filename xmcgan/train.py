@@ -83,7 +83,6 @@ def train(config: ConfigDict, workdir: Path) -> int:
 
             # --------------------------------------------- Trained networks and the step
             networks = build.build_networks(config, text.width, num_steps)
-
             lengths = {"max_tokens": config.text.max_tokens, "word_dim": text.width}
             init = partial(create_state, networks, sentence_dim=text.width, **lengths)
             shapes = jax.eval_shape(init, jax.random.key(config.seed))
@@ -106,8 +105,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
         distributed.require_same(fingerprint | shared)
         folder, keep = workdir / "checkpoints", config.keep_checkpoints
         checkpointer = stack.enter_context(Checkpointer(folder, keep=keep, fingerprint=fingerprint))
-        extra: dict[str, Any] = {}
-        started_from: dict[str, Any] = {}
+        extra, started_from = dict[str, Any](), dict[str, Any]()
         if checkpoint := config.restore_step or checkpointer.latest_step():
             placed = jax.tree.map(lambda x, place: x.update(sharding=place), shapes, sharding)
             mismatch = config.allow_mismatch
@@ -153,6 +151,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
         averages = logging.MetricAverages(extra.get("metrics"))
         skipped_before = extra.get("skipped_in_row", 0)
         skips = monitoring.SkipCount(config.stop_after_skipped_steps, skipped_before)
+        scores = monitoring.Scores(config, workdir, num_steps)
         health, vote = monitoring.HealthWatch(), monitoring.StopVote(stop, mesh)
 
         def batches_from(step: int) -> Generator[dict[str, jax.Array]]:
@@ -221,9 +220,10 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 is_sampled = step % config.sample_every_steps == 0 or step == num_steps
                 if is_sampled and (warning := fixed.draw(state, step, writer)):
                     console.print(f"warning: {warning}")
-                if step % config.checkpoint_every_steps == 0:
+                if step % config.checkpoint_every_steps == 0 or scores.is_due(step):
                     save(step)
                     saved_step = step
+                scores.update(step, checkpointer, writer, console)
         del batch  # of shared memory, which must go before its workers
         if saved_step != step:
             save(step)
@@ -238,8 +238,10 @@ def main() -> int:
     config = configs.load_config(args.config)
     for override in overrides:
         configs.apply_override(config, override)
-    distributed.use_compilation_cache()
     distributed.use_cpu_cores_as_devices(config.batch_size // max(config.num_microbatches, 1))
+    if args.dry_run:
+        return command_line.dry_run(config)
+    distributed.use_compilation_cache()
     with distributed.session(args):
         return train(config, args.workdir)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from xmcgan.errors import AgreedError, CheckpointError
@@ -57,6 +58,17 @@ class EvaluationJob:
         self._results = ResultFile(self._directory)
         self._recipe_id = ""  # known to process 0
         self._damaged: dict[int, str] = {}  # steps that cannot be evaluated, and why
+
+    @classmethod
+    def in_training(cls, workdir: Path, config: ConfigDict) -> "EvaluationJob":
+        """The job that a training process runs itself, as `config.evaluation` asks."""
+        chosen = config.evaluation
+        options = Options(
+            metrics=chosen.training_metrics.split(",") if chosen.training_metrics else None,
+            num_samples=chosen.training_samples or None,
+            weights=("ema",),
+        )
+        return cls(workdir, options, every=chosen.every_steps)
 
     def run(self, steps: Sequence[int] | None = None, *, watch: bool = False) -> int:
         """Evaluate what has no result yet; return how many results were added.

@@ -77,9 +77,7 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
     check_devices(config, len(target.devices))
     mesh = meshes.make_mesh(target.devices, config.mesh.fsdp)
     functions, frozen_shapes, width = _frozen_networks(config, frozen)
-    networks = build_networks(config, width, num_steps=1)
-    lengths: Any = {"max_tokens": config.text.max_tokens, "word_dim": width}
-    init = partial(create_state, networks, sentence_dim=width, **lengths)
+    networks, init = _networks(config, width)
     state = jax.eval_shape(init, jax.random.key(0))
     sharding, everywhere = meshes.state_sharding(mesh, state), meshes.replicated(mesh)
     train_step = make_train_step(networks, functions, build_losses(config), config)
@@ -117,6 +115,19 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
         compile_seconds=time.monotonic() - start,
         measured=_measure(compiled, init, frozen_shapes, config) if target.name == HERE else 0.0,
     )
+
+
+def state_shapes(config: ConfigDict) -> Any:
+    """The training state of a config, as shapes alone."""
+    _, init = _networks(config, _text_encoder(config).hidden_size)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def _networks(config: ConfigDict, width: int) -> tuple[Any, Callable[[jax.Array], Any]]:
+    """Networks with their optimizers, and the function that makes a state from a key."""
+    networks = build_networks(config, width, num_steps=1)
+    lengths: Any = {"max_tokens": config.text.max_tokens, "word_dim": width}
+    return networks, partial(create_state, networks, sentence_dim=width, **lengths)
 
 
 def _measure(

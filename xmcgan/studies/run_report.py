@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from xmcgan.config import changed_fields, read_config
 from xmcgan.errors import EvaluationError, UserError
 from xmcgan.evaluation.results import ResultFile, newest, result_rows
+from xmcgan.evaluation.results import curves as score_curves
 from xmcgan.studies.training_curves import draw_curves
 from xmcgan.training.logging import Curves, read_curves
 from xmcgan.utils.files import atomic_file, lock_holder, write_text
 from xmcgan.utils.provenance import read_starts, starts_table
 from xmcgan.utils.tables import markdown_table
 
-CURVES_FILE = "report_curves.png"
+CURVES_FILE, SCORES_FILE = "report_curves.png", "report_scores.png"
 # Curves that the table shows: what to look at first.
 _SHOWN = ("d_loss", "g_loss", "d_margin", "real_sentence_accuracy", "real_word_accuracy",
           "fake_sentence_accuracy", "fake_word_accuracy", "d_grad_norm", "g_grad_norm",
@@ -40,10 +41,10 @@ def write_report(workdir: Path, out: Path | None = None) -> Path:
     out, name = out or workdir, workdir.resolve().name
     chance = 1 / (config.contrastive_group_size or config.batch_size)
     lines = [f"# Run {name}", "", _state(workdir, config, curves, starts), ""]
-    lines += _samples(workdir, out) + _training_curves(curves, chance) + _scores(workdir, out)
-    lines += _starts(starts) + _settings(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        lines += _samples(workdir, out) + _training_curves(curves, chance) + _scores(workdir, out)
+        lines += _starts(starts) + _settings(config)
         if curves:
             resumed_at = [start["first_step"] for start in starts if start["first_step"]]
             figure = draw_curves(curves, name, chance=chance, resumed_at=resumed_at)
@@ -112,9 +113,9 @@ def _scores(workdir: Path, out: Path) -> list[str]:
     recipe = everything[-1].recipe
     results = newest(result for result in everything if result.recipe == recipe)
     lines = ["## Evaluation", "", *markdown_table(result_rows(results)), "", f"Recipe {recipe}."]
-    if (picture := folder / "curves.png").exists():
-        lines += ["", f"![scores]({_link(picture, out)})"]
-    return [*lines, ""]
+    with atomic_file(out / SCORES_FILE) as file:
+        score_curves(results, f"recipe {recipe}").savefig(file, format="png", dpi=90)
+    return [*lines, "", f"![scores]({SCORES_FILE})", ""]
 
 
 def _starts(starts: Sequence[dict[str, Any]]) -> list[str]:

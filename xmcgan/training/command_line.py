@@ -4,6 +4,8 @@ import argparse
 import re
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from xmcgan.config import known_configs
 from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.utils.distributed import add_flags
@@ -24,17 +26,29 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
         allow_abbrev=False,
     )
     text = "such as shapes:quickstart or folder:name=my_photos,64"
-    parser.add_argument("--config", required=True, metavar="NAME[:VARIANT]", help=text)
+    parser.add_argument("--config", required=True, metavar="NAME", help=text)
     text = "of the run (default: runs/ and the config's name)"
     parser.add_argument("--workdir", type=Path, metavar="DIR", help=text)
     text = "set a field, such as --config.batch_size=8; repeatable"
     parser.add_argument("--config.FIELD", metavar="VALUE", dest="ignored", help=text)
+    text = "print config, layers and plan; train nothing"
+    parser.add_argument("--dry-run", action="store_true", help=text)
     add_flags(parser)
     args, rest = parser.parse_known_args(arguments)
     overrides = read_overrides(parser, rest)
+    if args.dry_run and (args.distributed or args.coordinator):
+        raise ConfigError("--dry-run is of one process; scripts/plan.py plans other machines")
     if args.workdir is None:
         args.workdir = Path("runs") / re.sub(r"[^A-Za-z0-9.+_-]+", "_", args.config)
     return args, overrides
+
+
+def dry_run(config: ConfigDict) -> int:
+    """Print what a command would train; return the exit status."""
+    from xmcgan.planning.dry_run import print_dry_run  # not part of training
+
+    print_dry_run(config)
+    return 0
 
 
 def read_overrides(parser: argparse.ArgumentParser, rest: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
+from rich.console import Console
 
-from xmcgan.errors import TrainingError
+from xmcgan.errors import AgreedError, CheckpointError, TrainingError
+from xmcgan.training.checkpoint import Checkpointer
+from xmcgan.training.logging import MetricWriter
 from xmcgan.utils.distributed import all_gather_json, is_host0
 from xmcgan.utils.files import atomic_file
 from xmcgan.utils.mesh import fetch, put_shares, replicated, sample_sharding
@@ -193,6 +197,39 @@ def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
             f"Try {smaller}--config.remat=convolutions, more devices or a smaller batch_size; "
             "docs/troubleshooting.md says what each of them changes."
         ) from error
+
+
+class Scores:
+    """Scores of averaged weights inside the training process; off without `evaluation.every_steps`.
+
+    The separate job's program and files: what one has scored the other does not repeat.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, num_steps: int) -> None:
+        self._every, self._last, self._job = config.evaluation.every_steps, num_steps, None
+        if self._every:
+            from xmcgan.evaluation.watch import EvaluationJob  # half of the package
+
+            self._job = EvaluationJob.in_training(workdir, config)
+
+    def is_due(self, step: int) -> bool:
+        return bool(self._every) and (step % self._every == 0 or step == self._last)
+
+    def update(
+        self, step: int, checkpointer: Checkpointer, writer: MetricWriter, console: Console
+    ) -> None:
+        """Score the step, if it is due, and older checkpoints that wait; log what it cost."""
+        if not self._job or not self.is_due(step):
+            return
+        checkpointer.wait()
+        start = time.monotonic()
+        try:
+            self._job.run()
+        except (AgreedError, CheckpointError) as error:  # of another job, or a damaged checkpoint
+            console.print(f"warning: training goes on without these scores: {error}")
+        seconds = time.monotonic() - start
+        console.print(f"scored in {seconds:.0f} s")
+        writer.write_scalars(step, {"evaluation_seconds": seconds})
 
 
 class StopSignal:
