@@ -93,15 +93,15 @@ def main() -> None:
         raise ConfigError(f"--effort is {args.effort}; it must be from -1 to 1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a metadata server
     is_here = args.target == [HERE]
-    if not is_here:
-        if HERE in args.target:
-            raise ConfigError("--target here goes alone: other targets are compiled on the CPU")
+    if HERE in args.target and not is_here:
+        raise ConfigError("--target here goes alone: other targets are compiled on the CPU")
+    if is_here:
+        args.effort = 0.0  # as training compiles
+    else:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
         jax.config.update("jax_platforms", "cpu")  # only the compiler is the target's
         jax.config.update("jax_exec_time_optimization_effort", args.effort)
         jax.config.update("jax_memory_fitting_effort", args.effort)
-    else:
-        args.effort = 0.0  # as training compiles
     jax.config.update("jax_compilation_cache_dir", None)
     variants = config_variants(args, overrides)
     plans = []
@@ -109,6 +109,7 @@ def main() -> None:
         for label, config in variants:
             options: dict[str, Any] = {
                 "frozen": not args.no_frozen,
+                "measure": is_here,
                 "num_examples": args.examples,
                 "cache": None if is_here else CACHE,
             }

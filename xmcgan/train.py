@@ -106,11 +106,12 @@ def train(config: ConfigDict, workdir: Path) -> int:
         distributed.require_same(fingerprint | shared)
         folder, keep = workdir / "checkpoints", config.keep_checkpoints
         checkpointer = stack.enter_context(Checkpointer(folder, keep=keep, fingerprint=fingerprint))
-        extra, started_from = dict[str, Any](), dict[str, Any]()
+        old: dict[str, Any] = {}  # record of the checkpoint
+        started_from: dict[str, Any] = {}
         if checkpoint := config.restore_step or checkpointer.latest_step():
             placed = jax.tree.map(lambda x, place: x.update(sharding=place), shapes, sharding)
             mismatch = config.allow_mismatch
-            state, extra = checkpointer.restore(checkpoint, placed, allow_mismatch=mismatch)
+            state, old = checkpointer.restore(checkpoint, placed, allow_mismatch=mismatch)
         else:
             state = jax.jit(init, out_shardings=sharding)(jax.random.key(config.seed))
             if "whitening" in state.g_batch_stats:
@@ -148,9 +149,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
         stack.enter_context(monitoring.explain_out_of_memory(config))
         writer = stack.enter_context(logging.open_writers(workdir, first_step, **config.wandb))
         writer.write_hparams(fingerprint)
-        averages = logging.MetricAverages(extra.get("metrics"))
-        skipped_before = extra.get("skipped_in_row", 0)
-        skips = monitoring.SkipCount(config.stop_after_skipped_steps, skipped_before)
+        averages = logging.MetricAverages(old.get("metrics"))
+        skips = monitoring.SkipCount(config.stop_after_skipped_steps, old.get("skipped_in_row", 0))
         scores = monitoring.Scores(config, workdir, num_steps)
         health, vote = monitoring.HealthWatch(), monitoring.StopVote(stop, mesh)
 
@@ -186,7 +186,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
         batches = stack.enter_context(contextlib.closing(batches_from(first_step)))
         batch = next(batches)
         compiled_step, at_peak = profiling.compile_step(
-            console, jitted_step, state, frozen_params, batch
+            console, config, jitted_step, state, frozen_params, batch
         )
         trace = stack.enter_context(profiling.Trace(config.profile.steps, workdir / "tensorboard"))
         progress = stack.enter_context(logging.progress_bar(console))

@@ -52,11 +52,13 @@ def test_the_share_of_the_peak_is_that_of_the_time_it_would_take_at_it(now):
 def test_the_work_of_a_step_is_that_of_its_compiled_program(monkeypatch, chip, peak):
     monkeypatch.setattr(targets, "chip_of", lambda device: targets.CHIPS[chip])
     square = jnp.ones((64, 64))
-    quiet = Console(quiet=True)
-    compiled, at_peak = profiling.compile_step(quiet, jax.jit(lambda x: x @ x), square)
+    quiet, config, product = Console(quiet=True), default_config(), jax.jit(lambda x: x @ x)
+    compiled, at_peak = profiling.compile_step(quiet, config, product, square)
     assert float(compiled(square)[0, 0]) == 64
     assert at_peak * peak == pytest.approx(2 * 64**3 if peak else 0, rel=0.1)
     assert bool(at_peak) == bool(peak)  # that of a CPU is not known
+    config.num_microbatches = 2
+    assert profiling.compile_step(quiet, config, product, square)[1] == 0
 
 
 @pytest.mark.parametrize(("steps", "traced"), [("", False), ("3-4", True), ("5", True), ("9", 0)])

@@ -1,7 +1,6 @@
 """What a training command would do, printed: nothing is trained and nothing is written."""
 
 import contextlib
-import dataclasses
 import json
 
 from clu import parameter_overview
@@ -33,9 +32,7 @@ def print_dry_run(config: ConfigDict) -> None:
         num_examples = len(source)
     examples = "not prepared here" if num_examples is None else f"{num_examples:,} training images"
     print(f"\ndata: {config.data.name}, {examples}\ncompiling the training step ...", flush=True)
-    # A target of another name is compiled, and does not run.
-    target = dataclasses.replace(find_target(HERE), name="this machine")
-    plan = make_plan(config, target, num_examples=num_examples)
+    plan = make_plan(config, find_target(HERE), num_examples=num_examples)
     rows = [*plan.rows(), ("steps", f"{plan.steps:,}" if plan.steps else "of data not here")]
     for name, text in rows:
         print(f"  {name:<18}  {text}")

@@ -17,7 +17,7 @@ from xmcgan.config import check_devices, trunk_size
 from xmcgan.errors import ConfigError, TrainingError
 from xmcgan.losses import build_losses, loss_params
 from xmcgan.planning.collectives import find_collectives
-from xmcgan.planning.targets import HERE, Target, flops_per_device
+from xmcgan.planning.targets import Target, flops_per_device
 from xmcgan.pretrained import bert, vgg
 from xmcgan.pretrained.efficientnet_lite import EfficientNetLite, EfficientNetLite0Trunk
 from xmcgan.pretrained.resnet import ResNet50
@@ -46,7 +46,7 @@ class Program:
         seconds: By the compiler's own model of the chip; 0 if it has none.
         collectives: Of each kind how often, bytes held, bytes sent in a ring.
         compile_seconds: How long the compiler took.
-        measured: Seconds per step, of a target that is here; 0 elsewhere.
+        measured: Seconds per step as it ran; 0 if it did not.
     """
 
     arguments: int
@@ -64,11 +64,14 @@ class Program:
         return self.arguments + self.temporaries
 
 
-def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Program:
+def compile_step(
+    config: ConfigDict, target: Target, frozen: bool = True, measure: bool = False
+) -> Program:
     """Compile the step as `xmcgan.train` does, for the devices of a target.
 
     Args:
         frozen: Whether text encoder and frozen image network are part of it.
+        measure: Whether to run it; the target must be here.
 
     Raises:
         ConfigError: The batch does not fit the devices, or the text encoder's sizes are not known.
@@ -117,7 +120,7 @@ def compile_step(config: ConfigDict, target: Target, frozen: bool = True) -> Pro
         seconds=max(cost.get("optimal_seconds", 0.0), 0.0),
         collectives=held,
         compile_seconds=time.monotonic() - start,
-        measured=_measure(compiled, init, frozen_shapes, config) if target.name == HERE else 0.0,
+        measured=_measure(compiled, init, frozen_shapes, config) if measure else 0.0,
     )
 
 

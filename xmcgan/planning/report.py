@@ -157,6 +157,7 @@ def make_plan(
     target: Target,
     *,
     frozen: bool = True,
+    measure: bool = False,
     num_examples: int | None = None,
     cache: Path | None = None,
 ) -> Plan:
@@ -164,6 +165,7 @@ def make_plan(
 
     Args:
         frozen: Whether text encoder and frozen image network are part of it.
+        measure: Whether to run the step on the target, which must be here.
         num_examples: Training images, for the length of a run; None if the data set is known.
         cache: Folder of results; None keeps none.
     """
@@ -173,7 +175,7 @@ def make_plan(
         stored["collectives"] = {k: tuple(v) for k, v in stored["collectives"].items()}
         program = Program(**stored)
     else:
-        program = compile_step(config.copy_and_resolve_references(), target, frozen)
+        program = compile_step(config.copy_and_resolve_references(), target, frozen, measure)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(dataclasses.asdict(program)))

@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from xmcgan.utils import distributed
 
 
-def compile_step(console: Console, step: Any, *inputs: Any) -> tuple[Any, float]:
-    """Compile a jitted training step; return it and its seconds at the chip's peak, or 0."""
+def compile_step(
+    console: Console, config: ConfigDict, step: Any, *inputs: Any
+) -> tuple[Any, float]:
+    """Compile a jitted training step; return it and its seconds at the chip's peak, or 0.
+
+    0 as well with microbatches: their loop would be counted once.
+    """
     from xmcgan.planning.targets import chip_of, flops_per_device
 
     start = time.monotonic()
@@ -22,7 +28,7 @@ def compile_step(console: Console, step: Any, *inputs: Any) -> tuple[Any, float]
     distributed.all_gather_json("compiled")  # a collective would not wait for the slowest
     console.print(f"compiled in {time.monotonic() - start:.0f} s")
     peak = chip_of(jax.devices()[0]).peak
-    if not peak:
+    if not peak or config.num_microbatches > 1:
         return compiled, 0.0
     flops = flops_per_device(compiled, step.__wrapped__, inputs, jax.device_count())
     return compiled, flops / peak
