@@ -13,7 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS",
     f"--xla_force_host_platform_device_count={os.environ.get('XMCGAN_TEST_DEVICES', '1')} "
-    "--xla_backend_optimization_level=0",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
 )
 
 # Before what might use them: no network and no TensorFlow, here and in processes that tests start.

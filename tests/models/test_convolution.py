@@ -9,6 +9,9 @@ from xmcgan.models.convolution import (
     average_pool,
     conv3x3,
     conv3x3_pool,
+    four_phases,
+    merge_taps,
+    transposed,
     upsample_conv3x3,
     upsample_nearest,
 )
@@ -27,10 +30,15 @@ def _assert_same(merged_fn, literal_fn, x):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", [transposed, four_phases])
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 1, 1), (2, 4, 4), (1, 3, 5)])
-def test_upsample_conv_equals_upsampling_then_convolving(batch, height, width):
+def test_upsample_conv_equals_upsampling_then_convolving(batch, height, width, form):
     x = jax.random.normal(jax.random.key(0), (batch, height, width, 3))
-    _assert_same(upsample_conv3x3, lambda x, k: conv3x3(upsample_nearest(x), k), x)
+    def literal(x, kernel):
+        return conv3x3(upsample_nearest(x), kernel)
+
+    _assert_same(lambda x, k: form(x, merge_taps(k)), literal, x)
+    _assert_same(upsample_conv3x3, literal, x)
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 2, 2), (2, 4, 4), (1, 6, 10)])

@@ -18,13 +18,13 @@ from xmcgan.models.convolution import (
     upsample_conv3x3,
     upsample_nearest,
 )
-from xmcgan.models.modulation import Condition, ConditionalBatchNorm
+from xmcgan.models.modulation import STATISTICS, Condition, ConditionalBatchNorm
 
 # What is kept of a block for the backward pass; the rest is computed again. `convolutions` computes
 # normalization, modulation and activations again, which cost memory traffic and hardly any work.
 REMAT_POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "convolutions": jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
+    "convolutions": jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS),
     "blocks": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -54,9 +54,9 @@ class GeneratorBlock(nn.Module):
         norm = partial(ConditionalBatchNorm, self.batch_norm_group_size, self.dtype)
         # A conv1x1 commutes with nearest upsampling: a quarter of the work at the small size.
         shortcut = upsample_nearest(Conv1x1(self.features, dtype=self.dtype, name="shortcut")(x))
-        x = nn.relu(norm(name="norm_1")(x, condition, train=train))
+        x = norm(name="norm_1")(x, condition, train=train)
         x = Conv3x3(self.features, self.dtype, upsample_conv3x3, name="conv_1")(x)
-        x = nn.relu(norm(name="norm_2")(x, condition, train=train))
+        x = norm(name="norm_2")(x, condition, train=train)
         return Conv3x3(self.features, self.dtype, name="conv_2")(x) + shortcut
 
 

@@ -72,7 +72,7 @@ class Generator(nn.Module):
             x = block(multiplier * self.width, name=f"block_{index}")(x, condition, train)
 
         last_norm = ConditionalBatchNorm(self.batch_norm_group_size, self.dtype, name="last_norm")
-        x = nn.relu(last_norm(x, condition, train=train))
+        x = last_norm(x, condition, train=train)
         x = at_least_float32(Conv3x3(3, self.dtype, name="to_rgb")(x))
         return (jnp.tanh(x) + 1) / 2
 
