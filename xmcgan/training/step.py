@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from xmcgan.losses import WeightedLoss, weighted_sum
@@ -123,9 +123,6 @@ def make_train_step(
     else:
         from xmcgan.training import step as gradients
 
-    def unchanged(state: TrainState) -> TrainState:
-        return state  # by a branch and not `where`: both results would be in memory
-
     def train_step(
         state: TrainState, frozen_params: dict[str, Any], batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
@@ -141,7 +138,7 @@ def make_train_step(
             d_grads, vectors = gradients.discriminator_gradients(model, state, update)
             is_finite = jnp.isfinite(optax.tree.norm(d_grads))
             update_d = partial(update_discriminator, networks, d_grads, vectors)
-            state = jax.lax.cond(is_finite, update_d, unchanged, state)
+            state = update_if(is_finite, update_d, state)
             skipped += 1 - is_finite
 
         joint = gradients.joint_gradients(model, state, inputs[-1])
@@ -152,12 +149,30 @@ def make_train_step(
             state = update_discriminator(networks, joint.d_grads, joint.d_vectors, state)
             return update_generator(networks, joint.g_grads, joint.g_batch_stats, config, state)
 
-        state = jax.lax.cond(is_finite, update_both, unchanged, state)
+        state = update_if(is_finite, update_both, state)
         metrics = joint.metrics | {f"{side}_grad_norm": norm for side, norm in norms.items()}
         metrics["skipped_updates"] = skipped + 1 - is_finite
         return state.replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def update_if(
+    is_finite: Bool[Array, ""], update: Callable[[TrainState], TrainState], state: TrainState
+) -> TrainState:
+    """Return the updated state, or the old one.
+
+    On a GPU value by value, in place; elsewhere by a branch. Each of the two would need memory for
+    another copy of the state where the other one stands.
+    """
+
+    def value_by_value(state: TrainState) -> TrainState:
+        return jax.tree.map(partial(jnp.where, is_finite), update(state), state)
+
+    def branch(state: TrainState) -> TrainState:
+        return jax.lax.cond(is_finite, update, lambda state: state, state)
+
+    return jax.lax.platform_dependent(state, cuda=value_by_value, default=branch)
 
 
 def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> tuple[Any, Any]:
