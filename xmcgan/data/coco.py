@@ -11,7 +11,7 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry, digest
 from xmcgan.data.sources import MAX_CAPTION_CHARS, FileRef, clean_caption, find_images, list_files
 from xmcgan.errors import DataError
-from xmcgan.utils.download import Archive, download
+from xmcgan.utils.download import PinnedFile, download
 
 # Images by year; the paper's are those of 2014, and the field evaluates on all 40,504.
 PUBLISHED = {
@@ -22,17 +22,17 @@ KARPATHY_PUBLISHED = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 
 
 _HOST = "http://images.cocodataset.org"
 ARCHIVES = (
-    Archive(
+    PinnedFile(
         f"{_HOST}/annotations/annotations_trainval2014.zip",
         252_872_794,
         "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
     ),
-    Archive(
+    PinnedFile(
         f"{_HOST}/zips/val2014.zip",
         6_645_013_297,
         "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
     ),
-    Archive(
+    PinnedFile(
         f"{_HOST}/zips/train2014.zip",
         13_510_573_713,
         "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",

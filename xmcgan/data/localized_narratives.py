@@ -14,7 +14,7 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry
 from xmcgan.data.sources import FileRef, clean_caption, find_images, list_files
 from xmcgan.errors import DataError
-from xmcgan.utils.download import Archive, download, download_images
+from xmcgan.utils.download import PinnedFile, download, download_images
 
 MAX_NARRATIVE_CHARS = 10_000  # minutes of speech
 _HOST = "https://storage.googleapis.com/localized-narratives/annotations"
@@ -29,10 +29,10 @@ class Narrative(NamedTuple):
     text: str
 
 
-def _archives(prefix: str, num: int, validation: str) -> tuple[Archive, ...]:
+def _archives(prefix: str, num: int, validation: str) -> tuple[PinnedFile, ...]:
     """Return the official JSON lines; their publisher states no hashes."""
     names = [f"{prefix}-{i:05d}-of-{num:05d}.jsonl" for i in range(num)]
-    return tuple(Archive(f"{_HOST}/{name}") for name in [*names, validation])
+    return tuple(PinnedFile(f"{_HOST}/{name}") for name in [*names, validation])
 
 
 class Narratives(Prepared):
@@ -40,8 +40,8 @@ class Narratives(Prepared):
 
     source_flags = "--source DIR (or --download)"
     files: ClassVar[re.Pattern[str]]  # names of the JSON lines; the group is the split
-    narratives: ClassVar[tuple[Archive, ...]]  # the official JSON lines
-    images: ClassVar[tuple[Archive, ...]] = ()  # if they do not come one by one
+    narratives: ClassVar[tuple[PinnedFile, ...]]  # the official JSON lines
+    images: ClassVar[tuple[PinnedFile, ...]] = ()  # if they do not come one by one
     published: ClassVar[Mapping[str, int]]  # narratives per split
     image_id: ClassVar[re.Pattern[str]]
     image_key: ClassVar[Callable[[str], str]]  # from a file's stem to its id, empty for others
@@ -126,12 +126,12 @@ class LnCoco(Narratives):
         "coco_train_localized_narratives", 4, "coco_val_localized_narratives.jsonl"
     )
     images = (
-        Archive(
+        PinnedFile(
             f"{_COCO_HOST}/val2017.zip",
             815_585_330,
             "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
         ),
-        Archive(
+        PinnedFile(
             f"{_COCO_HOST}/train2017.zip",
             19_336_861_798,
             "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",

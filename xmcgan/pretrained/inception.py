@@ -19,8 +19,6 @@ from jaxtyping import Array, Float
 
 from xmcgan.pretrained.params import Params, load_converted
 
-# The file pt_inception-2015-12-05-6726825d.pth.
-PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # The file inception_v3_weights_tf_dim_ordering_tf_kernels.h5: published with no better digest.
 PUBLISHED_MD5 = "9a0d58056eeedaa3f26cb7ebd46da564"
 

