@@ -140,7 +140,7 @@ def test_damaged_and_absent_weights_name_the_command_that_fetches_them(examined,
     shutil.rmtree(pinned.parent)
     status, output = examined()
     assert status == 1
-    assert "are missing" in output
+    assert "is missing" in output
 
 
 def test_python_and_packages_out_of_their_ranges_are_named(examined, pinned, monkeypatch):
