@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from xmcgan.data.sources import ImageStore, clean_captions, parse_jsonl
+from xmcgan.data.readers import parse_jsonl
+from xmcgan.data.sources import ImageStore, clean_captions
 from xmcgan.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -67,7 +68,10 @@ def _read_captions(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if path.suffix in (".json", ".jsonl"):
-        pairs = [(entry.image, entry.captions[0]) for entry in parse_jsonl(data, str(path))[0]]
+        pairs = [
+            (line["image"], clean_captions(line["captions"], where)[0])
+            for where, line in parse_jsonl(data, str(path))
+        ]
     else:
         pairs = []
         for number, line in enumerate(lines, start=1):
@@ -75,8 +79,8 @@ def _read_captions(path: Path) -> dict[str, str]:
             if line.strip() and not tab:
                 raise DataError(f"{path}, line {number}: expected NAME<tab>CAPTION")
             if tab:
-                kept, _ = clean_captions([caption], f"{path}, line {number}")
-                pairs.append((file.strip(), kept[0]))
+                text = clean_captions([caption], f"{path}, line {number}")[0]
+                pairs.append((file.strip(), text))
     captions = {_stem(file): caption for file, caption in pairs}
     if not captions or len(captions) < len(pairs):
         raise DataError(f"{path} has {'the same image twice' if pairs else 'no captions'}")
@@ -108,7 +112,7 @@ def _by_manifest(store: ImageStore, folder: Path) -> Iterator[tuple[str, str]]:
     for file, caption in pairs:
         if file not in store:
             raise DataError(f"{folder}: the image {file} of {MANIFEST} is missing")
-        yield file, clean_captions([caption], f"{path}, {file}")[0][0]
+        yield file, clean_captions([caption], f"{path}, {file}")[0]
 
 
 def _stem(file: str) -> str:
