@@ -7,6 +7,7 @@ One module serves every size: bert-base-uncased as well as the small MiniLM.
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -78,19 +79,25 @@ class BertLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], word_mask: Bool[Array, "b t"]
     ) -> Float[Array, "b t d"]:
-        width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype)
-        # One product instead of three: small matrices leave an accelerator idle.
-        query_key_value = dense(3 * width, name="query_key_value")(x)
-        heads = query_key_value.reshape(*x.shape[:2], 3, self.num_heads, -1)
         mask = word_mask[:, None, None, :]
-        context = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), mask=mask)
-        context = dense(width, name="attention_output")(context.reshape(x.shape))
-        x = x + context.astype(jnp.float32)
+        x = x + self_attention(x, self.num_heads, self.dtype, mask=mask).astype(jnp.float32)
         x = layer_norm(self.layer_norm_eps, "attention_norm")(x)
         hidden = nn.gelu(dense(self.intermediate_size, name="intermediate")(x), approximate=False)
-        x = x + dense(width, name="output")(hidden).astype(jnp.float32)
+        x = x + dense(x.shape[-1], name="output")(hidden).astype(jnp.float32)
         return layer_norm(self.layer_norm_eps, "output_norm")(x)
+
+
+def self_attention(
+    x: Float[Array, "b t d"], num_heads: int, dtype: DTypeLike | None = None, **options: Any
+) -> Float[Array, "b t d"]:
+    """Self-attention in a compact module; `options` of `jax.nn.dot_product_attention`."""
+    width = x.shape[-1]
+    # One product instead of three: small matrices leave an accelerator idle.
+    query_key_value = nn.Dense(3 * width, dtype=dtype, name="query_key_value")(x)
+    heads = query_key_value.reshape(*x.shape[:2], 3, num_heads, -1)
+    context = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), **options)
+    return nn.Dense(width, dtype=dtype, name="attention_output")(context.reshape(x.shape))
 
 
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
