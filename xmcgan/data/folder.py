@@ -28,10 +28,8 @@ class Folder(Prepared):
     def read(cls, source: Path, captions: Path | None = None, columns: Columns = USUAL) -> Contents:
         """Read the file list and captions of a source; images are not opened yet.
 
-        Captions are those of the file `captions` (JSON lines, CSV, TSV), whose paths are relative
-        to `source`; else of the first form that is there: `captions.jsonl`, whose paths are
-        relative to it; Hugging Face's metadata; WebDataset tars; one .txt per image; CSV or TSV;
-        Parquet. Zips at the top of a directory count as if they were unpacked there.
+        Captions are those of the file `captions`, whose paths are relative to `source`, or see
+        `read_captions`. Zips at the top of a directory count as if they were unpacked there.
         """
         store = ImageStore(source)
         counts: collections.Counter[str] = collections.Counter()

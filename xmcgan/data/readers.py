@@ -76,7 +76,8 @@ def read_captions(
 ) -> list[CaptionedImage]:
     """Return images with captions, of the file `captions` or the first form that is in the store.
 
-    `counts` is of what is left out.
+    In this order: `captions.jsonl`; Hugging Face's metadata; WebDataset tars; one .txt per image;
+    CSV or TSV; Parquet. `counts` is of what is left out.
     """
 
     def read(*files: str) -> list[CaptionedImage]:
