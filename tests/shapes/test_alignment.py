@@ -10,7 +10,7 @@ from xmcgan.errors import DataError, EvaluationError
 from xmcgan.shapes import alignment
 from xmcgan.shapes.alignment import KINDS, detection_scores, shapes_alignment
 from xmcgan.shapes.captions import write_captions
-from xmcgan.shapes.claims import parse_claims
+from xmcgan.shapes.claims import DescribedObject, parse_claims
 from xmcgan.shapes.detections import Detections, accuracy, contents
 from xmcgan.shapes.scene import (
     BACKGROUNDS,
@@ -274,10 +274,9 @@ def test_accuracy_counts_each_kind_of_mistake():
 def test_contents_number_attributes_as_the_data_set_lists_them():
     seen = contents([scene_of("large pink heart @ bottom right", background="light blue")])
     assert np.flatnonzero(seen.present).tolist() == [8]
-    assert seen.areas_of(0, "heart", "pink") == (8,)
+    assert DescribedObject("heart", "pink", "large", POSITIONS[8]) in seen.objects_of(0)
     assert (seen.shape[0, 8], seen.color[0, 8]) == (
         SHAPES.index("heart"),
         list(COLORS).index("pink"),
     )
-    assert seen.size_at(0, 8) == "large"
     assert seen.background[0] == list(BACKGROUNDS).index("light blue")

@@ -87,7 +87,7 @@ def test_an_object_is_seen_in_its_own_area(small, position):
     pixels = render_scene(scene, np.random.default_rng(0))[2::4, 2::4]
     seen = small(pixels[None])
     assert np.flatnonzero(seen.present[0]).tolist() == [POSITIONS.index(position)]
-    assert seen.colors_of(0) == ["red"]
+    assert [item.color for item in seen.objects_of(0)] == ["red"]
     assert seen.background_of(0) == "gray"
 
 
