@@ -58,7 +58,12 @@ class Detector:
     @property
     def sha256(self) -> str:
         """Digest of recipe, accuracy and parameters, by which a score names its detector."""
-        return _digest(_flat(self.params), self.recipe, self.accuracy)
+        return _digest(self.tensors, self.recipe, self.accuracy)
+
+    @property
+    def tensors(self) -> Any:
+        """Parameters by path."""
+        return flatten_dict(self.params, sep="/")
 
     def __call__(self, images: UInt8[np.ndarray, "n s s 3"]) -> Detections:
         """Detect, with the same result however the images are batched."""
@@ -92,16 +97,10 @@ def default_recipe(image_size: int) -> TrainingRecipe:
 def open_detector(
     directory: Path, image_size: int, training: TrainingRecipe | None = None
 ) -> Detector:
-    """Read the detector of a size of image, or train it and write it.
+    """Read the detector of a size of image, or train it and write it; a second process waits.
 
-    A second process waits and reads.
-
-    Args:
-        training: If not `default_recipe`.
-
-    Raises:
-        EvaluationError: The size cannot work, the folder cannot be written, or the file is damaged
-            or was made by another recipe.
+    Raises EvaluationError if the size cannot work, the folder cannot be written, or the file is
+    damaged or was made by another recipe than `training` (if None, `default_recipe`).
     """
     training = training or default_recipe(image_size)
     path = directory / f"shapes-detector-{image_size}.safetensors"
@@ -114,7 +113,13 @@ def open_detector(
         images, truth, _ = held_out_scenes(HELD_OUT_SCENES, image_size)
         detector = Detector(training, params)
         detector.accuracy = accuracy(detector(images), truth)
-        _write(path, detector)
+        metadata = {name: json.dumps(getattr(detector, name)) for name in ("recipe", "accuracy")}
+        metadata["sha256"] = detector.sha256
+        try:
+            with atomic_file(path) as file:
+                file.write(safetensors.numpy.save(detector.tensors, metadata))
+        except OSError as error:
+            raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
         return detector
 
 
@@ -125,26 +130,12 @@ def _recipe(training: TrainingRecipe) -> dict[str, Any]:
     return {"version": _VERSION, "scenes": digest[:16], **dataclasses.asdict(training)}
 
 
-def _flat(params: Any) -> Any:
-    return flatten_dict(params, sep="/")
-
-
 def _digest(tensors: dict[str, np.ndarray], recipe: Any, shares: Any) -> str:
     digest = hashlib.sha256(json.dumps([recipe, shares], sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name} {value.dtype} {value.shape}\n".encode() + value.tobytes())
     return digest.hexdigest()
-
-
-def _write(path: Path, detector: Detector) -> None:
-    metadata = {name: json.dumps(getattr(detector, name)) for name in ("recipe", "accuracy")}
-    metadata["sha256"] = detector.sha256
-    try:
-        with atomic_file(path) as file:
-            file.write(safetensors.numpy.save(_flat(detector.params), metadata))
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _read(path: Path, training: TrainingRecipe) -> Detector:
