@@ -107,6 +107,7 @@ def test_a_mistyped_override_is_named_with_the_near_miss(override, hint):
         ("image_size=100", "image_size"),
         ("image_size=16", "image_size"),
         ("batch_size=0", "batch_size"),
+        ("data.num_workers=-1", "data.num_workers"),
         ("batch_size=1", "batch_size"),
         ("batch_norm_group_size=7", "batch_norm_group_size"),
         ("contrastive_group_size=5", "contrastive_group_size"),

@@ -220,14 +220,10 @@ def test_interval_narrows_with_more_captions():
     assert widths[0] / widths[1] == pytest.approx(3, rel=0.3)
 
 
-def test_numbers_that_do_not_fit_are_refused():
+def test_a_single_image_is_refused():
     seen = contents([scene_of("small red circle @ center")])
-    with pytest.raises(EvaluationError, match="1 images were seen for 2 captions"):
-        shapes_alignment(seen, [parse_claims("a red circle")] * 2)
     with pytest.raises(EvaluationError, match="at least two"):
         detection_scores(seen, [parse_claims("a red circle")], real=seen, resamples=0, seed=0)
-    with pytest.raises(EvaluationError, match="at least 5 resamples"):
-        detection_scores(seen, [parse_claims("a red circle")], real=seen, resamples=1, seed=0)
 
 
 def test_captions_and_images_go_through_parser_and_detector(monkeypatch):

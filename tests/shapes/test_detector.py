@@ -232,12 +232,6 @@ def test_sizes_without_whole_areas_are_refused(size):
         default_recipe(size)
 
 
-@pytest.mark.parametrize("shape", [(0, 32, 32, 3), (2, 16, 16, 3), (2, 32, 32), (2, 32, 32, 1)])
-def test_images_of_another_size_are_refused(small, shape):
-    with pytest.raises(EvaluationError, match="32 x 32 pixels"):
-        small(np.zeros(shape, np.uint8))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "least"), [(32, 0.97), (64, 0.97), (128, 0.97)])
 def test_the_default_detector_is_nearly_always_right(tmp_path, size, least):

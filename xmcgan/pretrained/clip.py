@@ -209,11 +209,7 @@ def _build_tokenizer(vocabulary: str, merges: str) -> Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A frozen CLIP with its tokenizer.
-
-    `params` are NumPy arrays; put them on the devices once, and pass them to compiled functions as
-    an argument, or the compiler copies them into the program as constants.
-    """
+    """A frozen CLIP with its tokenizer; for `params` see `encoders.TextEncoder`."""
 
     image_transformer: ImageTransformer
     text_transformer: TextTransformer

@@ -67,12 +67,6 @@ class Detector:
 
     def __call__(self, images: UInt8[np.ndarray, "n s s 3"]) -> Detections:
         """Detect, with the same result however the images are batched."""
-        side = self.image_size
-        if images.shape[1:] != (side, side, 3) or images.dtype != np.uint8 or not len(images):
-            raise EvaluationError(
-                f"the detector of shapes takes uint8 images of {side} x {side} pixels, not "
-                f"{images.dtype} of shape {images.shape}"
-            )
         parts = []
         with jax.default_matmul_precision("highest"):
             for start in range(0, len(images), _BATCH_SIZE):
