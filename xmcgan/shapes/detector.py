@@ -40,7 +40,7 @@ class Detector:
     def __init__(
         self, training: TrainingRecipe, params: Any, accuracy: dict[str, float] | None = None
     ) -> None:
-        self.image_size, self.params = training.image_size, params
+        self.params = params
         self.recipe, self.accuracy = _recipe(training), accuracy or {}
         module = ShapesDetector(training.width)
 
