@@ -35,7 +35,7 @@ from xmcgan.data.coco import Coco
 from xmcgan.data.folder import Folder
 from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_image
 from xmcgan.data.localized_narratives import LnCoco
-from xmcgan.data.readers import USUAL, collect, parse_jsonl, text_rows
+from xmcgan.data.readers import collect, parse_jsonl, text_rows
 from xmcgan.data.sources import ImageStore
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.evaluation.captions import open_manifest
@@ -133,7 +133,7 @@ def captions(folder: Path) -> Reader:
     def text_file(data: bytes) -> None:
         written(source / "a.txt", data)
         store = ImageStore(source)
-        for entry in collect(text_rows(store), store, "", USUAL, collections.Counter()):
+        for entry in collect(text_rows(store), store, collections.Counter()):
             for caption in entry.captions:
                 tokenize(caption)
 

@@ -10,7 +10,7 @@ from xmcgan.data.readers import JSONL_NAME, USUAL, Columns, read_captions
 from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry, digest
 from xmcgan.data.sources import ImageStore
-from xmcgan.errors import DataError, listed
+from xmcgan.errors import DataError
 from xmcgan.utils.files import FILES
 
 EMOJI_ARCHIVE = FILES / "assets" / "emoji_64.zip"
@@ -39,9 +39,6 @@ class Folder(Prepared):
                 f"no captions for any image in {source}: give a {JSONL_NAME}, one .txt per image "
                 "with one caption per line, or another form of docs/data.md"
             )
-        repeated = [n for n, k in collections.Counter(i.image for i in images).items() if k > 1]
-        if repeated:
-            raise DataError(f"captions name the same image twice:{listed(repeated)}")
         splits: dict[str, list[ImageEntry]] = {}
         for image in images:
             # Decoded in full: nobody has looked at these images before.

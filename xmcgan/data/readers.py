@@ -21,7 +21,6 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.sources import FileRef, ImageStore, check_member, clean_captions
 from xmcgan.errors import DataError, listed
 
-Rows = Iterable[tuple[str, dict[str, Any]]]  # where it is, for errors, and its fields
 TABLES = (".csv", ".tsv")
 JSONL_NAME = "captions.jsonl"
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")  # of Hugging Face
@@ -59,8 +58,23 @@ class Columns(NamedTuple):
             )
         return found
 
+    def pick(self, fields: dict[str, Any], where: str) -> tuple[Any, Any, Any]:
+        """Return image, captions and split of a row."""
+        image, captions, split = (fields.get(self.find(k, fields, where)) for k in USUAL_COLUMNS)
+        return image, captions, split
+
 
 USUAL = Columns()
+
+
+class Row(NamedTuple):
+    """Some captions of an image, not checked yet."""
+
+    file: str  # to whose folder the image's path is relative, else to the store
+    where: str  # for errors
+    image: Any
+    captions: Any  # a string or a list
+    split: Any = None  # if None, what `file` is named after, or a folder of the image
 
 
 class CaptionedImage(NamedTuple):
@@ -79,57 +93,48 @@ def read_captions(
     In this order: `captions.jsonl`; Hugging Face's metadata; WebDataset tars; one .txt per image;
     CSV or TSV; Parquet. `counts` is of what is left out.
     """
+    return collect(_rows(store, captions, columns), store, counts)
 
-    def read(*files: str) -> list[CaptionedImage]:
-        tables = ((file, read_table(store.read(file), file)) for file in files)
-        return [i for file, rows in tables for i in collect(rows, store, file, columns, counts)]
 
-    def with_suffix(*suffixes: str) -> list[str]:
+def _rows(store: ImageStore, captions: Path | None, columns: Columns) -> Iterable[Row]:
+    def tables(files: list[str]) -> Iterator[Row]:
+        for file in files:
+            yield from read_table(store.read(file), file, columns)
+
+    def ending(*suffixes: str) -> list[str]:
         return [name for name in sorted(store) if name.lower().endswith(suffixes)]
 
     if captions is not None:
         if not captions.is_file():
             raise DataError(f"no caption file at {captions}")
-        parse = read_table if captions.suffix.lower() in TABLES else parse_jsonl
-        rows = parse(captions.read_bytes(), captions.name)
-        return collect(rows, store, captions.name, columns, counts)
-    found = sorted(name for name, ref in store.items() if ref.name == JSONL_NAME)
-    if len(found) > 1:
-        raise DataError(f"{store.source} has several {JSONL_NAME}: {', '.join(found)}; name one")
-    if found:
-        return collect(parse_jsonl(store.read(found[0]), found[0]), store, found[0], USUAL, counts)
+        data, file = captions.read_bytes(), captions.name
+        is_table = captions.suffix.lower() in TABLES
+        return read_table(data, file, columns) if is_table else parse_jsonl(data, file)
+    own = sorted(name for name, ref in store.items() if ref.name == JSONL_NAME)
+    if len(own) > 1:
+        raise DataError(f"{store.source} has several {JSONL_NAME}: {', '.join(own)}; name one")
+    if own:
+        return parse_jsonl(store.read(own[0]), own[0])
     if metadata := [name for name in sorted(store) if store[name].name in METADATA_NAMES]:
-        return read(*metadata)
-    if tars := with_suffix(".tar"):  # beside which img2dataset leaves Parquet without images
+        return tables(metadata)
+    if tars := ending(".tar"):  # beside which img2dataset leaves Parquet without images
         add_tar_members(store, tars)
-        return collect(text_rows(store), store, "", USUAL, counts)
-    if images := collect(text_rows(store, _DEFAULT_SPLIT), store, "", USUAL, counts):
-        return images
-    if tables := with_suffix(*TABLES):
-        return read(*tables)
-    rows = (row for file in with_suffix(".parquet") for row in parquet_rows(store, file, columns))
-    return collect(rows, store, "", columns, counts)
+        return text_rows(store, by_folder=True)
+    if texts := list(text_rows(store)):
+        return texts
+    if files := ending(*TABLES):
+        return tables(files)
+    return (row for file in ending(".parquet") for row in parquet_rows(store, file, columns))
 
 
 def collect(
-    rows: Rows,
-    store: ImageStore,
-    file: str,
-    columns: Columns,
-    counts: collections.Counter[str],
+    rows: Iterable[Row], store: ImageStore, counts: collections.Counter[str]
 ) -> list[CaptionedImage]:
-    """Bring together the captions of each image, and count the empty ones.
-
-    Paths are relative to the folder of `file`, else to the store. A row without a split has that
-    which `file` is named after, or a folder of the image.
-    """
+    """Check rows and bring together the captions of each image; empty ones are counted."""
     images: dict[str, CaptionedImage] = {}
     places: dict[str, str] = {}
     missing: list[str] = []
-    for where, fields in rows:
-        name, texts, split = (
-            fields.get(columns.find(kind, fields, where)) for kind in ("image", "caption", "split")
-        )
+    for file, where, name, texts, split in rows:
         if not isinstance(name, str) or not name:
             raise DataError(f"{where}: the image must be a path, not {name!r}")
         beside = (PurePosixPath(file).parent / name).as_posix()
@@ -170,7 +175,7 @@ def split_of(path: str) -> str:
 # JSON lines, CSV and TSV; one .txt per image.
 
 
-def parse_jsonl(data: bytes, file: str) -> Rows:
+def parse_jsonl(data: bytes, file: str) -> Iterator[Row]:
     """Yield lines with `image`, `captions` and optionally `split`, all captions of an image in one.
 
     Other fields are ignored; an error names the line.
@@ -189,13 +194,10 @@ def parse_jsonl(data: bytes, file: str) -> Rows:
                 "of an image in one line"
             )
         lines[path] = where
-        yield (
-            where,
-            {"image": path, "captions": texts, "split": fields.get("split", _DEFAULT_SPLIT)},
-        )
+        yield Row(file, where, path, texts, fields.get("split", _DEFAULT_SPLIT))
 
 
-def _json_objects(data: bytes, file: str, example: str) -> Rows:
+def _json_objects(data: bytes, file: str, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
     # Not splitlines: JSON strings may hold U+2028 and its like unescaped.
     for number, line in enumerate(_decode(data, file).split("\n"), start=1):
         where = f"{file}, line {number}"
@@ -217,10 +219,11 @@ def _decode(data: bytes, file: str) -> str:
         raise DataError(f"{file}, line {line}: not UTF-8 text ({error.reason})") from error
 
 
-def read_table(data: bytes, file: str) -> Rows:
+def read_table(data: bytes, file: str, columns: Columns) -> Iterator[Row]:
     """Yield the rows of CSV, TSV or Hugging Face's JSON lines by their line numbers."""
     if file.lower().endswith(".jsonl"):
-        yield from _json_objects(data, file, _METADATA)
+        for where, fields in _json_objects(data, file, _METADATA):
+            yield Row(file, where, *columns.pick(fields, where))
         return
     delimiter = "\t" if file.lower().endswith(".tsv") else ","
     text = io.StringIO(_decode(data, file), newline="")
@@ -234,16 +237,18 @@ def read_table(data: bytes, file: str) -> Rows:
             elif row and len(row) != len(header):
                 raise DataError(f"{where}: {len(row)} fields; the header has {len(header)}")
             elif row:
-                yield where, dict(zip(header, row, strict=True))
+                fields = dict(zip(header, row, strict=True))
+                yield Row(file, where, *columns.pick(fields, where))
     except csv.Error as error:
         raise DataError(f"{file}, line {rows.line_num}: {error}") from error
 
 
-def text_rows(store: ImageStore, split: str | None = None) -> Rows:
+def text_rows(store: ImageStore, *, by_folder: bool = False) -> Iterator[Row]:
     """Yield captions from one .txt file beside each image (`a/b.jpg`, `a/b.txt`), one per line."""
     images: dict[str, str] = {}
     for image in store.images():
-        text = PurePosixPath(image).with_suffix(".txt").as_posix()
+        path = PurePosixPath(image)
+        text = path.with_suffix(".txt").as_posix()
         if text not in store:
             continue
         if text in images:
@@ -252,7 +257,8 @@ def text_rows(store: ImageStore, split: str | None = None) -> Rows:
         lines = _decode(store.read(text), text).split("\n")
         while len(lines) > 1 and not lines[-1].strip():  # the end of a file, not a caption
             lines.pop()
-        yield text, {"image": image, "captions": lines, "split": split}
+        split = split_of(f"{path.parent}/") if by_folder else _DEFAULT_SPLIT
+        yield Row(text, text, path.name, lines, split)
 
 
 # WebDataset.
@@ -377,7 +383,7 @@ def _open_parquet(path: str) -> Any:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
 
 
-def parquet_rows(store: ImageStore, file: str, columns: Columns) -> Rows:
+def parquet_rows(store: ImageStore, file: str, columns: Columns) -> Iterator[Row]:
     """Add each row's image to the store, named FILE/ROW, and yield its captions."""
     path = _path_of(store, file)
     parquet = _open_parquet(path)
@@ -393,8 +399,9 @@ def parquet_rows(store: ImageStore, file: str, columns: Columns) -> Rows:
     try:
         for batch in parquet.iter_batches(columns=[caption, *filter(None, [split])]):
             for fields in batch.to_pylist():
+                name = f"{PurePosixPath(file).name}/{number}"
                 store[f"{file}/{number}"] = ParquetRow(path, size, column, number)
-                yield f"{file}, row {number}", {**fields, image: f"{file}/{number}"}
+                yield Row(file, f"{file}, row {number}", name, fields[caption], fields.get(split))
                 number += 1
     except Exception as error:
         raise DataError(f"{path}: its captions cannot be read: {error}") from error

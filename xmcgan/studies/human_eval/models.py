@@ -69,8 +69,8 @@ def _read_captions(path: Path) -> dict[str, str]:
         raise DataError(f"cannot read {path}: {error}") from None
     if path.suffix in (".json", ".jsonl"):
         pairs = [
-            (line["image"], clean_captions(line["captions"], where)[0])
-            for where, line in parse_jsonl(data, str(path))
+            (row.image, clean_captions(row.captions, row.where)[0])
+            for row in parse_jsonl(data, str(path))
         ]
     else:
         pairs = []
