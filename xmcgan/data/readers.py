@@ -1,7 +1,4 @@
-"""Captions in every form that users have them in; TFDS in place.
-
-Each form is read as rows, which `collect` brings together by image.
-"""
+"""Captions in every form that users have them in, read as rows; TFDS in place."""
 
 import collections
 import csv
@@ -176,10 +173,7 @@ def split_of(path: str) -> str:
 
 
 def parse_jsonl(data: bytes, file: str) -> Iterator[Row]:
-    """Yield lines with `image`, `captions` and optionally `split`, all captions of an image in one.
-
-    Other fields are ignored; an error names the line.
-    """
+    """Yield lines with `image`, all its `captions`, and optionally `split`."""
     lines: dict[str, str] = {}
     for where, fields in _json_objects(data, file, _LINE):
         image, texts = fields.get("image"), fields.get("captions")
@@ -425,10 +419,8 @@ def _bytes_column(field: Any, file: str) -> str:
 class Tfds(Prepared):
     """A split of a captioned data set that TFDS prepared, or a slice such as `train[:1000]`.
 
-    Args:
-        variant: its name and config in `data_dir`, such as "coco_captions/2014".
-        image_key: the feature with the image.
-        caption_key: the feature with a text or several; "captions/text" if it is within another.
+    `variant` is its name and config in `data_dir`, such as "coco_captions/2014"; `caption_key` is
+    "captions/text" if the texts are within another feature.
     """
 
     name = "tfds"

@@ -92,10 +92,7 @@ class Prepared:
         num_workers: int = 0,
         skip_damaged: bool = False,
     ) -> bool:
-        """Write a data set unless it is there already; return whether it was written.
-
-        A second process waits, then finds it there. 0 workers: one per core, at most `MAX_WORKERS`.
-        """
+        """Write a data set, in one process per core if 0; False if another did so already."""
         if variant and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", variant):
             raise DataError(f"the name {variant!r} is not made of letters, digits, _ and - only")
         if not contents.splits:

@@ -195,15 +195,12 @@ def find_images(
     key: Callable[[str], str],
     counts: collections.Counter[str],
 ) -> dict[str, FileRef]:
-    """Find images by id, wherever they are; of files that no caption names nothing is kept.
+    """Find images by id, wherever they are; DataError if more than half are absent.
 
     Args:
         wanted: the official file name by id, which is preferred if several files have the id.
         key: from a file name's stem to an id; empty for other files.
         counts: of what is left out.
-
-    Raises:
-        DataError: more than half of the images are absent: an archive must be missing.
     """
     found: dict[str, FileRef] = {}
     for _, ref in list_files(sources):

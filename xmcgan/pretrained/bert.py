@@ -132,10 +132,7 @@ def encode(
 
 
 def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Params]:
-    """Load a BERT as its publishers write it, `config.json` beside the weights.
-
-    `path` is the .safetensors file or its directory; the parameters are float32 NumPy arrays.
-    """
+    """Load a .safetensors file or its directory, with `config.json`, as its publishers write it."""
     file = find_file(path, "bert")
     module = read_config(file.with_name("config.json"), dtype)
     tensors, _ = read_safetensors(file)

@@ -242,10 +242,7 @@ class Clip:
 
 
 def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
-    """Load a CLIP of any size as its publishers write it, config and tokenizer beside the weights.
-
-    `path` is the .safetensors file or its directory; see `identify_file` for `allow_unverified`.
-    """
+    """Load a .safetensors file or its directory, with config and tokenizer, as published."""
     file = find_file(path, "clip")
     identity = identify_file(file, PUBLISHED_SHA256, allow_unverified=allow_unverified)
     image, text = _read_config(file.with_name("config.json"))

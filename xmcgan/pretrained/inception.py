@@ -163,10 +163,9 @@ class InceptionV3(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b 2048"], Float[Array, "b k"]]:
-        """Return pooled features and logits of images in about [-1, 1], trained at 299 x 299.
+        """Return pooled features and logits of images in about [-1, 1], from 75 x 75; best at 299.
 
-        Any size from 75 works. The 1008 logits of "2015" have no bias: its inception score is
-        defined so.
+        The 1008 logits of "2015" have no bias: its inception score is defined so.
         """
         x = images.astype(self.dtype)
         for group in STEM:

@@ -22,10 +22,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def load_converted(
     path: Path, network: str, build: Callable[[Mapping[str, str]], Module]
 ) -> tuple[Module, Params]:
-    """Load an image network from the file that scripts/convert_weights.py wrote, or its directory.
-
-    `build` makes the module from the file's metadata; the parameters are float32 NumPy arrays.
-    """
+    """Load an image network, built from the metadata of its converted file; may be a directory."""
     file = find_file(path, network)
     tensors, metadata = read_safetensors(file)
     found = metadata.get("network")
@@ -49,10 +46,7 @@ def check_params(
     path: Path,
     left_over: Iterable[str] = (),
 ) -> None:
-    """Check that parameters, by "layer_0/kernel", are those of `module.init(key, *inputs)`, finite.
-
-    `left_over` names the file's tensors that have no place in the tree.
-    """
+    """Check that parameters, by path, are those of `module.init`, finite, with none left over."""
     try:
         expected = _expected_shapes(module, *inputs)
     except (ArithmeticError, TypeError, ValueError) as error:

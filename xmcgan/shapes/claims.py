@@ -58,10 +58,7 @@ _JOINT = re.compile(r", | and ")
 def parse_claims(caption: str) -> Claims:
     """Parse a caption of `write_captions`, or a new combination of its parts.
 
-    Case, outer spaces, a period at the end, and "a" or "an" do not matter.
-
-    Raises:
-        DataError: A part (quoted) is outside the grammar, or two objects have one shape and color.
+    A DataError quotes the part outside the grammar, or two objects of one shape and color.
     """
     text = caption.strip().lower().removesuffix(".").rstrip()
     sentences = filter(None, (pattern.fullmatch(text) for pattern in _SENTENCES))

