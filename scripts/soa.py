@@ -83,7 +83,7 @@ def parse_args() -> argparse.Namespace:
 
 def read(path: Path) -> Any:
     """Return the values of a caption or detection file."""
-    return read_values(path, _ARRAYS) if path.suffix == ".pkl" else soa.read_json(path)
+    return read_values(path, _ARRAYS) if path.suffix == ".pkl" else soa.read_values(path)
 
 
 def generate(args: argparse.Namespace) -> None:

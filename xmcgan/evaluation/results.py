@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xmcgan.errors import EvaluationError
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import parsing, read_json, write_text
 from xmcgan.utils.provenance import provenance
 from xmcgan.utils.statistics import Score
 from xmcgan.utils.tables import aligned_table, markdown_table
@@ -72,13 +72,9 @@ class ResultFile:
         for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), start=1):
             if not line.endswith(b"\n"):
                 break  # a killed write, which `append` clears away
-            try:
+            what = "a result (delete the line to evaluate its checkpoint again)"
+            with parsing(f"{self._path} line {number}", EvaluationError, what):
                 results.append(_parse(line))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise EvaluationError(
-                    f"{self._path} line {number} is no result ({error}); delete the line to "
-                    "evaluate its checkpoint again"
-                ) from None
         return results
 
     def append(self, result: Result) -> None:
@@ -105,10 +101,7 @@ class ResultFile:
     def read_recipe(self, name: str) -> dict[str, Any]:
         """Recipe of an id; raises EvaluationError if the file is missing or damaged."""
         path = self._directory / "recipes" / f"{name}.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise EvaluationError(f"{path} cannot be read: {error}") from None
+        return read_json(path, EvaluationError, "a recipe")
 
 
 def _to_json(name: str, score: Score) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from xmcgan.data.sources import clean_captions
 from xmcgan.errors import DataError, EvaluationError, UserError, did_you_mean, listed
 from xmcgan.sampling.sampler import TrainedModel, sample_noise
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import parsing, read_json, write_text
 from xmcgan.utils.provenance import fingerprint_differences
 
 # Names that the authors' script gives to YOLOv3's classes (data/coco.names).
@@ -46,25 +46,20 @@ _CHUNK = 256  # images in memory at once, 50 MB at 256 pixels
 Read = Callable[[Path], Any]  # the values of a .json or .pkl
 
 
-def read_json(path: Path) -> Any:
-    """Return the values of a JSON file; raises DataError if it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not a JSON file: {error}") from None
+def read_values(path: Path) -> Any:
+    """Return the values of a JSON file."""
+    return read_json(path, DataError, "a JSON file")
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file; raises DataError if it is none, or empty."""
-    value = read_json(path)
+    value = read_values(path)
     if not isinstance(value, dict) or not value:
         raise DataError(f"{path} must be a JSON object")
     return value
 
 
-def read_captions(source: Path, read: Read = read_json) -> dict[str, list[dict[str, Any]]]:
+def read_captions(source: Path, read: Read = read_values) -> dict[str, list[dict[str, Any]]]:
     """Return the captions of each label, from `label_XX_NAME.pkl` or `.json` of a folder.
 
     A file holds a list of objects with `caption`; `id` and `image_id` are kept if they are there.
@@ -215,12 +210,10 @@ def list_samples(root: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
     if not (root / MANIFEST).exists():
         return files, {}
     manifest = read_object(root / MANIFEST)
-    try:
+    with parsing(root / MANIFEST, EvaluationError, "a manifest of samples"):
         labels = manifest.pop("labels")
         wanted = {each: [f for e in labels[each] for f in e["images"]] for each in labels}
         _ = manifest["images_per_caption"], manifest["max_captions"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise EvaluationError(f"{root / MANIFEST} is damaged: {error!r}") from None
     if differing := _differences(wanted, files, "is missing", f"is not in {MANIFEST}"):
         raise EvaluationError(f"{root} is incomplete, or was changed:{listed(differing)}")
     return files, manifest
@@ -238,7 +231,7 @@ def _differences(
     return [f"{name} {lacks if name in one else more}" for name in sorted(one ^ other)]
 
 
-def read_detections(source: Path, read: Read = read_json) -> dict[str, dict[str, bool]]:
+def read_detections(source: Path, read: Read = read_values) -> dict[str, dict[str, bool]]:
     """Return for each label and image whether the label's object was detected.
 
     `source` is the authors' output, a folder of `detected_LABEL.pkl` or one of them, each {image:
@@ -324,7 +317,7 @@ def compute_scores(counts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     }
 
 
-def score(samples: Path, detections: Path, read: Read = read_json) -> dict[str, Any]:
+def score(samples: Path, detections: Path, read: Read = read_values) -> dict[str, Any]:
     """Return the scores of samples, with `notes` on what is not as published, as JSON values.
 
     Raises:

@@ -2,12 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from xmcgan.errors import CheckpointError, UserError, refuse_url
 
@@ -28,6 +29,27 @@ def num_cores() -> int:
 def home() -> Path:
     """Return the checkout, or the current directory where the package was installed without."""
     return FILES if (FILES / "pyproject.toml").is_file() else Path.cwd()
+
+
+@contextlib.contextmanager
+def parsing(path: Path | str, error: type[UserError], what: str) -> Iterator[None]:
+    """Raise `error` naming `path` if the block cannot read the file or its content is not `what`.
+
+    `what` is a noun with its article: "a list of captions".
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror}") from None
+    # What parsers raise for other content, and code for fields that are missing or mistyped.
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as cause:
+        raise error(f"{path} is not {what}: {cause!r}") from None
+
+
+def read_json(path: Path, error: type[UserError], what: str) -> Any:
+    """Read a JSON file; errors as of `parsing`."""
+    with parsing(path, error, what):
+        return json.loads(path.read_bytes())
 
 
 @contextlib.contextmanager

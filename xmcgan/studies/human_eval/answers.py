@@ -9,6 +9,7 @@ from typing import Any
 
 from xmcgan.errors import DataError
 from xmcgan.studies.human_eval.page import FORMAT, Key
+from xmcgan.utils.files import parsing
 
 QUESTIONS = ("quality", "alignment")
 
@@ -61,8 +62,8 @@ def read_answers(path: Path, key: Key) -> Answers:
         DataError: it cannot be read, was edited, is of another page, or does not rank this page's
             images.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with parsing(path, DataError, "a results file of this ranking page"):
+        content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
         stated, page = content.pop("checksum"), content["page"]
@@ -71,10 +72,6 @@ def read_answers(path: Path, key: Key) -> Answers:
         if page != key.page:
             raise DataError(f"{path} has answers to page {page}, but the key is of {key.page}")
         return _parse(path, content, key, stated)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is no results file of this ranking page: {error!r}") from None
 
 
 def _parse(path: Path, content: Mapping[str, Any], key: Key, stated: str) -> Answers:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from xmcgan.data.sources import ImageStore, clean_captions, parse_jsonl
 from xmcgan.errors import DataError
+from xmcgan.utils.files import parsing
 
 MANIFEST = "manifest.json"
 MAX_MODELS = 10  # nobody ranks more pictures than that with care
@@ -100,11 +101,9 @@ def _by_manifest(store: ImageStore, folder: Path) -> Iterator[tuple[str, str]]:
     path = folder / MANIFEST
     if MANIFEST not in store:
         raise DataError(f"there is no {path} (scripts/generate.py writes it): give --captions FILE")
-    try:
+    with parsing(path, DataError, "a list of images"):
         entries = json.loads(store.read(MANIFEST))["images"]
         pairs = [(str(entry["file"]), str(entry["caption"])) for entry in entries]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged, or no list of images: {error!r}") from None
     for file, caption in pairs:
         if file not in store:
             raise DataError(f"{folder}: the image {file} of {MANIFEST} is missing")

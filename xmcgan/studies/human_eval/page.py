@@ -20,7 +20,7 @@ from PIL import Image
 from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import DataError
 from xmcgan.studies.human_eval.models import ModelImages
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import parsing, write_text
 
 FORMAT = "xmcgan-ranking-1"
 DEFAULT_TITLE = "Which picture is better?"
@@ -122,8 +122,8 @@ def read_key(path: Path) -> Key:
     Raises:
         DataError: it cannot be read, or is none.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with parsing(path, DataError, "a key of a ranking page"):
+        content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
         items = [
@@ -131,10 +131,6 @@ def read_key(path: Path) -> Key:
             for item in content["items"]
         ]
         return Key(content["page"], tuple(content["models"]), {item.id: item for item in items})
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is no key of a ranking page: {error!r}") from None
 
 
 def default_checks(num: int) -> int:
