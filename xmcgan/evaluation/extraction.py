@@ -86,7 +86,7 @@ def extract(
     for metric in metrics:
         first.setdefault(metric.extraction, metric.metric)
     rows = {key: Rows() for key in first}
-    disable = not is_host0()
+    disable = None if is_host0() else True  # None: a bar on a terminal, nothing in a file of logs
     with tqdm(total=expected, desc=title, unit="image", leave=False, disable=disable) as progress:
         for images, captions in batches:
             for key, metric in first.items():

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 import xmcgan
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import FeatureProtocol, load_network, preprocess
-from xmcgan.utils.files import atomic_file
+from xmcgan.utils.files import atomic_file, writing
 from xmcgan.utils.mesh import fetch, inference_batch_size, put, replicated, sample_sharding
 
 Images = UInt8[np.ndarray, "n h w 3"]
@@ -160,21 +160,15 @@ def unit_rows(values: Float[np.ndarray, "n e"], name: str) -> Float[np.ndarray, 
 def check_writable(path: Path) -> None:
     """Raise EvaluationError now, not after hours of work, if a file cannot be written."""
     if path.is_dir():
-        raise EvaluationError(f"cannot write {path}: it is a folder; name a file in it")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}: {path.parent}") from None
+        raise EvaluationError(f"cannot write to {path}: it is a folder; name a file in it")
+    with writing(path, EvaluationError), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def save_npz(path: Path, arrays: Arrays) -> None:
     """Write named arrays, atomically."""
-    try:
-        with atomic_file(path) as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
+    with writing(path, EvaluationError), atomic_file(path) as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

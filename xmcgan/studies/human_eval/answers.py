@@ -33,11 +33,7 @@ class Answers:
 
 
 def result_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the .json files in given folders except keys.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Return the given files, and the .json files in given folders except keys."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -56,12 +52,7 @@ def checksum(body: Mapping[str, Any]) -> str:
 
 
 def read_answers(path: Path, key: Key) -> Answers:
-    """Read a rater's file.
-
-    Raises:
-        DataError: it cannot be read, was edited, is of another page, or does not rank this page's
-            images.
-    """
+    """Read a rater's file; raises DataError unless it is as the page of the key wrote it."""
     with parsing(path, DataError, "a results file of this ranking page"):
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
@@ -71,27 +62,23 @@ def read_answers(path: Path, key: Key) -> Answers:
             raise DataError(f"{path} was edited after the page wrote it: leave it out")
         if page != key.page:
             raise DataError(f"{path} has answers to page {page}, but the key is of {key.page}")
-        return _parse(path, content, key, stated)
-
-
-def _parse(path: Path, content: Mapping[str, Any], key: Key, stated: str) -> Answers:
-    rankings: dict[str, dict[str, tuple[str, ...]]] = {question: {} for question in QUESTIONS}
-    skipped: dict[str, str] = {}
-    for answer in content["answers"]:
-        item = answer["item"]
-        if item in skipped or item in rankings[QUESTIONS[0]]:
-            raise ValueError(f"item {item} is answered twice")
-        if answer["skipped"]:
-            skipped[item] = str(answer["skipped"])
-            continue
-        for question in QUESTIONS:
-            order = tuple(answer[question])
-            if sorted(order) != sorted(key.items[item].models):
-                raise ValueError(f"{question} of item {item} does not rank its images")
-            rankings[question][item] = order
-    rater, finished = content["rater"], str(content["finished"])
-    name, identity = str(rater["name"]), str(rater["id"])
-    return Answers(path, name, identity, finished, stated, rankings, skipped)
+        rankings: dict[str, dict[str, tuple[str, ...]]] = {question: {} for question in QUESTIONS}
+        skipped: dict[str, str] = {}
+        for answer in content["answers"]:
+            item = answer["item"]
+            if item in skipped or item in rankings[QUESTIONS[0]]:
+                raise ValueError(f"item {item} is answered twice")
+            if answer["skipped"]:
+                skipped[item] = str(answer["skipped"])
+                continue
+            for question in QUESTIONS:
+                order = tuple(answer[question])
+                if sorted(order) != sorted(key.items[item].models):
+                    raise ValueError(f"{question} of item {item} does not rank its images")
+                rankings[question][item] = order
+        rater, finished = content["rater"], str(content["finished"])
+        name, identity = str(rater["name"]), str(rater["id"])
+        return Answers(path, name, identity, finished, stated, rankings, skipped)
 
 
 def drop_duplicates(answers: Sequence[Answers]) -> tuple[list[Answers], list[str]]:
@@ -127,11 +114,7 @@ def attention(one: Answers, key: Key) -> tuple[int, int]:
 def drop_inattentive_raters(
     answers: Sequence[Answers], key: Key, min_share: float
 ) -> tuple[list[Answers], list[str]]:
-    """Keep raters with at least this share of check questions right; also return a note per other.
-
-    Raises:
-        DataError: nobody is left.
-    """
+    """Keep raters with at least this share of check questions right; also a note per other."""
     kept, notes = [], []
     for one in answers:
         right, total = attention(one, key)
