@@ -13,7 +13,7 @@ from tqdm import tqdm
 from xmcgan.data import Source
 from xmcgan.data.images import Resize, decode_image, resize_image
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.features import Arrays, Images, Rows, read_npz, save_npz
+from xmcgan.evaluation.features import Arrays, Images, read_npz, require_finite, save_npz
 from xmcgan.evaluation.metrics import BuiltMetric
 from xmcgan.evaluation.metrics.fid import mean_and_covariance
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
@@ -85,14 +85,33 @@ def extract(
     first = {}  # metrics of one recipe share what the first of them extracts
     for metric in metrics:
         first.setdefault(metric.extraction, metric.metric)
-    rows = {key: Rows() for key in first}
+    parts: dict[str, list[Arrays]] = {key: [] for key in first}
+    count = 0
     disable = None if is_host0() else True  # None: a bar on a terminal, nothing in a file of logs
     with tqdm(total=expected, desc=title, unit="image", leave=False, disable=disable) as progress:
         for images, captions in batches:
             for key, metric in first.items():
-                rows[key].add(metric.extract(images, captions), len(images))
+                arrays = metric.extract(images, captions)
+                _check(arrays, len(images), count)
+                parts[key].append(arrays)
+            count += len(images)
             progress.update(len(images))
-    return {key: each.joined(expected) for key, each in rows.items()}
+    if count != expected or not count:
+        raise EvaluationError(f"{count} images came where {expected} were expected: no score")
+    return {
+        key: {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        for key, found in parts.items()
+    }
+
+
+def _check(arrays: Arrays, num: int, first: int) -> None:
+    """Raise EvaluationError unless each of `num` images, counted from `first`, has a finite row."""
+    if not isinstance(arrays, dict):
+        raise EvaluationError("extract(images, captions) of a metric must return a dict")
+    for name, array in arrays.items():
+        if len(array) != num:
+            raise EvaluationError(f"{num} images gave {len(array)} rows of {name}: no score")
+        require_finite(array, name, first=first)
 
 
 def _write_reference(path: Path, recipe: Mapping[str, Any], arrays: Arrays) -> None:

@@ -90,34 +90,6 @@ class BatchRunner:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(rows)], *parts)
 
 
-class Rows:
-    """Arrays extracted from batches; every image must have one finite row."""
-
-    def __init__(self) -> None:
-        self._parts: list[Arrays] = []
-        self._count = 0
-
-    def add(self, arrays: Arrays, count: int) -> None:
-        """Add what was extracted from `count` images."""
-        if not isinstance(arrays, dict):
-            raise EvaluationError("extract(images, captions) of a metric must return a dict")
-        for name, array in arrays.items():
-            if len(array) != count:
-                raise EvaluationError(f"{count} images gave {len(array)} rows of {name}: no score")
-            require_finite(array, name, first=self._count)
-        self._parts.append(arrays)
-        self._count += count
-
-    def joined(self, expected: int) -> dict[str, np.ndarray]:
-        """All rows, which must be `expected` ones."""
-        if self._count != expected or not expected:
-            raise EvaluationError(
-                f"{self._count} images came where {expected} were expected: no score"
-            )
-        names = self._parts[0]
-        return {name: np.concatenate([part[name] for part in self._parts]) for name in names}
-
-
 def require_finite(array: np.ndarray, name: str = "features", *, first: int = 0) -> None:
     """Raise EvaluationError for the first row with NaN or infinity, counted from `first`."""
     if np.issubdtype(array.dtype, np.floating):

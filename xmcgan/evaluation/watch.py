@@ -168,7 +168,7 @@ class EvaluationJob:
                         self._checkpoints,
                         step,
                         raw=weights == "raw",
-                        raw_statistics=self._evaluator.raw_statistics,
+                        raw_statistics=self._evaluator.config.evaluation.raw_statistics,
                     )
                     digest = checkpoint_digest(self._checkpoints, step)
             except (CheckpointError, AgreedError) as error:
