@@ -17,8 +17,7 @@ from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import Cell, combinations, plan_cells
 from xmcgan.studies.ablation.report import compare_scores, students_interval, write_report
-from xmcgan.studies.estimates import Estimate
-from xmcgan.utils.statistics import Score
+from xmcgan.utils.statistics import Estimate, Score
 
 PROTOCOL = get_protocol("fd-effnet-lite0")
 FD, COLORS = "fd-effnet-lite0/fd", "shapes/colors"

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,9 +123,8 @@ def _parse(line: bytes) -> Result:
 
 def best_result(results: Sequence[Result], name: str) -> Result | None:
     """Best result of averaged weights by one score, of the last recipe."""
-    averaged = [r for r in results if r.weights == "ema" and name in r.scores]
-    comparable = [r for r in averaged if r.recipe == averaged[-1].recipe]
-    return _best(comparable, name) if comparable else None
+    averaged = of_last_recipe([r for r in results if r.weights == "ema" and name in r.scores])
+    return _best(averaged, name) if averaged else None
 
 
 def _best(results: Sequence[Result], name: str) -> Result:
@@ -133,9 +132,9 @@ def _best(results: Sequence[Result], name: str) -> Result:
     return choose(results, key=lambda result: result.scores[name].value)
 
 
-def newest(results: Iterable[Result]) -> list[Result]:
-    """The result finished last of each step and kind of weights, in order of step."""
-    found = {(result.step, result.weights): result for result in results}
+def of_last_recipe(results: Sequence[Result]) -> list[Result]:
+    """The newest result of each step and kind of weights made as the last one, in order of step."""
+    found = {(r.step, r.weights): r for r in results if r.recipe == results[-1].recipe}
     return [found[key] for key in sorted(found)]
 
 
@@ -143,13 +142,12 @@ def write_report(workdir: Path) -> str:
     """Write the report of the last recipe; return the table and where the files are."""
     directory = workdir / "evaluation"
     file = ResultFile(directory)
-    everything = file.read()
-    if not everything:
+    results = of_last_recipe(file.read())
+    if not results:
         raise EvaluationError(
             f"{directory} has no results yet; run\n  python scripts/eval_fid.py --workdir {workdir}"
         )
-    recipe_id = everything[-1].recipe
-    results = newest(result for result in everything if result.recipe == recipe_id)
+    recipe_id = results[-1].recipe
     recipe = file.read_recipe(recipe_id)
     images = f"{recipe['samples']:,} images at {recipe['image_size']} px"
     captions = f"captions of {recipe['data']['data']} ({recipe['data']['split']})"

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import changed_fields, read_config
 from xmcgan.errors import EvaluationError, UserError
-from xmcgan.evaluation.results import ResultFile, newest, result_rows
+from xmcgan.evaluation.results import ResultFile, of_last_recipe, result_rows
 from xmcgan.evaluation.results import curves as score_curves
 from xmcgan.studies.training_curves import draw_curves
 from xmcgan.training.logging import Curves, read_curves
@@ -99,13 +99,12 @@ def _training_curves(curves: Curves, chance: float) -> list[str]:
 def _scores(workdir: Path, out: Path) -> list[str]:
     folder = workdir / "evaluation"
     try:
-        everything = ResultFile(folder).read()
+        results = of_last_recipe(ResultFile(folder).read())
     except EvaluationError as error:
         return ["## Evaluation", "", f"{error}", ""]
-    if not everything:
+    if not results:
         return []
-    recipe = everything[-1].recipe
-    results = newest(result for result in everything if result.recipe == recipe)
+    recipe = results[-1].recipe
     lines = ["## Evaluation", "", *markdown_table(result_rows(results)), "", f"Recipe {recipe}."]
     with atomic_file(out / SCORES_FILE) as file:
         score_curves(results, f"recipe {recipe}").savefig(file, format="png", dpi=90)

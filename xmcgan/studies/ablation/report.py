@@ -22,9 +22,9 @@ from xmcgan.evaluation.figures import add_legend, draw_panels
 from xmcgan.evaluation.protocols import FeatureProtocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import BASELINE, Cell
-from xmcgan.studies.estimates import Estimate
 from xmcgan.utils.files import write_text
 from xmcgan.utils.provenance import provenance
+from xmcgan.utils.statistics import Estimate
 from xmcgan.utils.tables import markdown_table
 
 # Scores of the table beside the Frechet distance, where the evaluation has them.

@@ -20,7 +20,6 @@ from scipy import stats
 
 from xmcgan.errors import DataError
 from xmcgan.evaluation.figures import add_legend, draw_panels
-from xmcgan.studies.estimates import Estimate
 from xmcgan.studies.human_eval.answers import (
     QUESTIONS,
     Answers,
@@ -31,6 +30,7 @@ from xmcgan.studies.human_eval.answers import (
 )
 from xmcgan.studies.human_eval.page import Key, read_key
 from xmcgan.utils.files import write_text, writing
+from xmcgan.utils.statistics import Estimate
 from xmcgan.utils.tables import markdown_table
 
 TITLES = {"quality": "Image quality", "alignment": "Match with the caption"}
