@@ -144,8 +144,8 @@ def test_few_images_are_warned_of_and_the_number_is_obeyed(run, sets):
     assert json.loads(output)["recipe"]["real"]["num_images"] == 12
     assert json.loads(output)["recipe"]["real"]["chosen"].startswith("12 of 24")
     assert "warning" in errors
-    assert "12 images are no more than the 12 dimensions" in errors
-    assert "no more than" not in run(EVAL, "compare", *sets, *LITE0)[2]
+    assert "12 images are too few for 12 dimensions" in errors
+    assert "too few" not in run(EVAL, "compare", *sets, *LITE0)[2]
 
 
 def test_statistics_of_other_programs_need_a_flag(run, sets, tmp_path):

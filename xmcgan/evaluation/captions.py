@@ -119,8 +119,7 @@ def open_manifest(
     Args:
         num: Captions; None: 30,000, or all distinct ones if there are fewer.
         identity: `data`, the `fingerprint` of the prepared data, `split` and `seed`.
-        repeat: If distinct captions are fewer than `num` (30,000 if None), take all of them again
-            and again, in the same order, up to this number.
+        repeat: Take captions again, in the same order, up to `num` (30,000 if None).
     """
     data, split, seed = (identity[key] for key in ("data", "split", "seed"))
     num = MAX_CAPTIONS if num is None and repeat else num

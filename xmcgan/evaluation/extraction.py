@@ -64,14 +64,29 @@ def reference_arrays(
         f"{metric.cache_name}_{data}_{recipe['split']}_{real.size}_{real.resize}_{real.label}.npz"
     )
     path = cache_dir / name
+    as_statistics = ("mu", "sigma", "n") if "protocol" in recipe else ()
     if broadcast_from_host0(path.exists):
         with raise_on_all():
-            return _read_reference(path, recipe) if is_host0() else {}
+            if not is_host0():
+                return {}
+            arrays = read_npz(path)
+            stored = json.loads(str(arrays.pop("recipe", "{}")))
+            if differing := fingerprint_differences(stored, recipe):
+                raise EvaluationError(
+                    f"{path} was made another way ({'; '.join(differing)}); remove it to make it "
+                    "again"
+                )
+            return {key: array for key, array in arrays.items() if key not in as_statistics}
     title = f"real images, {metric.prefix}"
     arrays = extract([metric], real.batches(), len(real.examples), title)[metric.extraction]
     with raise_on_all():
         if is_host0():
-            _write_reference(path, recipe, arrays)
+            stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
+            if as_statistics:  # `eval_fid.py compare` reads the file as statistics
+                mu, sigma = mean_and_covariance(arrays["values"])
+                stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_npz(path, stored)
     return arrays
 
 
@@ -112,24 +127,3 @@ def _check(arrays: Arrays, num: int, first: int) -> None:
         if len(array) != num:
             raise EvaluationError(f"{num} images gave {len(array)} rows of {name}: no score")
         require_finite(array, name, first=first)
-
-
-def _write_reference(path: Path, recipe: Mapping[str, Any], arrays: Arrays) -> None:
-    stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
-    if "protocol" in recipe:  # `eval_fid.py compare` reads the file as statistics
-        mu, sigma = mean_and_covariance(arrays["values"])
-        stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_npz(path, stored)
-
-
-def _read_reference(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    arrays = read_npz(path)
-    stored = json.loads(str(arrays.pop("recipe", "{}")))
-    if differing := fingerprint_differences(stored, wanted):
-        raise EvaluationError(
-            f"{path} was made another way ({'; '.join(differing)}); remove it to make it again"
-        )
-    for name in ("mu", "sigma", "n") if "protocol" in wanted else ():
-        del arrays[name]
-    return arrays

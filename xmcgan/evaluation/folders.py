@@ -24,7 +24,7 @@ from xmcgan.errors import EvaluationError, listed
 from xmcgan.evaluation.extraction import extract
 from xmcgan.evaluation.features import Networks, check_writable, read_npz, save_npz
 from xmcgan.evaluation.metrics import BuiltMetric, Context, build_metrics, quality_metrics
-from xmcgan.evaluation.metrics.fid import frechet_score, mean_and_covariance
+from xmcgan.evaluation.metrics.fid import frechet_score, mean_and_covariance, too_few
 from xmcgan.evaluation.protocols import FeatureProtocol
 from xmcgan.sampling.sample_files import MANIFEST
 from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
@@ -328,15 +328,12 @@ def _require_frechet(protocol: FeatureProtocol) -> None:
 
 
 def _warn(described: Sequence[Mapping[str, Any]], protocol: FeatureProtocol) -> None:
+    warnings = []
     for each in described if protocol.label != "PR" else ():
-        num, name = each["num_images"], each.get("statistics") or each["source"]
-        if num is not None and num <= protocol.num_features:
-            print(
-                f"warning: {name}: {num} images are no more than the {protocol.num_features} "
-                f"dimensions of a feature; the {protocol.label} is biased upwards and comparable "
-                "at this number only",
-                file=sys.stderr,
-            )
+        if note := too_few(each["num_images"], protocol.num_features):
+            warnings.append(f"{each.get('statistics') or each['source']}: {note}")
     sizes = [each["image_size"] for each in described if "image_size" in each]
     if len(sizes) == 2 and sizes[0] != sizes[1]:
-        print(f"warning: {sizes[0]} pixels are compared with {sizes[1]}", file=sys.stderr)
+        warnings.append(f"{sizes[0]} pixels are compared with {sizes[1]}")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)

@@ -136,11 +136,11 @@ class EvaluationJob:
                 checkpoint.unpin(self._checkpoints, step, _PENDING)
                 continue
             key = self._recipe_id, digest
-            lacking: list[Weights] = [
-                w
-                for w in self._weights
-                if (step, w, *key) not in done or self._lacks_samples(step, w)
-            ]
+            lacking: list[Weights] = []
+            for weights in self._weights:
+                samples = self._sample_path(step, weights)
+                if (step, weights, *key) not in done or (samples and not samples.exists()):
+                    lacking.append(weights)
             if lacking:
                 pending.append((step, lacking))
             else:
@@ -150,12 +150,9 @@ class EvaluationJob:
     def _sample_path(self, step: int, weights: Weights) -> Path | None:
         return self._save and part_of(self._save, f"step_{step}_{weights}")
 
-    def _lacks_samples(self, step: int, weights: Weights) -> bool:
-        path = self._sample_path(step, weights)
-        return path is not None and not path.exists()
-
     def _is_last(self, step: int) -> bool:
-        return step == read_record(self._checkpoints, step).extra.get("num_train_steps")
+        last_step = read_record(self._checkpoints, step).extra.get("num_train_steps")
+        return last_step is not None and step >= last_step
 
     def _evaluate_step(self, step: int, lacking: list[Weights]) -> int:
         """Add the results that a step lacks; return how many."""
@@ -211,7 +208,4 @@ class EvaluationJob:
 
     def _is_finished(self) -> bool:
         steps = checkpoint.committed_steps(self._checkpoints)
-        if not steps:
-            return False
-        last_step = read_record(self._checkpoints, steps[-1]).extra.get("num_train_steps")
-        return last_step is not None and steps[-1] >= last_step
+        return bool(steps) and self._is_last(steps[-1])

@@ -31,10 +31,10 @@ class CMMD:
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Score `cmmd`, of embeddings of any length."""
-        sides = real["embeddings"], fake["embeddings"]
-        require_comparable(*sides, at_least=1)
-        weights = resample_pair(*map(len, sides), **self._resampling)
-        distances = rbf_distances(*(unit_rows(side, "embeddings") for side in sides), *weights)
+        x, y = real["embeddings"], fake["embeddings"]
+        require_comparable(x, y, at_least=1)
+        weights = resample_pair(len(x), len(y), **self._resampling)
+        distances = rbf_distances(*(unit_rows(each, "embeddings") for each in (x, y)), *weights)
         return {"cmmd": score(distances, "lower", least=0.0)}
 
 
