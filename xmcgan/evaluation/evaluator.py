@@ -278,8 +278,7 @@ class Evaluator:
     def score(self, variables: Any, title: str, save: Path | None = None) -> dict[str, Score]:
         """Scores of a generator by names such as "fd-effnet-lite2/fd"; in process 0 alone.
 
-        Args:
-            save: Folder or zip for the images that are scored, one per caption.
+        The images that are scored, one per caption, go to the folder or zip `save`.
         """
         self.extract_references()
         draws = []

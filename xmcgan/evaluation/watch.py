@@ -32,11 +32,8 @@ _PENDING, _BEST = "evaluation", "best"  # reasons of pins
 class EvaluationJob:
     """Evaluation of the checkpoints of one workdir, whose training may still run.
 
-    Args:
-        every: Only steps that it divides, and the last one of the run.
-        newest_first: Not the oldest checkpoint first.
-        save_samples: Folder, or path of a zip, for the scored images of each step and kind of
-            weights; a step whose samples are not there is scored once more.
+    Only of steps that `every` divides, and of the run's last one. `save_samples` is a folder or a
+    zip for the scored images; a step whose samples are not there is scored once more.
     """
 
     def __init__(
@@ -71,11 +68,9 @@ class EvaluationJob:
         return cls(workdir, options, every=chosen.every_steps)
 
     def run(self, steps: Sequence[int] | None = None, *, watch: bool = False) -> int:
-        """Evaluate what has no result yet; return how many results were added.
+        """Evaluate `steps` (None: all) that have no result; return how many results were added.
 
-        Args:
-            steps: Checkpoints; None: all that exist.
-            watch: Wait for more, until the run's last step has been evaluated.
+        `watch` waits for more, until the run's last step has been evaluated.
         """
         with contextlib.ExitStack() as held:
             with raise_on_all():

@@ -63,11 +63,8 @@ def retrieval(
     """For each k of `TOP`, whether the target is among the k nearest of 100 real images.
 
     The other 99 follow from the seed and the target, not from the order of the generated images. By
-    chance 1 % and 10 % are hits. A tie counts against the generated image.
-
-    Args:
-        targets: Row of the real image of each generated image's caption.
-        own: If real images stand in for generated ones, their rows, which are skipped.
+    chance 1 % and 10 % are hits. A tie counts against the generated image. If real images stand in
+    for generated ones, their `own` rows are skipped.
     """
     real, fake = unit_rows(real, "features"), unit_rows(fake, "features of the generated images")
     ranks = np.empty(len(fake), np.int64)
