@@ -62,20 +62,18 @@ def read_answers(path: Path, key: Key) -> Answers:
             raise DataError(f"{path} was edited after the page wrote it: leave it out")
         if page != key.page:
             raise DataError(f"{path} has answers to page {page}, but the key is of {key.page}")
-        rankings: dict[str, dict[str, tuple[str, ...]]] = {question: {} for question in QUESTIONS}
-        skipped: dict[str, str] = {}
-        for answer in content["answers"]:
-            item = answer["item"]
-            if item in skipped or item in rankings[QUESTIONS[0]]:
-                raise ValueError(f"item {item} is answered twice")
-            if answer["skipped"]:
-                skipped[item] = str(answer["skipped"])
-                continue
-            for question in QUESTIONS:
-                order = tuple(answer[question])
+        answers = {answer["item"]: answer for answer in content["answers"]}
+        if len(answers) < len(content["answers"]):
+            raise ValueError("an item is answered twice")
+        skipped = {i: str(answer["skipped"]) for i, answer in answers.items() if answer["skipped"]}
+        rankings = {
+            question: {i: tuple(answers[i][question]) for i in answers if i not in skipped}
+            for question in QUESTIONS
+        }
+        for question, orders in rankings.items():
+            for item, order in orders.items():
                 if sorted(order) != sorted(key.items[item].models):
                     raise ValueError(f"{question} of item {item} does not rank its images")
-                rankings[question][item] = order
         rater, finished = content["rater"], str(content["finished"])
         name, identity = str(rater["name"]), str(rater["id"])
         return Answers(path, name, identity, finished, stated, rankings, skipped)
