@@ -34,7 +34,8 @@ class CMMD:
         x, y = real["embeddings"], fake["embeddings"]
         require_comparable(x, y, at_least=1)
         weights = resample_pair(len(x), len(y), **self._resampling)
-        distances = rbf_distances(*(unit_rows(each, "embeddings") for each in (x, y)), *weights)
+        x, y = unit_rows(x, "embeddings"), unit_rows(y, "embeddings")
+        distances = rbf_distances(x, y, *weights)
         return {"cmmd": score(distances, "lower", least=0.0)}
 
 

@@ -40,6 +40,7 @@ def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> S
     nums = [len(side["values"]) for side in (real, fake) if "values" in side]
     usable = min(resamples, MAX_RESAMPLES) if min(nums, default=0) >= MIN_IMAGES else 0
     notes = []
+    num: Any
     for side, name in ((real, "real "), (fake, "generated ")):
         num, width = side["values"].shape if "values" in side else (side.get("n"), len(side["mu"]))
         notes.append(too_few(num, width, name))
