@@ -193,7 +193,7 @@ def parse_jsonl(data: bytes, file: str) -> Iterator[Row]:
 
 def _json_objects(data: bytes, file: str, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
     # Not splitlines: JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(_decode(data, file).split("\n"), start=1):
+    for number, line in enumerate(decode_text(data, file).split("\n"), start=1):
         where = f"{file}, line {number}"
         try:
             fields = json.loads(line) if line.strip() else None
@@ -205,7 +205,8 @@ def _json_objects(data: bytes, file: str, example: str) -> Iterator[tuple[str, d
             raise DataError(f"{where}: expected a JSON object such as {example}")
 
 
-def _decode(data: bytes, file: str) -> str:
+def decode_text(data: bytes, file: str) -> str:
+    """Decode UTF-8; an error names the line."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -220,7 +221,7 @@ def read_table(data: bytes, file: str, columns: Columns) -> Iterator[Row]:
             yield Row(file, where, *columns.pick(fields, where))
         return
     delimiter = "\t" if file.lower().endswith(".tsv") else ","
-    text = io.StringIO(_decode(data, file), newline="")
+    text = io.StringIO(decode_text(data, file), newline="")
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     header, number = None, 1
     try:
@@ -248,7 +249,7 @@ def text_rows(store: ImageStore, *, by_folder: bool = False) -> Iterator[Row]:
         if text in images:
             raise DataError(f"{text} describes two images: {images[text]!r} and {image!r}")
         images[text] = image
-        lines = _decode(store.read(text), text).split("\n")
+        lines = decode_text(store.read(text), text).split("\n")
         while len(lines) > 1 and not lines[-1].strip():  # the end of a file, not a caption
             lines.pop()
         split = split_of(f"{path.parent}/") if by_folder else _DEFAULT_SPLIT

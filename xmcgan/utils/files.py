@@ -2,12 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from xmcgan.errors import CheckpointError, UserError, refuse_url
 
@@ -28,6 +29,36 @@ def num_cores() -> int:
 def home() -> Path:
     """Return the checkout, or the current directory where the package was installed without."""
     return FILES if (FILES / "pyproject.toml").is_file() else Path.cwd()
+
+
+@contextlib.contextmanager
+def parsing(path: Path | str, error: type[UserError], what: str) -> Iterator[None]:
+    """Raise `error` naming `path` if the block cannot read the file or its content is not `what`.
+
+    `what` is a noun with its article: "a list of captions".
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror or cause}") from None
+    # What parsers raise for other content, and code for fields that are missing or mistyped.
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as cause:
+        raise error(f"{path} is not {what}: {cause!r}") from None
+
+
+def read_json(path: Path, error: type[UserError], what: str) -> Any:
+    """Read a JSON file; errors as of `parsing`."""
+    with parsing(path, error, what):
+        return json.loads(path.read_bytes())
+
+
+@contextlib.contextmanager
+def writing(path: Path | str, error: type[UserError]) -> Iterator[None]:
+    """Raise `error` naming `path` if the block cannot write."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"cannot write to {path}: {cause.strerror or cause}") from None
 
 
 @contextlib.contextmanager
@@ -73,11 +104,9 @@ def lock_folder(
     Raises `error` if the folder cannot be written, has no locks or (`wait=False`) is locked.
     """
     refuse_url(str(folder), error)
-    try:
+    with writing(folder, error):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / name).open("a+", encoding="utf-8")
-    except OSError as cause:
-        raise error(f"cannot write to {folder}: {cause.strerror}") from None
     if os.environ.get(SOFT_LOCKS):
         file.close()
         with _soft_lock(folder / f"{name}.soft", error, wait):
