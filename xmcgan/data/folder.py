@@ -1,7 +1,6 @@
 """A user's own captioned images; and the emoji in `assets/`, which are stored the same way."""
 
 import collections
-import hashlib
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry, digest
 from xmcgan.data.sources import ImageStore
 from xmcgan.errors import DataError
+from xmcgan.utils.download import PinnedFile, fault_of
 from xmcgan.utils.files import FILES
 
 EMOJI_ARCHIVE = FILES / "assets" / "emoji_64.zip"
@@ -63,16 +63,9 @@ class Emoji(Folder):
         """Return all images and captions."""
         if variant not in ("", "default"):
             return None
-        restore = f"restore it with `git checkout -- assets/{EMOJI_ARCHIVE.name}`"
-        try:
-            sha256 = hashlib.sha256(EMOJI_ARCHIVE.read_bytes()).hexdigest()
-        except OSError as error:
-            raise DataError(f"cannot read {EMOJI_ARCHIVE}: {error.strerror}; {restore}") from error
-        if sha256 != EMOJI_SHA256:
-            raise DataError(
-                f"{EMOJI_ARCHIVE} is damaged or from another version: its sha256 begins with "
-                f"{sha256[:12]}, not with {EMOJI_SHA256[:12]}; {restore}"
-            )
+        if fault := fault_of(EMOJI_ARCHIVE, PinnedFile(EMOJI_ARCHIVE.name, sha256=EMOJI_SHA256)):
+            restore = f"git checkout -- assets/{EMOJI_ARCHIVE.name}"
+            raise DataError(f"{EMOJI_ARCHIVE} {fault}; restore it with `{restore}`")
         return cls.read(EMOJI_ARCHIVE)
 
 

@@ -15,6 +15,7 @@ from xmcgan.data.shards import Contents, ImageEntry
 from xmcgan.data.sources import FileRef, clean_caption, find_images, list_files
 from xmcgan.errors import DataError
 from xmcgan.utils.download import PinnedFile, download, download_images
+from xmcgan.utils.files import parsing
 
 MAX_NARRATIVE_CHARS = 10_000  # minutes of speech
 _HOST = "https://storage.googleapis.com/localized-narratives/annotations"
@@ -100,20 +101,16 @@ class Narratives(Prepared):
     @classmethod
     def parse_line(cls, line: bytes, where: str) -> Narrative:
         """Read a JSON object; timed captions, traces and the recording's name are not kept."""
-        try:
+        with parsing(where, DataError, f"a narrative such as {_FIELDS}"):
             fields = json.loads(line)
             image_id, caption = str(fields["image_id"]), fields["caption"]
+            if not isinstance(caption, str):
+                raise TypeError('"caption" must be a string')
+            if not cls.image_id.fullmatch(image_id):
+                raise ValueError(f'"image_id" {image_id!r} is not the name of an image')
             # Few annotators and data sets, and each in many lines.
             who, dataset = (str(fields.get(key, "")) for key in ("annotator_id", "dataset_id"))
-            narrative = Narrative(image_id, sys.intern(who), sys.intern(dataset), caption)
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-            what = "broken JSON, or not a narrative"
-            raise DataError(f"{where}: {what} ({error!r}); expected {_FIELDS}") from error
-        if not isinstance(caption, str):
-            raise DataError(f'{where}: "caption" must be a string; expected {_FIELDS}')
-        if not cls.image_id.fullmatch(image_id):
-            raise DataError(f'{where}: "image_id" {image_id!r} is not the name of an image')
-        return narrative
+            return Narrative(image_id, sys.intern(who), sys.intern(dataset), caption)
 
 
 class LnCoco(Narratives):
@@ -171,13 +168,13 @@ class LnOpenImages(Narratives):
 
 def _read_lines(ref: FileRef) -> Iterator[tuple[str, bytes]]:
     """Yield each line that is not blank, and its place; a plain file is never read whole."""
-    try:
-        with open(ref.path, "rb") if ref.member is None else io.BytesIO(ref.read()) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{ref.member or ref.path}, line {number}", line
-    except OSError as error:
-        raise DataError(f"cannot read {ref.path}: {error}") from error
+    with (
+        parsing(ref.path, DataError, "text"),
+        open(ref.path, "rb") if ref.member is None else io.BytesIO(ref.read()) as file,
+    ):
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{ref.member or ref.path}, line {number}", line
 
 
 def _entry(name: str, found: Sequence[Narrative], place: FileRef) -> ImageEntry:

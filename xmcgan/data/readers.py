@@ -17,6 +17,7 @@ import numpy as np
 from xmcgan.data.records import Prepared
 from xmcgan.data.sources import FileRef, ImageStore, check_member, clean_captions
 from xmcgan.errors import DataError, listed
+from xmcgan.utils.files import parsing
 
 TABLES = (".csv", ".tsv")
 JSONL_NAME = "captions.jsonl"
@@ -194,15 +195,11 @@ def parse_jsonl(data: bytes, file: str) -> Iterator[Row]:
 def _json_objects(data: bytes, file: str, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
     # Not splitlines: JSON strings may hold U+2028 and its like unescaped.
     for number, line in enumerate(decode_text(data, file).split("\n"), start=1):
-        where = f"{file}, line {number}"
-        try:
-            fields = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: broken JSON ({error}); expected {example}") from error
-        if isinstance(fields, dict):
+        if line.strip():
+            where = f"{file}, line {number}"
+            with parsing(where, DataError, f"a JSON object such as {example}"):
+                fields = dict(json.loads(line))
             yield where, fields
-        elif line.strip():
-            raise DataError(f"{where}: expected a JSON object such as {example}")
 
 
 def decode_text(data: bytes, file: str) -> str:

@@ -21,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from xmcgan.data.shards import FEATURES, NARRATIVES, Contents, write_version
 from xmcgan.errors import DataError
 from xmcgan.utils.download import check_free
-from xmcgan.utils.files import lock_folder, num_cores
+from xmcgan.utils.files import lock_folder, num_cores, read_json
 
 MAX_WORKERS = 3  # as many as memory of 1 GB and a disk serve
 
@@ -233,10 +233,7 @@ def _open_builder(directory: Path) -> Any:
 
 def _metadata(directory: Path) -> dict[str, Any]:
     path = directory / "metadata.json"
-    try:
-        return dict(json.loads(path.read_bytes())) if path.exists() else {}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is not readable: {error}") from error
+    return dict(read_json(path, DataError, "metadata of TFDS")) if path.exists() else {}
 
 
 def describe(data_set: type[Prepared], contents: Contents, data_dir: Path, variant: str) -> str:

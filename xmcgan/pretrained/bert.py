@@ -5,6 +5,7 @@ One module serves every size: bert-base-uncased as well as the small MiniLM.
 """
 
 import functools
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields, read_json
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields
 from xmcgan.pretrained.weights import find_file, read_safetensors
+from xmcgan.utils.files import parsing
 
 # What config.json must say, and may leave out unless None; see `read_fields`.
 _CONFIG = {
@@ -149,7 +151,8 @@ def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Para
 
 def read_config(file: Path, dtype: DTypeLike) -> Bert:
     """Read the sizes of a BERT from its `config.json`; raises a WeightsError."""
-    fields = read_fields(read_json(file), file, _CONFIG)
+    with parsing(file, WeightsError, "the config of a BERT"):
+        fields = read_fields(json.loads(file.read_bytes()), file, _CONFIG)
     sizes = {name: value for name, value in fields.items() if not isinstance(value, str)}
     return Bert(**sizes, dtype=dtype)
 

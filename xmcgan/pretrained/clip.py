@@ -5,6 +5,7 @@ two pre-layer-norm transformers with quick GELU, one of image patches and one of
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained.bert import layer_norm, self_attention
-from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields, read_json
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields
 from xmcgan.pretrained.weights import find_file, identify_file, read_safetensors
+from xmcgan.utils.files import parsing
 
 # OpenAI's published files: pytorch_model.bin and model.safetensors of clip-vit-base-patch32, and
 # pytorch_model.bin of clip-vit-large-patch14-336.
@@ -267,28 +269,25 @@ def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
 
 
 def _read_config(file: Path) -> tuple[ImageTransformer, TextTransformer]:
-    config = read_json(file)
-    sizes, image = _read_section(config, file, "vision_config", _IMAGE_DEFAULTS)
+    with parsing(file, WeightsError, "the config of a CLIP, with vision_config and text_config"):
+        config = json.loads(file.read_bytes())
+        sizes, image = _read_section(config, file, "vision_config", _IMAGE_DEFAULTS)
+        text_sizes, text = _read_section(config, file, "text_config", _TEXT_DEFAULTS)
     embed_dim = image["projection_dim"]
     image = ImageTransformer(sizes, image["image_size"], image["patch_size"], embed_dim)
-    sizes, text = _read_section(config, file, "text_config", _TEXT_DEFAULTS)
     end_token = None if text["eos_token_id"] == _UNSET_END_TOKEN else text["eos_token_id"]
-    max_positions = text["max_position_embeddings"]
-    return image, TextTransformer(sizes, text["vocab_size"], max_positions, embed_dim, end_token)
+    lengths = text["vocab_size"], text["max_position_embeddings"]
+    return image, TextTransformer(text_sizes, *lengths, embed_dim, end_token)
 
 
 def _read_section(
     config: dict[str, Any], file: Path, name: str, defaults: dict[str, Any]
 ) -> tuple[Sizes, dict[str, Any]]:
     """Return a part of the config; an older spelling of it, `*_dict`, wins."""
-    parts = [config.get(spelling) or {} for spelling in (name, f"{name}_dict")]
-    if not all(isinstance(part, dict) for part in parts):
-        raise WeightsError(f"{file}: {name} must be a JSON object")
+    section = {**(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
     # These two belong to the whole; parts may repeat them, with other values.
-    whole = {
-        key: config.get(key, _SHARED_DEFAULTS[key]) for key in ("model_type", "projection_dim")
-    }
-    section = {**parts[0], **parts[1], **whole}
+    for field in ("model_type", "projection_dim"):
+        section[field] = config.get(field, _SHARED_DEFAULTS[field])
     section = read_fields(section, file, _SHARED_DEFAULTS | defaults, prefix=f"{name}.")
     return Sizes(*(section[field] for field in Sizes._fields)), section
 

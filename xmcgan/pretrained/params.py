@@ -1,7 +1,6 @@
 """Parameter trees from named tensors, and whether they fit a network."""
 
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -100,19 +99,6 @@ class Tensors(dict[str, np.ndarray]):
     def norm(self, name: str) -> dict[str, np.ndarray]:
         """Take one layer norm from `NAME.weight` and `NAME.bias`."""
         return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return a JSON object; raises WeightsError if it is missing or damaged."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file} is missing: it says the sizes of the network") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{file} must be a JSON object")
-    return content
 
 
 def read_fields(

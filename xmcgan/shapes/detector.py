@@ -25,7 +25,7 @@ from xmcgan.shapes.detector_training import (
     train_detector,
     view,
 )
-from xmcgan.utils.files import atomic_file, clear_leftovers, lock_folder
+from xmcgan.utils.files import atomic_file, clear_leftovers, lock_folder, writing
 from xmcgan.utils.provenance import fingerprint_differences
 
 HELD_OUT_SCENES = 1000
@@ -109,11 +109,8 @@ def open_detector(
         detector.accuracy = accuracy(detector(images), truth)
         metadata = {name: json.dumps(getattr(detector, name)) for name in ("recipe", "accuracy")}
         metadata["sha256"] = detector.sha256
-        try:
-            with atomic_file(path) as file:
-                file.write(safetensors.numpy.save(detector.tensors, metadata))
-        except OSError as error:
-            raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
+        with writing(path, EvaluationError), atomic_file(path) as file:
+            file.write(safetensors.numpy.save(detector.tensors, metadata))
         return detector
 
 
