@@ -120,6 +120,7 @@ def test_a_mistyped_override_is_named_with_the_near_miss(override, hint):
         ("text.max_tokens=2", "max_tokens"),
         ("text.sentence_pooling=mean", "sentence_pooling"),
         ("data.resize=stretch", "data.resize"),
+        ("losses.image_pretrained.feature=maps", "losses.image_pretrained.feature"),
         ("losses.word.temperature=0", "losses.word.temperature"),
         ("losses.hinge.weight=-1", "losses.hinge.weight"),
         ("losses.hinge.weight=nan", "losses.hinge.weight"),
