@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import xmcgan
 from xmcgan.config import apply_override, read_config
 from xmcgan.data import DataSet
-from xmcgan.errors import EvaluationError
+from xmcgan.errors import BUCKET, EvaluationError
 from xmcgan.evaluation.captions import (
     MAX_CAPTIONS,
     CaptionChoice,
@@ -149,7 +149,8 @@ class Evaluator:
             raise EvaluationError(f"--num-samples is {num}; at least 2 are needed")
         self._source = data_set.load(split)
         self._all_real = self._open_references(data_set, split)
-        self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
+        cached_beside = "data" if data_dir.startswith(BUCKET) else data_dir  # on a disk
+        self._cache_dir = options.cache_dir or Path(cached_beside) / "evaluation"
         fingerprint = self._source.fingerprint()
         identity = {"data": name, "fingerprint": fingerprint, "split": split}
         repeat = options.repeat_captions
