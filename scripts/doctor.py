@@ -10,7 +10,6 @@ mistake in the command.
 """
 
 import argparse
-import itertools
 from pathlib import Path
 
 from xmcgan.errors import UserError, run_cli
@@ -39,15 +38,15 @@ def main() -> int:
         if folder is not None and not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
     needed = doctor.pinned_weights(args.workdir) if args.workdir else _DEFAULT_WEIGHTS
-    checks = [doctor.check_installation(args.weights_dir, needed)]
-    checks += [doctor.check_data(args.data_dir)] if args.data_dir else []
-    checks += [doctor.check_workdir(args.workdir)] if args.workdir else []
-    problems = 0
-    for finding in itertools.chain(*checks):  # printed as they come
-        problems += finding.is_problem
-        print(finding, flush=True)
-    print(f"\n{problems} problems found" if problems else "\nno problems found")
-    return 1 if problems else 0
+    found = doctor.Examination()
+    doctor.check_installation(found, args.weights_dir, needed)
+    if args.data_dir:
+        doctor.check_data(found, args.data_dir)
+    if args.workdir:
+        doctor.check_workdir(found, args.workdir)
+    num = found.problems
+    print(f"\n{num} problems found" if num else "\nno problems found")
+    return 1 if num else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -157,10 +158,11 @@ def test_what_does_not_fit_the_step_is_named(run, override, message):
     ("name", "message"),
     [("WithoutNames", "must return a dict"), ("PlainNumber", "plainnumber: compute must return")],
 )
-def test_a_metric_that_does_not_fit_is_named(tiny_workdir, name, message):
+def test_a_metric_that_does_not_fit_is_named(tiny_workdir, tmp_path, name, message):
+    workdir = Path(shutil.copytree(tiny_workdir, tmp_path / "run"))
     options = Options(metrics=[f"test_extending:{name}"], weights=("ema",), num_samples=4)
     with pytest.raises(EvaluationError, match=message):
-        EvaluationJob(tiny_workdir, options).run()
+        EvaluationJob(workdir, options).run()
 
 
 def test_loss(run):

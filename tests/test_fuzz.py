@@ -37,9 +37,9 @@ from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_i
 from xmcgan.data.localized_narratives import LnCoco
 from xmcgan.data.sources import ImageStore, parse_jsonl, read_text_files
 from xmcgan.data.tokenizer import Tokenizer
+from xmcgan.evaluation import soa
 from xmcgan.evaluation.captions import open_manifest
 from xmcgan.evaluation.results import ResultFile, best_result
-from xmcgan.evaluation.soa import plan_samples, read_captions, read_detections, read_json
 from xmcgan.pretrained.bert import load_bert
 from xmcgan.training.checkpoint import Checkpointer, read_record, restore_subtree
 from xmcgan.training.logging import JsonLinesWriter
@@ -345,14 +345,14 @@ def object_accuracy(folder: Path) -> Reader:
     def captions_of(suffix: str, data: bytes) -> None:
         path = written(folder / f"label_16_dog{suffix}", data)
         try:
-            plan = plan_samples(read_captions(folder, _values))
+            plan = soa.plan_samples(soa.read_captions(folder, _values))
             json.dumps(plan, ensure_ascii=False).encode()
         finally:
             path.unlink()
 
     def detections(suffix: str, data: bytes) -> None:
         path = written(folder / f"detected_label_16_dog{suffix}", data)
-        read_detections(path, _values)
+        soa.read_detections(path, _values)
 
     pickles = {read: [pickle.dumps(value, protocol) for protocol in (0, 2, 4)]
                for read, value in ((captions_of, entries), (detections, found))}  # fmt: skip
@@ -368,7 +368,7 @@ def object_accuracy(folder: Path) -> Reader:
 
 
 def _values(path: Path) -> Any:
-    return read_values(path) if path.suffix == ".pkl" else read_json(path)
+    return read_values(path) if path.suffix == ".pkl" else soa.read_values(path)
 
 
 READERS = {

@@ -76,7 +76,7 @@ def test_every_fault_of_a_run_is_named_in_one_examination(examined, own_run):
     assert "PROBLEM  data         record 0 of split 'train'" in output
     assert "prepare it again" in output
     assert "PROBLEM  results" in output
-    assert "line 1 is no result" in output
+    assert "line 1 is not a result" in output
     assert output.endswith("4 problems found\n")
 
 
@@ -159,25 +159,25 @@ def test_requirements_are_those_of_the_checkout_without_comments():
     assert not any("#" in line or not line for line in packages)
 
 
-def test_too_little_disk_is_a_problem(tmp_path):
-    (enough,) = doctor.check_disk(tmp_path, 1)
-    (too_little,) = doctor.check_disk(tmp_path, 1e18)
-    assert (enough.is_problem, too_little.is_problem) == (False, True)
-    assert "make room" in too_little.text
+def test_too_little_disk_is_a_problem(tmp_path, capsys):
+    found = doctor.Examination()
+    doctor.check_disk(found, tmp_path, 1)
+    assert found.problems == 0
+    doctor.check_disk(found, tmp_path, 1e18)
+    assert found.problems == 1
+    assert "make room" in capsys.readouterr().out
 
 
-def test_a_missing_package_is_a_finding_and_no_traceback():
-    @doctor.check("devices")
-    def look():
-        yield "one"
+def test_a_missing_package_is_a_finding_and_no_traceback(capsys):
+    found = doctor.Examination()
+    with found.of("devices"):
+        found.fine("one")
         raise ModuleNotFoundError("No module named 'jax'")
-
-    one, two = look()
-    assert one == ("devices", "one", False)
-    assert two.is_problem
-    assert "No module named 'jax'" in two.text
-    assert str(two).startswith("PROBLEM  devices ")
-    assert "pip install" in two.text
+    one, two, install = capsys.readouterr().out.splitlines()
+    assert one.split() == ["ok", "devices", "one"]
+    assert two.startswith("PROBLEM  devices      No module named 'jax'")
+    assert "pip install" in install
+    assert found.problems == 1
 
 
 @pytest.mark.parametrize("flags", [["--workdir", "none"], ["--data-dir", "none"], ["--unknown"]])

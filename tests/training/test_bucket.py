@@ -1,6 +1,7 @@
 """Runs whose workdir and data are in a bucket: what a disk gives, and what goes wrong there."""
 
 import os
+import pickle
 import signal
 import time
 
@@ -9,13 +10,14 @@ import numpy as np
 import processes
 import pytest
 import tiny
-from fake_bucket import Cloud
+import tiny_network
 from test_checkpoint import assert_identical, make_state, open_run, restore, save_steps
 from test_loop import PARTS, _values
 
 from xmcgan.data import DataSet
 from xmcgan.errors import CheckpointError, DataError
 from xmcgan.evaluation.results import ResultFile
+from xmcgan.sampling import init_from
 from xmcgan.train import train
 from xmcgan.training.checkpoint import committed_steps, pin, pinned_steps, restore_subtree, unpin
 from xmcgan.utils import files
@@ -43,11 +45,18 @@ def directory(cloud, request):
 
 @pytest.fixture(scope="module")
 def workdir(cloud, tiny_root):
-    """Return the workdir of a finished run, which was stopped after half of its steps."""
-    folder, config = path_of("gs://bucket/run"), tiny.tiny_config(tiny_root)
-    for config.num_train_steps in (3, 6):
-        assert train(config, folder) == 0
+    """Return the workdir of a finished run."""
+    folder = path_of("gs://bucket/run")
+    assert train(tiny.tiny_config(tiny_root), folder) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def data_dir(cloud, tiny_root):
+    """Return where the bucket has a copy of the tiny data."""
+    for path in filter(os.path.isfile, (tiny_root / "data").rglob("*")):
+        cloud.put("bucket", path.relative_to(tiny_root).as_posix(), path.read_bytes())
+    return "gs://bucket/data"
 
 
 def assert_same_run(workdir, other):
@@ -56,31 +65,27 @@ def assert_same_run(workdir, other):
     assert _values(workdir) == _values(other)
 
 
-def copy(cloud: Cloud, source: str, target: str) -> None:
-    """Copy the objects of a folder of the bucket."""
-    for name in cloud.names("bucket", f"{source}/"):
-        cloud.put("bucket", target + name.removeprefix(source), cloud.buckets["bucket"][name].data)
-
-
-def test_a_resumed_run_equals_one_on_a_disk_bit_for_bit(cloud, workdir, tiny_workdir):
+def test_a_run_leaves_there_what_it_leaves_on_a_disk(cloud, workdir, tiny_workdir):
     assert_same_run(workdir, tiny_workdir)
     found = {name.split("/")[1] for name in cloud.names("bucket", "run/")}
     assert found == {path.name for path in tiny_workdir.iterdir()} - {".lock"}
-    assert {path.name for path in (workdir / "samples").iterdir()} == {
-        path.name for path in (tiny_workdir / "samples").iterdir()
-    }
+    grids = [{path.name for path in (w / "samples").iterdir()} for w in (workdir, tiny_workdir)]
+    assert grids[0] == grids[1]
 
 
 def test_a_run_killed_while_it_saved_resumes_bit_for_bit(
-    cloud, workdir, tiny_config, tiny_workdir, monkeypatch, capsys
+    cloud, workdir, data_dir, tiny_config, tiny_workdir, monkeypatch, capsys
 ):
-    copy(cloud, "run", "killed")
+    for name in cloud.names("bucket", "run/"):
+        data = cloud.buckets["bucket"][name].data
+        cloud.put("bucket", name.replace("run/", "killed/", 1), data)
     del cloud.buckets["bucket"]["killed/checkpoints/6/commit_success.txt"]
     cloud.put("bucket", "killed/checkpoints/newest", b"3")
     cloud.put("bucket", "killed/.lock.soft", b"1 on elsewhere")
     monkeypatch.setattr(files, "_EXPIRE_SECONDS", 0.5)
     killed = path_of("gs://bucket/killed")
     assert committed_steps(killed / "checkpoints") == [3]
+    tiny_config.data.data_dir = data_dir
     assert train(tiny_config, killed) == 0
     assert_same_run(killed, tiny_workdir)
     assert "killed is locked by process 1 on elsewhere" in capsys.readouterr().err
@@ -88,6 +93,7 @@ def test_a_run_killed_while_it_saved_resumes_bit_for_bit(
 
 def test_programs_read_and_write_there_as_on_a_disk(cloud, workdir, run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    tiny_network.install_detector(monkeypatch)
     scores = ("--metrics", "test_bucket:Brightness", "--num-samples", "4", "--use", "ema")
     for program, *flags in (
         ("generate.py", "--workdir", workdir, "--caption", "a red circle", "--out", "images"),
@@ -106,25 +112,25 @@ def test_programs_read_and_write_there_as_on_a_disk(cloud, workdir, run, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"images", "model"}  # and no "gs:"
 
 
-def test_a_run_starts_from_another_one_and_reads_its_data_there(
-    cloud, workdir, tiny_config, tiny_root, directory
-):
-    for path in filter(os.path.isfile, (tiny_root / "data").rglob("*")):
-        name = path.relative_to(tiny_root).as_posix()
-        cloud.put("bucket", name, path.read_bytes())
-    splits = [
-        DataSet("shapes/tiny", d).load("train") for d in (tiny_root / "data", "gs://bucket/data")
-    ]
-    assert splits[0].fingerprint() == splits[1].fingerprint()
-    assert splits[0][7] == splits[1][7]
-    tiny_config.data.data_dir = "gs://bucket/data"
-    tiny_config.data.num_workers = 1
-    tiny_config.init_from = str(workdir)
-    tiny_config.num_train_steps = 1
-    assert train(tiny_config, directory) == 0
-    tiny_config.data.data_dir = "gs://bucket/nothing"
+def test_prepared_data_are_the_same_there(tiny_root, data_dir):
+    data_sets = [DataSet("shapes/tiny", folder) for folder in (tiny_root / "data", data_dir)]
+    for data_set in data_sets:
+        data_set.prepare()
+    on_disk, remote = (data_set.load("train") for data_set in data_sets)
+    assert remote.fingerprint() == on_disk.fingerprint()
+    assert remote[7] == on_disk[7]
+    assert pickle.loads(pickle.dumps(remote))[7] == on_disk[7]  # as in a worker process
+
+
+def test_data_that_are_not_there_are_to_be_copied(cloud):
     with pytest.raises(DataError, match=r"gcloud storage cp -r data/shapes gs://bucket/nothing/"):
-        train(tiny_config, directory)
+        DataSet("shapes/tiny", "gs://bucket/nothing").prepare()
+
+
+def test_a_run_can_start_from_one_there(workdir, tiny_workdir):
+    found, stored = (init_from._read(str(folder)) for folder in (workdir, tiny_workdir))
+    assert found[1] == stored[1] == {"step": 6}
+    assert found[0].keys() == stored[0].keys()
 
 
 # Checkpoints.

@@ -247,7 +247,10 @@ class _ImageRows:
     """The images of a Parquet file in the order of its rows, a few of them in memory."""
 
     def __init__(self, path: str, column: str) -> None:
+        from pyarrow import default_memory_pool
+
         self._file, self._column = _open_parquet(path), column
+        self._pool = default_memory_pool()
         metadata = self._file.metadata
         groups = map(metadata.row_group, range(metadata.num_row_groups))
         self._ends = np.cumsum([group.num_rows for group in groups])
@@ -263,6 +266,7 @@ class _ImageRows:
         while row >= self._start + len(self._images):
             self._start += len(self._images)
             self._images = next(self._batches).column(0)
+            self._pool.release_unused()  # it would keep the memory of rows read before
         value = self._images[row - self._start].as_py()
         return value["bytes"] if isinstance(value, dict) else value
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 import xmcgan
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import FeatureProtocol, load_network, preprocess
-from xmcgan.utils.files import atomic_file
+from xmcgan.utils.files import atomic_file, writing
 from xmcgan.utils.mesh import fetch, inference_batch_size, put, replicated, sample_sharding
 
 Images = UInt8[np.ndarray, "n h w 3"]
@@ -90,34 +90,6 @@ class BatchRunner:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(rows)], *parts)
 
 
-class Rows:
-    """Arrays extracted from batches; every image must have one finite row."""
-
-    def __init__(self) -> None:
-        self._parts: list[Arrays] = []
-        self._count = 0
-
-    def add(self, arrays: Arrays, count: int) -> None:
-        """Add what was extracted from `count` images."""
-        if not isinstance(arrays, dict):
-            raise EvaluationError("extract(images, captions) of a metric must return a dict")
-        for name, array in arrays.items():
-            if len(array) != count:
-                raise EvaluationError(f"{count} images gave {len(array)} rows of {name}: no score")
-            require_finite(array, name, first=self._count)
-        self._parts.append(arrays)
-        self._count += count
-
-    def joined(self, expected: int) -> dict[str, np.ndarray]:
-        """All rows, which must be `expected` ones."""
-        if self._count != expected or not expected:
-            raise EvaluationError(
-                f"{self._count} images came where {expected} were expected: no score"
-            )
-        names = self._parts[0]
-        return {name: np.concatenate([part[name] for part in self._parts]) for name in names}
-
-
 def require_finite(array: np.ndarray, name: str = "features", *, first: int = 0) -> None:
     """Raise EvaluationError for the first row with NaN or infinity, counted from `first`."""
     if np.issubdtype(array.dtype, np.floating):
@@ -160,21 +132,15 @@ def unit_rows(values: Float[np.ndarray, "n e"], name: str) -> Float[np.ndarray, 
 def check_writable(path: Path) -> None:
     """Raise EvaluationError now, not after hours of work, if a file cannot be written."""
     if path.is_dir():
-        raise EvaluationError(f"cannot write {path}: it is a folder; name a file in it")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}: {path.parent}") from None
+        raise EvaluationError(f"cannot write to {path}: it is a folder; name a file in it")
+    with writing(path, EvaluationError), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def save_npz(path: Path, arrays: Arrays) -> None:
     """Write named arrays, atomically."""
-    try:
-        with atomic_file(path) as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
+    with writing(path, EvaluationError), atomic_file(path) as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

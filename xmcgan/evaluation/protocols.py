@@ -243,12 +243,10 @@ def flattered_by(config: ConfigDict, protocol: FeatureProtocol) -> str:
 
     Scores by a network that the generator is trained against rise faster than images get better.
     """
-    parts = []
-    loss = config.losses.image_pretrained
-    if loss.enabled and loss.network == protocol.network:
-        parts.append("image loss")
-    discriminator = config.discriminator
+    loss, discriminator = config.losses.image_pretrained, config.discriminator
     trunk = discriminator.get("trunk", "efficientnet_lite0")
-    if discriminator.get("type") == "projected" and trunk == protocol.network:
-        parts.append("discriminator")
-    return " and ".join(parts)
+    used = {
+        "image loss": loss.enabled and loss.network == protocol.network,
+        "discriminator": discriminator.get("type") == "projected" and trunk == protocol.network,
+    }
+    return " and ".join(part for part, is_used in used.items() if is_used)

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import functools
 import io
+import json
 import logging
 import os
 import secrets
@@ -135,6 +136,36 @@ def local_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def parsing(path: Path | str, error: type[UserError], what: str) -> Iterator[None]:
+    """Raise `error` naming `path` if the block cannot read the file or its content is not `what`.
+
+    `what` is a noun with its article: "a list of captions".
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror or cause}") from None
+    # What parsers raise for other content, and code for fields that are missing or mistyped.
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as cause:
+        raise error(f"{path} is not {what}: {cause!r}") from None
+
+
+def read_json(path: Path, error: type[UserError], what: str) -> Any:
+    """Read a JSON file; errors as of `parsing`."""
+    with parsing(path, error, what):
+        return json.loads(path.read_bytes())
+
+
+@contextlib.contextmanager
+def writing(path: Path | str, error: type[UserError]) -> Iterator[None]:
+    """Raise `error` naming `path` if the block cannot write."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"cannot write to {path}: {cause.strerror or cause}") from None
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that replaces it if the block succeeds.
 
@@ -187,11 +218,9 @@ def lock_folder(
             yield
         return
     refuse_url(str(folder), error)
-    try:
+    with writing(folder, error):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / name).open("a+", encoding="utf-8")
-    except OSError as cause:
-        raise error(f"cannot write to {folder}: {cause.strerror}") from None
     if os.environ.get(SOFT_LOCKS):
         file.close()
         with _soft_lock(folder / f"{name}.soft", error, wait):

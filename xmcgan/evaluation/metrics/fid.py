@@ -39,7 +39,11 @@ def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> S
         require_comparable(real["values"], fake["values"])
     nums = [len(side["values"]) for side in (real, fake) if "values" in side]
     usable = min(resamples, MAX_RESAMPLES) if min(nums, default=0) >= MIN_IMAGES else 0
-    notes = [_too_few(real, "real"), _too_few(fake, "generated")]
+    notes = []
+    num: Any
+    for side, name in ((real, "real "), (fake, "generated ")):
+        num, width = side["values"].shape if "values" in side else (side.get("n"), len(side["mu"]))
+        notes.append(too_few(num, width, name))
     a, b = (real, [seed, 0]), (fake, [seed, 1])
     if "values" not in fake or ("values" in real and len(fake["values"]) < len(real["values"])):
         # The distance is symmetric: the factor of a fixed side is reused, and that of the smaller
@@ -68,13 +72,12 @@ def _moments(side: Arrays, resamples: int, seed: list[int]) -> Iterator[tuple[An
     return (mean_and_covariance(values, each) for each in counts)
 
 
-def _too_few(side: Arrays, name: str) -> str:
-    values = side.get("values")
-    num, width = (side.get("n"), len(side["mu"])) if values is None else values.shape
+def too_few(num: int | None, width: int, name: str = "") -> str:
+    """Why a distance of `num` images (None: unknown) with `width` features misleads, or nothing."""
     if num is None or num > width:
         return ""
     return (
-        f"{num} {name} images are too few for {width} dimensions: the distance is biased upwards "
+        f"{num} {name}images are too few for {width} dimensions: the distance is biased upwards "
         "and compares with no other number of images"
     )
 

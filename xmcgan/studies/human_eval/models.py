@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from xmcgan.data.sources import ImageStore, clean_captions, parse_jsonl
+from xmcgan.data.sources import ImageStore, clean_captions, decode_text, parse_jsonl
 from xmcgan.errors import DataError
+from xmcgan.sampling.sample_files import MANIFEST
+from xmcgan.utils.files import parsing
 
-MANIFEST = "manifest.json"
 MAX_MODELS = 10  # nobody ranks more pictures than that with care
 
 
@@ -27,10 +28,6 @@ def read_models(folders: Sequence[tuple[str, Path]], captions: Path | None) -> l
     `captions` says which file shows which caption, in any of the folders: JSON lines with `image`
     and `captions`, or lines `NAME<tab>CAPTION`; suffixes of images do not matter. If None, each
     folder has a `manifest.json`, as `scripts/generate.py` writes it.
-
-    Raises:
-        DataError: fewer than two models, a name or folder twice, an image that is missing, or
-            different captions.
     """
     if not 2 <= len(folders) <= MAX_MODELS:
         raise DataError(
@@ -61,16 +58,13 @@ def read_models(folders: Sequence[tuple[str, Path]], captions: Path | None) -> l
 
 def _read_captions(path: Path) -> dict[str, str]:
     """Return captions by the name of their image, without its suffix."""
-    try:
+    with parsing(path, DataError, "a file of captions"):
         data = path.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
     if path.suffix in (".json", ".jsonl"):
         pairs = [(entry.image, entry.captions[0]) for entry in parse_jsonl(data, str(path))[0]]
     else:
         pairs = []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(decode_text(data, str(path)).splitlines(), start=1):
             file, tab, caption = line.partition("\t")
             if line.strip() and not tab:
                 raise DataError(f"{path}, line {number}: expected NAME<tab>CAPTION")
@@ -83,32 +77,26 @@ def _read_captions(path: Path) -> dict[str, str]:
     return captions
 
 
-def _by_name(
-    store: ImageStore, folder: Path, captions: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
+def _by_name(store: ImageStore, folder: Path, captions: Mapping[str, str]) -> list[tuple[str, str]]:
     images: dict[str, str] = {}
     for image in store.images():
         if images.setdefault(_stem(image), image) != image:
             raise DataError(f"{folder}: {images[_stem(image)]} and {image} have the same name")
-    for stem in sorted(captions):
-        if stem not in images:
-            raise DataError(f"{folder}: there is no image {stem}.* for {captions[stem]!r}")
-        yield images[stem], captions[stem]
+    for stem in sorted(captions.keys() - images):
+        raise DataError(f"{folder}: there is no image {stem}.* for {captions[stem]!r}")
+    return [(images[stem], captions[stem]) for stem in sorted(captions)]
 
 
-def _by_manifest(store: ImageStore, folder: Path) -> Iterator[tuple[str, str]]:
+def _by_manifest(store: ImageStore, folder: Path) -> list[tuple[str, str]]:
     path = folder / MANIFEST
     if MANIFEST not in store:
         raise DataError(f"there is no {path} (scripts/generate.py writes it): give --captions FILE")
-    try:
+    with parsing(path, DataError, "a list of images"):
         entries = json.loads(store.read(MANIFEST))["images"]
         pairs = [(str(entry["file"]), str(entry["caption"])) for entry in entries]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged, or no list of images: {error!r}") from None
-    for file, caption in pairs:
-        if file not in store:
-            raise DataError(f"{folder}: the image {file} of {MANIFEST} is missing")
-        yield file, clean_captions([caption], f"{path}, {file}")[0][0]
+    if missing := [file for file, _ in pairs if file not in store]:
+        raise DataError(f"{folder}: the image {missing[0]} of {MANIFEST} is missing")
+    return [(file, clean_captions([caption], f"{path}, {file}")[0][0]) for file, caption in pairs]
 
 
 def _stem(file: str) -> str:

@@ -20,7 +20,7 @@ from PIL import Image
 from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import DataError
 from xmcgan.studies.human_eval.models import ModelImages
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import parsing, write_text, writing
 
 FORMAT = "xmcgan-ranking-1"
 DEFAULT_TITLE = "Which picture is better?"
@@ -60,11 +60,11 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What joins answers with models: id of the page, names of the models, items by id."""
+    """What joins answers with models."""
 
     page: str
     models: tuple[str, ...]
-    items: Mapping[str, Item]
+    items: Mapping[str, Item]  # by id
 
 
 def write_page(
@@ -77,12 +77,7 @@ def write_page(
     image_size: int = 256,
     title: str = DEFAULT_TITLE,
 ) -> tuple[Path, Path]:
-    """Write a page of `num` captions and `checks` attention checks, and its key beside it.
-
-    Raises:
-        DataError: there are fewer captions, an image cannot be read, the page gets too large, or
-            the key of another page is there.
-    """
+    """Write a page of `num` captions and `checks` attention checks, and its key beside it."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise DataError(f"--out {out}: must end in .html")
     available = len(models[0].files)
@@ -107,23 +102,17 @@ def write_page(
     content = {"format": FORMAT, "page": page, "seed": seed}
     content |= {"models": [model.name for model in models]}
     content |= {"items": [dataclasses.asdict(item) for item in items]}
-    try:
+    with writing(out, DataError):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(key, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         write_text(out, text)
-    except OSError as error:
-        raise DataError(f"cannot write to --out {out}: {error.strerror}") from None
     return out, key
 
 
 def read_key(path: Path) -> Key:
-    """Read the key of a page.
-
-    Raises:
-        DataError: it cannot be read, or is none.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    """Read the key of a page; raises DataError if it is none."""
+    with parsing(path, DataError, "a key of a ranking page"):
+        content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
         items = [
@@ -131,10 +120,6 @@ def read_key(path: Path) -> Key:
             for item in content["items"]
         ]
         return Key(content["page"], tuple(content["models"]), {item.id: item for item in items})
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is no key of a ranking page: {error!r}") from None
 
 
 def default_checks(num: int) -> int:
@@ -173,11 +158,7 @@ def encode_webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 def _choose_items(
     models: Sequence[ModelImages], num: int, checks: int, seed: int, image_size: int
 ) -> tuple[list[Item], dict[str, bytes]]:
-    """Choose captions and one image of each model, and put all in random order.
-
-    Returns:
-        The items, and the WebP files of their images by id.
-    """
+    """Return captions with one image of each model, in random order, and WebP files by id."""
     rng = np.random.default_rng(seed)
     webp: dict[str, bytes] = {}
 
