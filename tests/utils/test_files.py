@@ -132,7 +132,7 @@ def test_a_bucket_that_cannot_be_used_is_named_with_the_reason(cloud, run, monke
 
     assert "gs://nothing: there is no such bucket" in said("gs://nothing/run")
     assert "name a folder of the bucket" in said("gs://bucket")
-    assert "gs://bucket/run/config.json is missing" in said("gs://bucket/run/")
+    assert "gs://bucket/empty/config.json is missing" in said("gs://bucket/empty/")
     cloud.fail = 401
     assert "gs://bucket cannot be read: the test says so, 401. The account" in said("gs://bucket/a")
     cloud.fail = 0
