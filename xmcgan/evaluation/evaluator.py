@@ -135,8 +135,7 @@ class Evaluator:
         split = options.split or data_set.held_out()
         if split is None:
             raise EvaluationError(
-                f"data set {data_set.name!r} has no held-out images; --split train scores against "
-                "the images that were trained on, which flatters"
+                f"data set {data_set.name!r} has no held-out images: give --split"
             )
         for field, least in (("draws", 1), ("num_samples", 0), ("num_references", 0)):
             if settings[field] < least:
@@ -168,17 +167,15 @@ class Evaluator:
         if wanted != split:
             if shared and not self._options.allow_training_references:
                 raise EvaluationError(
-                    f"--reference-split {wanted} holds images that were trained on "
-                    f"({', '.join(sorted(shared))}): a generator that copies them scores best; if "
-                    "a published protocol asks for it, add --allow-training-references"
+                    f"--reference-split {wanted} holds images that were trained on, which flatters "
+                    "copies; where a protocol asks for that, add --allow-training-references"
                 )
             source = data_set.load(wanted)
         examples, kind, label = source.one_per_image(), "all of the split", "all"
         if num := settings.num_references:
             if num > len(examples):
                 raise EvaluationError(
-                    f"evaluation.num_references is {num:,}, and the split {wanted!r} has "
-                    f"{len(examples):,} images"
+                    f"evaluation.num_references is {num:,}: {wanted!r} has {len(examples):,} images"
                 )
             order = np.random.default_rng(0).permutation(len(examples))
             examples = [examples[index] for index in np.sort(order[:num])]
@@ -339,8 +336,7 @@ class Evaluator:
                 for name, score in metric.metric.compute(real, arrays).items():
                     if not isinstance(score, Score):
                         raise EvaluationError(
-                            f"{metric.prefix}: compute must return a dict of Score, not of "
-                            f"{type(score).__name__}"
+                            f"{metric.prefix}: compute must return a dict of Score"
                         )
                     scores[f"{metric.prefix}/{name}"] = score
             return scores

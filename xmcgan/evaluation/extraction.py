@@ -73,8 +73,7 @@ def reference_arrays(
             stored = json.loads(str(arrays.pop("recipe", "{}")))
             if differing := fingerprint_differences(stored, recipe):
                 raise EvaluationError(
-                    f"{path} was made another way ({'; '.join(differing)}); remove it to make it "
-                    "again"
+                    f"{path} was made another way ({'; '.join(differing)}): remove it"
                 )
             return {key: array for key, array in arrays.items() if key not in as_statistics}
     title = f"real images, {metric.prefix}"

@@ -96,8 +96,7 @@ def require_finite(array: np.ndarray, name: str = "features", *, first: int = 0)
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not finite.all():
             raise EvaluationError(
-                f"{name} of image {first + int(np.argmin(finite))} (counted from 0) are not "
-                "finite: no score; look at that image, and at the network's weights"
+                f"{name} of image {first + int(np.argmin(finite))} (from 0) are not finite: no score"
             )
 
 
@@ -107,13 +106,12 @@ def require_comparable(real: np.ndarray, fake: np.ndarray, at_least: int = 2) ->
     require_finite(fake, "features of the generated images")
     if real.shape[1] != fake.shape[1]:
         raise EvaluationError(
-            f"real features have {real.shape[1]} dimensions and generated ones {fake.shape[1]}; "
-            "extract both with the same protocol"
+            f"real features have {real.shape[1]} dimensions and generated ones {fake.shape[1]}"
         )
     if min(len(real), len(fake)) < at_least:
         raise EvaluationError(
-            f"this score needs at least {at_least} images on each side; there are {len(real)} real "
-            f"and {len(fake)} generated ones"
+            f"this score needs at least {at_least} images on each side, not {len(real)} real and "
+            f"{len(fake)} generated ones"
         )
 
 
@@ -124,7 +122,7 @@ def unit_rows(values: Float[np.ndarray, "n e"], name: str) -> Float[np.ndarray, 
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     if not lengths.all():
         raise EvaluationError(
-            f"{name} of image {int(np.argmin(lengths))} (counted from 0) are zero: no score"
+            f"{name} of image {int(np.argmin(lengths))} (from 0) are zero: no score"
         )
     return values / lengths
 

@@ -72,8 +72,7 @@ class Statistics:
         arrays = read_npz(path)
         if missing := {"mu", "sigma"} - arrays.keys():
             raise EvaluationError(
-                f"{path} lacks {' and '.join(sorted(missing))} (it has: {', '.join(arrays)}); make "
-                "it with eval_fid.py stats"
+                f"{path} lacks {' and '.join(sorted(missing))} (it has: {', '.join(arrays)})"
             )
         mu, sigma = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
         if mu.ndim != 1 or sigma.shape != mu.shape * 2 or not np.isfinite(mu.sum() + sigma.sum()):
@@ -291,21 +290,18 @@ def check_statistics(
     _require_frechet(protocol)
     if statistics.mu.size != protocol.num_features:
         raise EvaluationError(
-            f"{path} has {statistics.mu.size} dimensions and {protocol.name} "
-            f"{protocol.num_features}: it is of another network"
+            f"{path} has {statistics.mu.size} dimensions, not the {protocol.num_features} of "
+            f"{protocol.name}"
         )
     if not statistics.recipe and not allow_foreign:
         raise EvaluationError(
-            f"{path} does not say how it was made: if it was by {protocol.name} with the same "
-            "weights, pass --allow-foreign-statistics (files of pytorch-fid are fid-pytorch, those "
-            "of TTUR fid-2015)"
+            f"{path} does not say how it was made: if by {protocol.name}, pass "
+            "--allow-foreign-statistics (files of pytorch-fid are fid-pytorch, of TTUR fid-2015)"
         )
     wanted = {key: recipe[key] for key in _COMPARED if key in recipe} or {"protocol": protocol.name}
     stored = {key: statistics.recipe.get(key) for key in wanted}
     if statistics.recipe and (differing := fingerprint_differences(stored, wanted)):
-        raise EvaluationError(
-            f"{path} was made differently and cannot be compared ({'; '.join(differing)})"
-        )
+        raise EvaluationError(f"{path} was made differently ({'; '.join(differing)})")
 
 
 def _described(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,8 +318,7 @@ def _described(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def _require_frechet(protocol: FeatureProtocol) -> None:
     if protocol.label == "PR":
         raise EvaluationError(
-            f"{protocol.name} compares images with images: its scores do not follow from a mean "
-            "and a covariance"
+            f"{protocol.name} compares images with images, not their means and covariances"
         )
 
 

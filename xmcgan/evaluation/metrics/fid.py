@@ -145,14 +145,12 @@ def _require_symmetric(sigma: np.ndarray) -> None:
     # LAPACK reads one triangle, and hangs or returns nonsense on NaN.
     tolerance = MAX_NEGATIVE * np.abs(sigma).max(initial=0)
     if not np.isfinite(sigma).all() or np.abs(sigma - sigma.T).max(initial=0) > tolerance:
-        raise EvaluationError(
-            "a covariance is not symmetric, or holds NaN; compute the statistics again"
-        )
+        raise EvaluationError("a covariance is not symmetric, or holds NaN: compute it again")
 
 
 def _require_positive(eigenvalues: np.ndarray) -> None:
     if eigenvalues[0] < -MAX_NEGATIVE * np.abs(eigenvalues).max():
         raise EvaluationError(
-            f"a covariance has the eigenvalue {eigenvalues[0]:.3g} beside one of "
-            f"{eigenvalues[-1]:.3g}, so it is none; compute the statistics again, in float64"
+            f"a covariance has the eigenvalue {eigenvalues[0]:.3g}, below zero: compute it again, "
+            "in float64"
         )

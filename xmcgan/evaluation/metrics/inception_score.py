@@ -47,8 +47,7 @@ def split_scores(
     """
     if len(logits) < num_splits:
         raise EvaluationError(
-            f"the inception score needs at least one image for each of its {num_splits} splits; "
-            f"there are {len(logits)}"
+            f"the inception score needs {num_splits} images; there are {len(logits)}"
         )
     scores = np.empty((num_splits, len(weights)))
     order = np.random.default_rng(seed).permutation(len(logits))

@@ -136,8 +136,8 @@ def _provenance(cells: Sequence[Cell], found: Mapping[Path, Result]) -> dict[str
     if len(workdirs) > 1:
         lines = [f"recipe {recipe}: {workdir}" for recipe, workdir in workdirs.items()]
         raise EvaluationError(
-            "runs of this table were scored in different ways, by another version for instance; "
-            f"delete `evaluation/` in those to be scored again, such as{listed(lines)}"
+            "runs of this table were scored in different ways; delete `evaluation/` in those to be "
+            f"scored again, such as{listed(lines)}"
         )
     ((recipe_id, workdir),) = workdirs.items()
     recipe = ResultFile(workdir / "evaluation").read_recipe(recipe_id)
