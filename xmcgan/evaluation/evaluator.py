@@ -134,9 +134,7 @@ class Evaluator:
         data_set = DataSet(config.data.name, config.data.data_dir, **config.data.fields)
         split = options.split or data_set.held_out()
         if split is None:
-            raise EvaluationError(
-                f"data set {data_set.name!r} has no held-out images: give --split"
-            )
+            raise EvaluationError(f"{data_set.name!r} has no held-out images: give --split")
         for field, least in (("draws", 1), ("num_samples", 0), ("num_references", 0)):
             if settings[field] < least:
                 raise EvaluationError(f"evaluation.{field} is {settings[field]}: at least {least}")
@@ -335,9 +333,7 @@ class Evaluator:
                 real = self._references[metric.extraction, number if metric.paired else -1]
                 for name, score in metric.metric.compute(real, arrays).items():
                     if not isinstance(score, Score):
-                        raise EvaluationError(
-                            f"{metric.prefix}: compute must return a dict of Score"
-                        )
+                        raise EvaluationError(f"{metric.prefix}: compute must return Scores")
                     scores[f"{metric.prefix}/{name}"] = score
             return scores
 

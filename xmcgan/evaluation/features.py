@@ -96,7 +96,7 @@ def require_finite(array: np.ndarray, name: str = "features", *, first: int = 0)
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not finite.all():
             raise EvaluationError(
-                f"{name} of image {first + int(np.argmin(finite))} (from 0) are not finite: no score"
+                f"{name} of image {first + int(np.argmin(finite))} (from 0) are not finite"
             )
 
 
@@ -121,9 +121,7 @@ def unit_rows(values: Float[np.ndarray, "n e"], name: str) -> Float[np.ndarray, 
     values = values.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     if not lengths.all():
-        raise EvaluationError(
-            f"{name} of image {int(np.argmin(lengths))} (from 0) are zero: no score"
-        )
+        raise EvaluationError(f"{name} of image {int(np.argmin(lengths))} (from 0) are zero")
     return values / lengths
 
 
