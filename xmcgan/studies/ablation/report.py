@@ -1,9 +1,4 @@
-"""The ablation table on disk.
-
-OUT/ablation.md      the tables and how they were made, for people
-OUT/ablation.json    the same numbers of every seed, and all other scores
-OUT/ablation.png     the scores as a picture
-"""
+"""The ablation table as ablation.md, with all numbers as ablation.json, and as ablation.png."""
 
 import dataclasses
 import json
