@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.features import Arrays, require_comparable, require_finite
+from xmcgan.evaluation.features import Arrays, require_images
 from xmcgan.evaluation.metrics import FeatureMetric
 from xmcgan.utils.statistics import MIN_IMAGES, Score, resample_counts, score
 
@@ -35,7 +35,7 @@ def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> S
     Statistics stay fixed in the bootstrap; the note says so.
     """
     if "values" in real and "values" in fake:
-        require_comparable(real["values"], fake["values"])
+        require_images(real["values"], fake["values"])
     nums = [len(side["values"]) for side in (real, fake) if "values" in side]
     usable = min(resamples, MAX_RESAMPLES) if min(nums, default=0) >= MIN_IMAGES else 0
     notes = []
@@ -66,7 +66,6 @@ def _moments(side: Arrays, resamples: int, seed: list[int]) -> Iterator[tuple[An
     if "values" not in side:
         return itertools.repeat((side["mu"], side["sigma"]))
     values = side["values"]
-    require_finite(values)
     counts = [None, *resample_counts(len(values), resamples, seed)]
     return (mean_and_covariance(values, each) for each in counts)
 
