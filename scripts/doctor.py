@@ -14,6 +14,7 @@ from pathlib import Path
 
 from xmcgan.errors import UserError, run_cli
 from xmcgan.studies import doctor
+from xmcgan.utils.files import path_of
 
 _DEFAULT_WEIGHTS = ("minilm",)  # of every config that names no others
 
@@ -22,12 +23,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for flag, text in (
-        ("--workdir", "of a run, which may be going on"),
-        ("--data-dir", "root of prepared data sets"),
-        ("--weights-dir", "of fetched weights (default: weights/)"),
+    for flag, kind, text in (
+        ("--workdir", path_of, "of a run, which may be going on"),
+        ("--data-dir", Path, "root of prepared data sets"),
+        ("--weights-dir", Path, "of fetched weights (default: weights/)"),
     ):
-        parser.add_argument(flag, type=Path, metavar="DIR", help=text)
+        parser.add_argument(flag, type=kind, metavar="DIR", help=text)
     return parser.parse_args()
 
 

@@ -20,7 +20,7 @@ from xmcgan.evaluation import soa
 from xmcgan.sampling.model_folder import load_from_flags
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import is_host0, use_compilation_cache
-from xmcgan.utils.files import write_text, writing
+from xmcgan.utils.files import path_of, write_text, writing
 from xmcgan.utils.provenance import provenance
 from xmcgan.utils.tables import aligned_table
 
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     generate = commands.add_parser("generate", help="sample images for the captions of all labels")
     source = generate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
+    source.add_argument("--workdir", type=path_of, metavar="DIR", help="of a training run")
     source.add_argument("--model", metavar="NAME",
                         help="a name such as emoji64, a folder, or hf:user/name")
     add = generate.add_argument

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from xmcgan.errors import ConfigError, DataError
+from xmcgan.utils.files import path_of
 from xmcgan.utils.registry import find
 
 # A data set is a class, constructed with a split's name and the fields of `config.data.fields`. It
@@ -64,7 +65,7 @@ class DataSet:
     def __init__(self, name: str, data_dir: Path | str, **fields: Any) -> None:
         kind, _, variant = name.partition(":" if name.startswith("tfds:") else "/")
         if kind in DATA_SETS:
-            fields = {"data_dir": Path(data_dir), "variant": variant, **fields}
+            fields = {"data_dir": path_of(str(data_dir)), "variant": variant, **fields}
         else:
             kind = name
         self.name, self._fields = name, fields

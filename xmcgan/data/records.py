@@ -21,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from xmcgan.data.shards import FEATURES, NARRATIVES, Contents, write_version
 from xmcgan.errors import DataError
 from xmcgan.utils.download import check_free
-from xmcgan.utils.files import lock_folder, num_cores
+from xmcgan.utils.files import is_in_bucket, lock_folder, num_cores
 
 MAX_WORKERS = 3  # as many as memory of 1 GB and a disk serve
 
@@ -52,6 +52,11 @@ class Prepared:
     def find_version(cls, data_dir: Path, variant: str = "") -> Path:
         """Return the folder of the newest version; if there is none, an error gives the command."""
         found = _versions(cls.root(data_dir, variant))
+        if not found and is_in_bucket(data_dir):
+            raise DataError(
+                f"{cls.root(data_dir, variant)} holds no prepared data set; prepare it in a folder "
+                f"of a machine, then copy it: gcloud storage cp -r data/{cls.name} {data_dir}/"
+            )
         if not found:
             raise DataError(
                 f"data set {'/'.join(filter(None, (cls.name, variant)))!r} is not prepared in "
@@ -82,7 +87,8 @@ class Prepared:
     def prepare(cls, data_dir: Path, variant: str = "", **fields: Any) -> None:
         """Write an embedded data set on first use; check that any other is there."""
         del fields
-        if not _versions(cls.root(data_dir, variant)) and (contents := cls.embedded(variant)):
+        is_missing = not is_in_bucket(data_dir) and not _versions(cls.root(data_dir, variant))
+        if is_missing and (contents := cls.embedded(variant)):
             cls.write(contents, data_dir, variant)
         cls.find_version(data_dir, variant)
 
@@ -157,9 +163,9 @@ class Prepared:
         info = json.loads((self.directory / "dataset_info.json").read_text())
         digest.update(json.dumps(info["splits"], sort_keys=True).encode())
         for path in sorted(self.directory.glob("*.array_record*")):
-            size = path.stat().st_size
-            digest.update(f"{path.name}:{size}".encode())
             with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(f"{path.name}:{size}".encode())
                 file.seek(max(0, size - 65536))
                 digest.update(file.read())
         return digest.hexdigest()[:16]

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import xmcgan
 from xmcgan.config import apply_override, read_config
 from xmcgan.data import DataSet
-from xmcgan.errors import EvaluationError
+from xmcgan.errors import BUCKET, EvaluationError
 from xmcgan.evaluation.captions import (
     MAX_CAPTIONS,
     CaptionManifest,
@@ -145,7 +145,9 @@ class Evaluator:
         repeat = settings.repeat_captions if repeat is None else repeat
         self._source = data_set.load(split)
         self._all_real = self._open_references(data_set, split)
-        self._cache_dir = options.cache_dir or Path(config.data.data_dir) / "evaluation"
+        beside = config.data.data_dir
+        beside = "data" if beside.startswith(BUCKET) else beside  # caches are on a disk
+        self._cache_dir = options.cache_dir or Path(beside) / "evaluation"
         fingerprint = self._source.fingerprint()
         identity = {"data": data_set.name, "fingerprint": fingerprint, "split": split}
         self._draws = []

@@ -10,7 +10,6 @@ WORKDIR/evaluation/manifest.json     recipe, captions, checkpoints and scores, t
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.figures import add_legend, draw_panels
-from xmcgan.utils.files import parsing, read_json, write_text
+from xmcgan.utils.files import atomic_file, parsing, read_json, write_text
 from xmcgan.utils.provenance import provenance
 from xmcgan.utils.statistics import Score
 from xmcgan.utils.tables import aligned_table, markdown_table
@@ -80,12 +79,10 @@ class ResultFile:
         """Add a result as one line, on the disk when this returns."""
         scores = {name: _to_json(name, score) for name, score in result.scores.items()}
         line = json.dumps(vars(result) | {"scores": scores}) + "\n"
-        with self._path.open("a+b") as file:
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)  # drop half a line of a killed write
+        kept = self._path.read_bytes() if self._path.exists() else b""
+        with atomic_file(self._path) as file:
+            file.write(kept[: kept.rfind(b"\n") + 1])  # drop half a line of a killed write
             file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
 
     def write_recipe(self, recipe: dict[str, Any]) -> str:
         """Write a recipe, once, and return its id."""
@@ -155,7 +152,8 @@ def write_report(workdir: Path) -> str:
     table, notes = result_rows(results), _notes(results[-1].scores)
     markdown = ["# Evaluation", "", title, "", *markdown_table(table), *notes]
     write_text(directory / "report.md", "\n".join([*markdown, "", "![curves](curves.png)", ""]))
-    curves(results, title).savefig(directory / "curves.png", dpi=100)
+    with atomic_file(directory / "curves.png") as file:
+        curves(results, title).savefig(file, format="png", dpi=100)
     manifest = {
         "recipe_id": recipe_id,
         "recipe": recipe,

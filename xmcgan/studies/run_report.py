@@ -13,7 +13,7 @@ from xmcgan.evaluation.results import ResultFile, of_last_recipe, result_rows
 from xmcgan.evaluation.results import curves as score_curves
 from xmcgan.studies.training_curves import draw_curves
 from xmcgan.training.logging import Curves, read_curves
-from xmcgan.utils.files import atomic_file, lock_holder, write_text, writing
+from xmcgan.utils.files import atomic_file, is_in_bucket, lock_holder, write_text, writing
 from xmcgan.utils.provenance import read_starts, starts_table
 from xmcgan.utils.tables import markdown_table
 
@@ -125,4 +125,6 @@ def _settings(config: ConfigDict) -> list[str]:
 
 
 def _link(path: Path, out: Path) -> str:
+    if is_in_bucket(path) and not is_in_bucket(out):
+        return str(path)
     return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix().replace(" ", "%20")
