@@ -309,7 +309,7 @@ def test_images_are_resized_as_for_training(tmp_path):
         folder = ImageFolder(tmp_path, image_size=8, resize=resize)
         expected = original.resize((8, 8), Image.Resampling.BICUBIC, box=box)
         np.testing.assert_array_equal(next(folder.batches())[0], np.asarray(expected))
-        assert folder.recipe()["preparation"] == f"{resize} to 8, bicubic"
+        assert folder.describe()["preparation"] == f"{resize} to 8, bicubic"
 
 
 def test_a_choice_is_random_seeded_and_in_the_order_of_names(tmp_path):
@@ -320,7 +320,7 @@ def test_a_choice_is_random_seeded_and_in_the_order_of_names(tmp_path):
     assert taken.names == ImageFolder(tmp_path, num=10, seed=1).names
     assert taken.names != ImageFolder(tmp_path, num=10, seed=2).names
     assert taken.names != ImageFolder(tmp_path).names[:10]
-    assert taken.recipe()["chosen"] == "10 of 30 by numpy.random.default_rng(1)"
+    assert taken.describe()["chosen"] == "10 of 30 by numpy.random.default_rng(1)"
     with pytest.raises(EvaluationError, match=r"31 images were asked for, and .* has 30"):
         ImageFolder(tmp_path, num=31)
 
@@ -328,7 +328,7 @@ def test_a_choice_is_random_seeded_and_in_the_order_of_names(tmp_path):
 def test_the_recipe_says_which_images(tmp_path):
     write_images(tmp_path, 2)
     folder = ImageFolder(tmp_path)
-    assert folder.recipe() == {
+    assert folder.describe() == {
         "source": str(tmp_path),
         "num_images": 2,
         "images_sha256": folder.digest(),
@@ -440,9 +440,10 @@ def test_damaged_and_absent_files_are_named(tmp_path):
 @pytest.mark.parametrize("entry", ["protocol", "network", "resize", "scaling", "weights_sha256"])
 def test_features_of_two_recipes_are_not_compared(entry):
     protocol = dataclasses.replace(get_protocol("fid-2015"), num_features=4)
-    check_statistics(statistics(), Path("a.npz"), protocol, RECIPE | {"images": {}}, False)
+    made = dataclasses.replace(statistics(), path=Path("a.npz"))
+    check_statistics(made, protocol, RECIPE | {"images": {}}, False)
     with pytest.raises(EvaluationError, match=rf"a\.npz .*{entry}: .* -> other"):
-        check_statistics(statistics(), Path("a.npz"), protocol, RECIPE | {entry: "other"}, False)
+        check_statistics(made, protocol, RECIPE | {entry: "other"}, False)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -133,8 +133,7 @@ def open_manifest(
         if not repeat:
             raise EvaluationError(
                 f"{num:,} samples were asked for, but {split!r} of {data!r} has {len(choices):,} "
-                f"distinct captions; pass --repeat-captions to use them several times with other "
-                f"noise, --num-samples {len(choices)} or fewer, or another --split"
+                "distinct captions; lower --num-samples, or pass --repeat-captions"
             )
         header |= {"num": num, "distinct": len(choices)}
         choices = list(itertools.islice(itertools.cycle(choices), num))
@@ -161,7 +160,6 @@ def read_manifest(path: Path, wanted: Mapping[str, Any]) -> CaptionManifest:
         faults.append("it names a caption twice")
     if faults:
         raise EvaluationError(
-            f"{path} does not fit: {'; '.join(faults)}. Scores made with it would not compare; "
-            "move the file away to choose captions anew"
+            f"{path} does not fit: {'; '.join(faults)}; move it away to choose captions anew"
         )
     return CaptionManifest(header, choices)

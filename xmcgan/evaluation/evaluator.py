@@ -134,10 +134,7 @@ class Evaluator:
         data_set = DataSet(config.data.name, config.data.data_dir, **config.data.fields)
         split = options.split or data_set.held_out()
         if split is None:
-            raise EvaluationError(
-                f"data set {data_set.name!r} has no held-out images; --split train scores against "
-                "the images that were trained on, which flatters"
-            )
+            raise EvaluationError(f"{data_set.name!r} has no held-out images: give --split")
         for field, least in (("draws", 1), ("num_samples", 0), ("num_references", 0)):
             if settings[field] < least:
                 raise EvaluationError(f"evaluation.{field} is {settings[field]}: at least {least}")
@@ -170,17 +167,15 @@ class Evaluator:
         if wanted != split:
             if shared and not self._options.allow_training_references:
                 raise EvaluationError(
-                    f"--reference-split {wanted} holds images that were trained on "
-                    f"({', '.join(sorted(shared))}): a generator that copies them scores best; if "
-                    "a published protocol asks for it, add --allow-training-references"
+                    f"--reference-split {wanted} holds images that were trained on, which flatters "
+                    "copies; where a protocol asks for that, add --allow-training-references"
                 )
             source = data_set.load(wanted)
         examples, kind, label = source.one_per_image(), "all of the split", "all"
         if num := settings.num_references:
             if num > len(examples):
                 raise EvaluationError(
-                    f"evaluation.num_references is {num:,}, and the split {wanted!r} has "
-                    f"{len(examples):,} images"
+                    f"evaluation.num_references is {num:,}: {wanted!r} has {len(examples):,} images"
                 )
             order = np.random.default_rng(0).permutation(len(examples))
             examples = [examples[index] for index in np.sort(order[:num])]
@@ -340,10 +335,7 @@ class Evaluator:
                 real = self._references[metric.extraction, number if metric.paired else -1]
                 for name, score in metric.metric.compute(real, arrays).items():
                     if not isinstance(score, Score):
-                        raise EvaluationError(
-                            f"{metric.prefix}: compute must return a dict of Score, not of "
-                            f"{type(score).__name__}"
-                        )
+                        raise EvaluationError(f"{metric.prefix}: compute must return Scores")
                     scores[f"{metric.prefix}/{name}"] = score
             return scores
 

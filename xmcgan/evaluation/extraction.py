@@ -13,7 +13,7 @@ from tqdm import tqdm
 from xmcgan.data import Source
 from xmcgan.data.images import Resize, decode_image, resize_image
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.features import Arrays, Images, read_npz, require_finite, save_npz
+from xmcgan.evaluation.features import Arrays, Images, read_npz, save_npz
 from xmcgan.evaluation.metrics import BuiltMetric
 from xmcgan.evaluation.metrics.fid import mean_and_covariance
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
@@ -73,8 +73,7 @@ def reference_arrays(
             stored = json.loads(str(arrays.pop("recipe", "{}")))
             if differing := fingerprint_differences(stored, recipe):
                 raise EvaluationError(
-                    f"{path} was made another way ({'; '.join(differing)}); remove it to make it "
-                    "again"
+                    f"{path} was made another way ({'; '.join(differing)}): remove it"
                 )
             return {key: array for key, array in arrays.items() if key not in as_statistics}
     title = f"real images, {metric.prefix}"
@@ -126,4 +125,8 @@ def _check(arrays: Arrays, num: int, first: int) -> None:
     for name, array in arrays.items():
         if len(array) != num:
             raise EvaluationError(f"{num} images gave {len(array)} rows of {name}: no score")
-        require_finite(array, name, first=first)
+        is_number = np.issubdtype(array.dtype, np.floating)
+        finite = np.isfinite(array).reshape(num, -1).all(axis=1) if is_number else np.array(True)
+        if not finite.all():
+            image = first + int(np.argmin(finite))
+            raise EvaluationError(f"{name} of image {image} (from 0) are not finite: no score")

@@ -90,42 +90,23 @@ class BatchRunner:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(rows)], *parts)
 
 
-def require_finite(array: np.ndarray, name: str = "features", *, first: int = 0) -> None:
-    """Raise EvaluationError for the first row with NaN or infinity, counted from `first`."""
-    if np.issubdtype(array.dtype, np.floating):
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if not finite.all():
-            raise EvaluationError(
-                f"{name} of image {first + int(np.argmin(finite))} (counted from 0) are not "
-                "finite: no score; look at that image, and at the network's weights"
-            )
-
-
-def require_comparable(real: np.ndarray, fake: np.ndarray, at_least: int = 2) -> None:
-    """Raise EvaluationError if features are not finite, of two widths, or of too few images."""
-    require_finite(real, "features of the real images")
-    require_finite(fake, "features of the generated images")
-    if real.shape[1] != fake.shape[1]:
-        raise EvaluationError(
-            f"real features have {real.shape[1]} dimensions and generated ones {fake.shape[1]}; "
-            "extract both with the same protocol"
-        )
+def require_images(real: np.ndarray, fake: np.ndarray, at_least: int = 2) -> None:
+    """Raise EvaluationError if features are of too few images."""
     if min(len(real), len(fake)) < at_least:
         raise EvaluationError(
-            f"this score needs at least {at_least} images on each side; there are {len(real)} real "
-            f"and {len(fake)} generated ones"
+            f"this score needs at least {at_least} images on each side, not {len(real)} real and "
+            f"{len(fake)} generated ones"
         )
 
 
 def unit_rows(values: Float[np.ndarray, "n e"], name: str) -> Float[np.ndarray, "n e"]:
-    """Rows scaled to length 1, in float64; none may be zero or not finite."""
-    require_finite(values, name)
+    """Rows scaled to length 1, in float64."""
     values = values.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    if not lengths.all():
-        raise EvaluationError(
-            f"{name} of image {int(np.argmin(lengths))} (counted from 0) are zero: no score"
-        )
+    usable = (lengths > 0) & np.isfinite(lengths)
+    if not usable.all():
+        image = int(np.argmin(usable))
+        raise EvaluationError(f"{name} of image {image} (from 0) are zero, or not finite")
     return values / lengths
 
 

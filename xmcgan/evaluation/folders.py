@@ -60,6 +60,7 @@ class Statistics:
     sigma: Float[np.ndarray, "d d"]
     n: int | None
     recipe: Mapping[str, Any]
+    path: Path | None = None  # where they were loaded from
 
     def save(self, path: Path) -> None:
         """Write a .npz, atomically."""
@@ -72,8 +73,7 @@ class Statistics:
         arrays = read_npz(path)
         if missing := {"mu", "sigma"} - arrays.keys():
             raise EvaluationError(
-                f"{path} lacks {' and '.join(sorted(missing))} (it has: {', '.join(arrays)}); make "
-                "it with eval_fid.py stats"
+                f"{path} lacks {' and '.join(sorted(missing))} (it has: {', '.join(arrays)})"
             )
         mu, sigma = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
         if mu.ndim != 1 or sigma.shape != mu.shape * 2 or not np.isfinite(mu.sum() + sigma.sum()):
@@ -82,7 +82,18 @@ class Statistics:
         with parsing(path, EvaluationError, "a file of statistics, by its n or recipe"):
             recipe = json.loads(str(arrays["recipe"])) if "recipe" in arrays else {}
             n = int(arrays["n"]) if "n" in arrays else None
-            return cls(mu, sigma, n, {**recipe})
+            return cls(mu, sigma, n, {**recipe}, path)
+
+    def describe(self) -> dict[str, Any]:
+        """What is known of the images, as JSON values."""
+        images, size = self.recipe.get("images", {}), self.recipe.get("image_size")
+        if isinstance(images, str):  # a job's references, described in the recipe itself
+            names = ("images", "data", "split", "image_resize", "mirrored")
+            images = {name: self.recipe[name] for name in names if name in self.recipe} | {
+                "image_size": [size, size],
+                "preparation": f"{images}, as for training",
+            }
+        return {**images, "statistics": str(self.path), "num_images": self.n}
 
 
 class ImageFolder:
@@ -137,7 +148,7 @@ class ImageFolder:
                 f"{name} is {other_width} x {other_height}; resize them with --image-size"
             )
 
-    def recipe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Which images these are and how pixels are made of them, as JSON values."""
         size = self._image_size
         return {
@@ -201,9 +212,9 @@ def compare(
         has_images = any(isinstance(side, ImageFolder) for side in sides)
         metrics = _build_metrics(options, resamples) if has_images else []
         recipe = dict(metrics[0].recipe) if metrics else {}
-        for path, side in zip((real, fake), sides, strict=True):
+        for side in sides:
             if isinstance(side, Statistics):
-                check_statistics(side, path, protocol, recipe, allow_foreign)
+                check_statistics(side, protocol, recipe, allow_foreign)
                 known = (*_COMPARED, "weights_verified")
                 recipe = recipe or {key: side.recipe.get(key) for key in known}
     arrays = [
@@ -220,12 +231,7 @@ def compare(
         else:
             score = frechet_score(*arrays, resamples=resamples, seed=options.seed)
             scores[protocol.label.lower()] = score
-        described = [
-            side.recipe()
-            if isinstance(side, ImageFolder)
-            else {**_described(side.recipe), "statistics": str(path), "num_images": side.n}
-            for side, path in zip(sides, (real, fake), strict=True)
-        ]
+        described = [side.describe() for side in sides]
     _warn(described, protocol)
     recipe |= provenance() | {"bootstrap": resamples, "seed": options.seed}
     return scores, recipe | {"real": described[0], "fake": described[1]}
@@ -243,8 +249,8 @@ def write(images: Path, out: Path, options: Options, *, statistics: bool) -> int
     arrays = _extract(metrics, folder, options)
     with raise_on_all():
         if is_host0() and statistics:
-            _warn([folder.recipe()], options.protocol)
-            recipe = metrics[0].recipe | provenance() | {"images": folder.recipe()}
+            _warn([folder.describe()], options.protocol)
+            recipe = metrics[0].recipe | provenance() | {"images": folder.describe()}
             moments = mean_and_covariance(arrays["values"])
             Statistics(*moments, len(folder.names), recipe).save(out)
         elif is_host0():
@@ -276,54 +282,39 @@ def _extract(
     batches = ((images, ()) for images in folder.batches(-(-_READ_BATCH // unit) * unit))
     arrays = extract(metrics, batches, num, name)
     # Else a score would be of one half of each.
-    require_same({f"images of {name}": folder.recipe() | {"source": ""}})
+    require_same({f"images of {name}": folder.describe() | {"source": ""}})
     return arrays[metrics[0].extraction]
 
 
 def check_statistics(
     statistics: Statistics,
-    path: Path,
     protocol: FeatureProtocol,
     recipe: Mapping[str, Any],
     allow_foreign: bool,
 ) -> None:
     """Raise EvaluationError if statistics are not of the features of a recipe."""
     _require_frechet(protocol)
+    path = statistics.path
     if statistics.mu.size != protocol.num_features:
         raise EvaluationError(
-            f"{path} has {statistics.mu.size} dimensions and {protocol.name} "
-            f"{protocol.num_features}: it is of another network"
+            f"{path} has {statistics.mu.size} dimensions, not the {protocol.num_features} of "
+            f"{protocol.name}"
         )
     if not statistics.recipe and not allow_foreign:
         raise EvaluationError(
-            f"{path} does not say how it was made: if it was by {protocol.name} with the same "
-            "weights, pass --allow-foreign-statistics (files of pytorch-fid are fid-pytorch, those "
-            "of TTUR fid-2015)"
+            f"{path} does not say how it was made: if by {protocol.name}, pass "
+            "--allow-foreign-statistics (files of pytorch-fid are fid-pytorch, of TTUR fid-2015)"
         )
     wanted = {key: recipe[key] for key in _COMPARED if key in recipe} or {"protocol": protocol.name}
     stored = {key: statistics.recipe.get(key) for key in wanted}
     if statistics.recipe and (differing := fingerprint_differences(stored, wanted)):
-        raise EvaluationError(
-            f"{path} was made differently and cannot be compared ({'; '.join(differing)})"
-        )
-
-
-def _described(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says of its images; that of a job's references says it in the recipe itself."""
-    images = recipe.get("images", {})
-    if isinstance(images, Mapping):
-        return dict(images)
-    names = ("images", "data", "split", "image_resize", "mirrored")
-    size = recipe.get("image_size")
-    described = {name: recipe[name] for name in names if name in recipe}
-    return described | {"image_size": [size, size], "preparation": f"{images}, as for training"}
+        raise EvaluationError(f"{path} was made differently ({'; '.join(differing)})")
 
 
 def _require_frechet(protocol: FeatureProtocol) -> None:
     if protocol.label == "PR":
         raise EvaluationError(
-            f"{protocol.name} compares images with images: its scores do not follow from a mean "
-            "and a covariance"
+            f"{protocol.name} compares images with images, not their means and covariances"
         )
 
 

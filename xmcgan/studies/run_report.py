@@ -1,8 +1,4 @@
-"""A run on one page: how far it is, samples, curves, scores, starts and settings.
-
-WORKDIR/report.md             the page
-WORKDIR/report_curves.png     its curves
-"""
+"""A run on one page: how far it is, samples, curves, scores, starts and settings."""
 
 import os
 from collections.abc import Sequence

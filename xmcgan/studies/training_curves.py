@@ -43,7 +43,7 @@ def draw_curves(curves: Curves, title: str, *, chance: float, resumed_at: Sequen
     panels = _assign(curves)
     figure, axes = draw_panels(len(panels), "", (4.4, 2.6), _COLUMNS)
     # Set by hand: a layout that is computed takes longer than the drawing.
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     height = figure.get_figheight()
     margins = {"left": 0.045, "right": 0.985, "bottom": 0.5 / height, "top": 1 - 0.75 / height}
     figure.subplots_adjust(**margins, wspace=0.17, hspace=0.45)

@@ -54,6 +54,7 @@ def check_resamples(resamples: int) -> None:
 
 def resample_counts(num: int, resamples: int, seed: int | Sequence[int]) -> Int[np.ndarray, "r n"]:
     """How often each of `num` images counts in each bootstrap resample."""
+    check_resamples(resamples)
     # Poisson numbers of mean 1, the limit of drawing n of n with replacement (Hanley and MacGibbon,
     # "Creating non-parametric bootstrap samples using Poisson frequencies", 2006).
     return np.random.default_rng(seed).poisson(1.0, (resamples, num))
@@ -63,7 +64,6 @@ def resample_pair(
     num_real: int, num_fake: int, resamples: int, seed: int
 ) -> tuple[Int[np.ndarray, "1+r n"], Int[np.ndarray, "1+r m"]]:
     """Weights of both sides, resampled independently; the first row counts every image once."""
-    check_resamples(resamples)
     usable = resamples if min(num_real, num_fake) >= MIN_IMAGES else 0
     real, fake = (
         np.concatenate([np.ones((1, num), int), resample_counts(num, usable, [seed, side])])
@@ -106,7 +106,6 @@ def mean_score(
     note: str = "",
 ) -> Score:
     """Mean over examples of numbers from 0 to `most`, the higher the better."""
-    check_resamples(resamples)
     counts = resample_counts(len(per_example), resamples, seed)
     if len(per_example) < MIN_IMAGES:
         counts = counts[:0]

@@ -134,8 +134,7 @@ def sample_distractors(
     needed = num + max((len(own) for own in texts_of_image.values()), default=1)
     if len(texts) < needed:
         raise EvaluationError(
-            f"R-precision ranks each caption among {num} of other images, which needs {needed} "
-            f"distinct captions here; there are {len(texts)}: use more samples"
+            f"R-precision needs {needed} distinct captions here; there are {len(texts)}"
         )
     rows = np.empty((len(keys), num), np.int64)
     for row, (image, text) in enumerate(zip(image_ids, text_of.tolist(), strict=True)):

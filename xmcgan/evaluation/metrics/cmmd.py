@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from xmcgan.evaluation.features import Arrays, Images, require_comparable, unit_rows
+from xmcgan.evaluation.features import Arrays, Images, require_images, unit_rows
 from xmcgan.evaluation.metrics import Context
 from xmcgan.evaluation.metrics.clip_alignment import ClipExtractor
 from xmcgan.utils.statistics import Score, resample_pair, score
@@ -32,7 +32,7 @@ class CMMD:
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Score `cmmd`, of embeddings of any length."""
         x, y = real["embeddings"], fake["embeddings"]
-        require_comparable(x, y, at_least=1)
+        require_images(x, y, at_least=1)
         weights = resample_pair(len(x), len(y), **self._resampling)
         x, y = unit_rows(x, "embeddings"), unit_rows(y, "embeddings")
         distances = rbf_distances(x, y, *weights)

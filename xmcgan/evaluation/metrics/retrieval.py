@@ -19,15 +19,13 @@ class Retrieval(FeatureMetric):
     def __init__(self, context: Context, protocol: str) -> None:
         if context.targets is None:
             raise EvaluationError(
-                "retrieval ranks the real image of each caption, so the references must be all "
-                "images of the captions' split: leave out --reference-split and "
+                "retrieval ranks the real image of each caption: leave out --reference-split and "
                 "evaluation.num_references, or take other --metrics"
             )
         if context.num_real <= NUM_DISTRACTORS:
             raise EvaluationError(
-                f"retrieval ranks one real image among {NUM_DISTRACTORS} others and needs "
-                f"{NUM_DISTRACTORS + 1}, but there are {context.num_real} real images; take "
-                "another --split, or other --metrics"
+                f"retrieval needs {NUM_DISTRACTORS + 1} real images; there are {context.num_real} "
+                "real ones: take another --split, or other --metrics"
             )
         super().__init__(context, protocol)
         self._context = context

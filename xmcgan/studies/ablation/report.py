@@ -1,9 +1,4 @@
-"""The ablation table on disk.
-
-OUT/ablation.md      the tables and how they were made, for people
-OUT/ablation.json    the same numbers of every seed, and all other scores
-OUT/ablation.png     the scores as a picture
-"""
+"""The ablation table as ablation.md, with all numbers as ablation.json, and as ablation.png."""
 
 import dataclasses
 import json
@@ -136,8 +131,8 @@ def _provenance(cells: Sequence[Cell], found: Mapping[Path, Result]) -> dict[str
     if len(workdirs) > 1:
         lines = [f"recipe {recipe}: {workdir}" for recipe, workdir in workdirs.items()]
         raise EvaluationError(
-            "runs of this table were scored in different ways, by another version for instance; "
-            f"delete `evaluation/` in those to be scored again, such as{listed(lines)}"
+            "runs of this table were scored in different ways; delete `evaluation/` in those to be "
+            f"scored again, such as{listed(lines)}"
         )
     ((recipe_id, workdir),) = workdirs.items()
     recipe = ResultFile(workdir / "evaluation").read_recipe(recipe_id)

@@ -57,8 +57,8 @@ class Scoring:
             )
         if len({flattered_by(cell.config, protocol) for cell in cells}) > 1:
             raise EvaluationError(
-                f"--protocol {protocol.name} would flatter some rows: its network takes part in "
-                "their training and not in that of others; take fd-effnet-lite2"
+                f"--protocol {protocol.name} would flatter the rows that train with its network; "
+                "take fd-effnet-lite2"
             )
         load_network(protocol, self.weights)
         if self.clip is not None and not Path(self.clip).exists():
@@ -149,8 +149,7 @@ def _finish(cell: Cell, scoring: Scoring, evaluate: Sequence[str], stop: StopSig
     step = finished_step(cell)
     if step is None:
         raise TrainingError(
-            f"{cell.workdir} does not end where this table's runs end; use another --out for "
-            "another length or config"
+            f"{cell.workdir} does not end where this table's runs end; use another --out"
         )
     if not stop.received:
         _call("evaluation", [*evaluate, *scoring.flags(cell.workdir, step)], stop)

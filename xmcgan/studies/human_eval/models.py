@@ -31,10 +31,7 @@ def read_models(folders: Sequence[tuple[str, Path]], captions: Path | None) -> l
     folder has a `manifest.json`, as `scripts/generate.py` writes it.
     """
     if not 2 <= len(folders) <= MAX_MODELS:
-        raise DataError(
-            f"models given: {len(folders)}; a ranking needs 2 to {MAX_MODELS}: repeat --images "
-            "NAME=DIR"
-        )
+        raise DataError(f"models given: {len(folders)}; repeat --images for 2 to {MAX_MODELS}")
     names, places = {name for name, _ in folders}, {folder.resolve() for _, folder in folders}
     if min(len(names), len(places)) < len(folders):
         raise DataError("--images: a name or a folder is given twice")
@@ -51,8 +48,8 @@ def read_models(folders: Sequence[tuple[str, Path]], captions: Path | None) -> l
     for other in models[1:]:
         if differing := sorted(first.files.keys() ^ other.files.keys()):
             raise DataError(
-                f"different captions: {len(differing)} are in only one of {first.name} and "
-                f"{other.name}, such as {differing[0][:80]!r}"
+                f"different captions: only one of {first.name} and {other.name} has "
+                f"{differing[0][:80]!r}"
             )
     return models
 

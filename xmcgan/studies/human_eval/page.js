@@ -21,7 +21,7 @@
       localStorage.setItem(`${storeKey}-try`, "1");
       localStorage.removeItem(`${storeKey}-try`);
       const kept = text ? JSON.parse(text) : null;
-      return kept && kept.rater && kept.answers ? kept : null;
+      return kept?.order && kept.answers ? kept : null;
     } catch {
       return lost();
     }
@@ -101,8 +101,11 @@
   const current = () => items.get(state.order[state.at]);
   function answer() {
     const { id, images } = current();
-    state.answers[id] ??= { shown: shuffled(images.map((image) => image.id)), quality: [],
-      alignment: [], skipped: null, failed: [], seconds: 0 };
+    if (!state.answers[id]) {
+      state.answers[id] = { shown: shuffled(images.map((image) => image.id)), quality: [],
+        alignment: [], skipped: null, failed: [], seconds: 0 };
+      save();
+    }
     return state.answers[id];
   }
   const complete = (ranking) => ranking.length === current().images.length;

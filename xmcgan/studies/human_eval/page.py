@@ -91,14 +91,11 @@ def write_page(
     size = len(text.encode())
     if size > MAX_PAGE_BYTES:
         raise DataError(
-            f"the page would have {size / 1e6:.0f} MB, more than {MAX_PAGE_BYTES / 1e6:.0f}; "
-            f"lower --image-size ({image_size}) or --num"
+            f"the page would have {size / 1e6:.0f} MB: lower --image-size ({image_size}) or --num"
         )
     key = out.with_name(f"{out.stem}.key.json")
     if key.exists() and read_key(key).page != page:
-        raise DataError(
-            f"{key} belongs to another page, whose answers it explains: choose another --out"
-        )
+        raise DataError(f"{key} belongs to another page: choose another --out")
     content = {"format": FORMAT, "page": page, "seed": seed}
     content |= {"models": [model.name for model in models]}
     content |= {"items": [dataclasses.asdict(item) for item in items]}

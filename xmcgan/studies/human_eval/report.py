@@ -1,9 +1,4 @@
-"""The answers of all raters as a table like the paper's, as JSON and as histograms.
-
-OUT/report.md      the tables, for people
-OUT/report.json    the same numbers, and which files they were made from
-OUT/ranks.png      how often each model got each rank
-"""
+"""The answers of all raters: report.md, a table like the paper's, report.json and ranks.png."""
 
 import dataclasses
 import itertools
