@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained.bert import layer_norm, self_attention
-from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_sizes
 from xmcgan.pretrained.weights import find_file, identify_file, read_safetensors
 from xmcgan.utils.files import parsing
 
@@ -36,7 +36,7 @@ _PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 _PIXEL_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 # Constant tables, and the temperature of training: not part of what encodes.
 _NOT_NEEDED = re.compile(r"logit_scale$|(text|vision)_model\.embeddings\.position_ids$")
-# What config.json must say; see `read_fields`.
+# What config.json must say; see `read_sizes`.
 _KIND = {"model_type": "clip", "hidden_act": "quick_gelu"}
 # Older configs carry this meaningless id; their captions end at the highest id.
 _UNSET_END_TOKEN = 2
@@ -258,23 +258,19 @@ def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
 def _read_config(file: Path) -> tuple[ImageTransformer, TextTransformer]:
     with parsing(file, WeightsError, "the config of a CLIP, with vision_config and text_config"):
         config = json.loads(file.read_bytes())
-        image = ImageTransformer(**_read_sizes(config, file, "vision_config", ImageTransformer))
-        return image, TextTransformer(**_read_sizes(config, file, "text_config", TextTransformer))
+        image = ImageTransformer(**_read_part(config, file, "vision_config", ImageTransformer))
+        return image, TextTransformer(**_read_part(config, file, "text_config", TextTransformer))
 
 
-def _read_sizes(
+def _read_part(
     config: dict[str, Any], file: Path, name: str, network: type[nn.Module]
 ) -> dict[str, Any]:
     """Return the fields of a network in its part of the config; an older `*_dict` of it wins."""
-    fields = network.__annotations__.keys() - {"name", "parent"}
-    sizes = {field: getattr(network, field) for field in sorted(fields)}
-    defaults = _KIND | sizes
     part = {**(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
     # These two belong to the whole; parts may repeat them, with other values.
-    for field in ("model_type", "projection_dim"):
-        part[field] = config.get(field, defaults[field])
-    found = read_fields(part, file, defaults, prefix=f"{name}.")
-    return {field: found[field] for field in sizes}
+    part["model_type"] = config.get("model_type", "clip")
+    part["projection_dim"] = config.get("projection_dim", ImageTransformer.projection_dim)
+    return read_sizes(part, file, network, _KIND, prefix=f"{name}.")
 
 
 def _image_params(image: ImageTransformer, tensors: Tensors) -> Params:
