@@ -31,7 +31,8 @@ from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, EfficientNetLite, 
 from xmcgan.pretrained.inception import STEM, InceptionV3, Unit, Variant
 from xmcgan.pretrained.inception import block_specs as inception_blocks
 from xmcgan.pretrained.params import Params, Tensors, check_params, flatten
-from xmcgan.pretrained.weights import content_sha256, read_safetensors, sha256_of
+from xmcgan.pretrained.weights import content_sha256, read_safetensors
+from xmcgan.utils.download import sha256_of
 from xmcgan.utils.files import atomic_file
 
 

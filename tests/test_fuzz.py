@@ -35,7 +35,8 @@ from xmcgan.data.coco import Coco
 from xmcgan.data.folder import Folder
 from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_image
 from xmcgan.data.localized_narratives import LnCoco
-from xmcgan.data.sources import ImageStore, parse_jsonl, read_text_files
+from xmcgan.data.readers import collect, parse_jsonl, text_rows
+from xmcgan.data.sources import ImageStore
 from xmcgan.data.tokenizer import Tokenizer
 from xmcgan.evaluation import soa
 from xmcgan.evaluation.captions import open_manifest
@@ -96,7 +97,7 @@ def json_lines(folder: Path) -> Reader:
         assert found.digest
 
     readers = [
-        (lambda data: parse_jsonl(data, "captions.jsonl"), CAPTION_LINES),
+        (lambda data: list(parse_jsonl(data, "captions.jsonl")), CAPTION_LINES),
         (lambda data: _narratives(folder, data), [NARRATIVE, NARRATIVE]),
         (results, [RESULT, RESULT]),
         (manifest, MANIFEST),
@@ -131,7 +132,8 @@ def captions(folder: Path) -> Reader:
 
     def text_file(data: bytes) -> None:
         written(source / "a.txt", data)
-        for entry in read_text_files(ImageStore(source))[0]:
+        store = ImageStore(source)
+        for entry in collect(text_rows(store), store, collections.Counter()):
             for caption in entry.captions:
                 tokenize(caption)
 

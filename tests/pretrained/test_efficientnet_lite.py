@@ -131,11 +131,6 @@ def test_file_of_another_network_is_refused_with_names(tmp_path):
         convert("efficientnet_lite0", file)
 
 
-def test_unknown_feature_is_refused(efficientnet_dir):
-    with pytest.raises(ValueError, match="feature"):
-        load_image_encoder("efficientnet_lite0", efficientnet_dir, feature="maps")
-
-
 def grouped_conv(x, kernel, stride):
     return lax.conv_general_dilated(
         x,

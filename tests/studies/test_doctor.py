@@ -1,5 +1,6 @@
 """The doctor finds real damage, says where and what to do, and changes nothing."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from xmcgan.pretrained import weights
 from xmcgan.shapes.dataset import Shapes
 from xmcgan.studies import doctor
+from xmcgan.utils.download import PinnedFile
 from xmcgan.utils.files import lock_holder, lock_workdir
 
 DOCTOR = "scripts/doctor.py"
@@ -119,8 +121,8 @@ def test_a_preparation_that_was_killed_is_named(examined, tmp_path):
 @pytest.fixture
 def pinned(monkeypatch, tmp_path) -> Path:
     """Return the file of small pinned weights, which stand where the doctor looks."""
-    member = weights.Member("a/model.bin", 4, weights.hashlib.sha256(b"good").hexdigest())
-    source = weights.Source("minilm", "project", "1.0", 1, (member,))
+    file = PinnedFile("a/model.bin", 4, hashlib.sha256(b"good").hexdigest())
+    source = weights.Source((file,), requirement="project==1.0")
     monkeypatch.setattr(weights, "SOURCES", {"minilm": source})
     (tmp_path / "weights" / "minilm").mkdir(parents=True)
     path = tmp_path / "weights" / "minilm" / "model.bin"
@@ -138,7 +140,7 @@ def test_damaged_and_absent_weights_name_the_command_that_fetches_them(examined,
     shutil.rmtree(pinned.parent)
     status, output = examined()
     assert status == 1
-    assert "are missing" in output
+    assert "is missing" in output
 
 
 def test_python_and_packages_out_of_their_ranges_are_named(examined, pinned, monkeypatch):

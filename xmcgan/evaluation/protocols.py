@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 
 from xmcgan.errors import EvaluationError, did_you_mean
 from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, load_efficientnet_lite
-from xmcgan.pretrained.inception import PUBLISHED_MD5, PUBLISHED_SHA256, load_inception
-from xmcgan.pretrained.published import PUBLISHED
+from xmcgan.pretrained.inception import PUBLISHED_MD5, load_inception
+from xmcgan.pretrained.sources import SOURCES
 from xmcgan.pretrained.vgg import load_vgg
-from xmcgan.pretrained.weights import SOURCES, FileIdentity, find_file, identify_file, resolve
+from xmcgan.pretrained.weights import FileIdentity, find_file, identify_file, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,16 +179,17 @@ class FeatureNetwork:
     weights: FileIdentity
 
 
+def _sha256(name: str) -> str:
+    return SOURCES[name].files[0].sha256 or ""
+
+
 # Digest of the published file that everybody scores with, and its loader.
 _NETWORKS: dict[str, tuple[str, Callable[[Path], tuple[Any, Any]]]] = {
-    "inception-2015": (PUBLISHED_SHA256, partial(load_inception, "2015")),
+    "inception-2015": (_sha256("inception-2015"), partial(load_inception, "2015")),
     "inception-keras": (PUBLISHED_MD5, partial(load_inception, "keras")),
-    "vgg16": (
-        PUBLISHED["vgg16"].files[0].sha256 or "",
-        partial(load_vgg, network="vgg16", feature="fc2"),
-    ),
+    "vgg16": (_sha256("vgg16"), partial(load_vgg, network="vgg16", feature="fc2")),
     **{
-        name: (SOURCES[name].members[0].sha256, partial(load_efficientnet_lite, scale=scale))
+        name: (_sha256(name), partial(load_efficientnet_lite, scale=scale))
         for name, scale in (("efficientnet_lite0", LITE0), ("efficientnet_lite2", LITE2))
     },
 }

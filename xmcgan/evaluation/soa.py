@@ -79,7 +79,7 @@ def _captions(value: Any, path: Path) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
             raise DataError(f'{where}: must be an object with a "caption"')
         ids = {key: entry[key] for key in ("id", "image_id") if isinstance(entry.get(key), int)}
-        entries.append({"caption": clean_captions([entry["caption"]], where)[0][0], **ids})
+        entries.append({"caption": clean_captions([entry["caption"]], where)[0], **ids})
     return entries
 
 

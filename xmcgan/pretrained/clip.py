@@ -5,6 +5,7 @@ two pre-layer-norm transformers with quick GELU, one of image patches and one of
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +15,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from jaxtyping import Array, Float, Int
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.bert import layer_norm
-from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields, read_json
+from xmcgan.pretrained.bert import layer_norm, self_attention
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields
 from xmcgan.pretrained.weights import find_file, identify_file, read_safetensors
+from xmcgan.utils.files import parsing
 
 # OpenAI's published files: pytorch_model.bin and model.safetensors of clip-vit-base-patch32, and
 # pytorch_model.bin of clip-vit-large-patch14-336.
@@ -135,34 +136,25 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        width = x.shape[-1]
-        # One product instead of three: small matrices leave an accelerator idle.
-        normed = layer_norm(self.sizes.layer_norm_eps, "attention_norm")(x)
-        query_key_value = nn.Dense(3 * width, name="query_key_value")(normed)
-        heads = query_key_value.reshape(*x.shape[:2], 3, self.sizes.num_attention_heads, -1)
-        context = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), is_causal=self.causal)
-        x = x + nn.Dense(width, name="attention_output")(context.reshape(x.shape))
-        normed = layer_norm(self.sizes.layer_norm_eps, "mlp_norm")(x)
-        hidden = nn.Dense(self.sizes.intermediate_size, name="intermediate")(normed)
+        sizes = self.sizes
+        normed = layer_norm(sizes.layer_norm_eps, "attention_norm")(x)
+        x = x + self_attention(normed, sizes.num_attention_heads, is_causal=self.causal)
+        normed = layer_norm(sizes.layer_norm_eps, "mlp_norm")(x)
+        hidden = nn.Dense(sizes.intermediate_size, name="intermediate")(normed)
         hidden = hidden * jax.nn.sigmoid(1.702 * hidden)  # quick GELU
-        return x + nn.Dense(width, name="output")(hidden)
+        return x + nn.Dense(x.shape[-1], name="output")(hidden)
 
 
 class ClipTokenizer:
-    """Captions to token ids, from the start token to the end token.
+    """Captions to rows of `max_tokens` token ids, from the start token to the end token.
 
     Byte-level BPE of lower-case text. Deviation: the original code also repairs broken Unicode
     (ftfy) and HTML entities before, which clean captions do not need.
-
-    Args:
-        directory: Holds `tokenizer.json`, or else `vocab.json` and `merges.txt`.
-        max_tokens: Length of every row, special tokens included; 77 for the published networks.
     """
 
     def __init__(self, directory: Path, max_tokens: int):
         self._tokenizer = _read_tokenizer(directory)
-        end = self._tokenizer.token_to_id(END_TOKEN)
-        start = self._tokenizer.token_to_id(START_TOKEN)
+        start, end = map(self._tokenizer.token_to_id, (START_TOKEN, END_TOKEN))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         if end is None or start is None or self._tokenizer.encode("").ids != [start, end]:
@@ -186,38 +178,31 @@ class ClipTokenizer:
 
 def _read_tokenizer(directory: Path) -> Tokenizer:
     whole = directory / "tokenizer.json"
-    parts = directory / "vocab.json", directory / "merges.txt"
+    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    if not whole.is_file() and not (vocabulary.is_file() and merges.is_file()):
+        raise WeightsError(
+            f"no tokenizer in {directory}: put tokenizer.json, or vocab.json and merges.txt, "
+            "beside CLIP's weights"
+        )
     try:
         if whole.is_file():
             return Tokenizer.from_file(str(whole))
-        if all(part.is_file() for part in parts):
-            return _build_tokenizer(*parts)
+        return _build_tokenizer(str(vocabulary), str(merges))
     except Exception as error:  # the library raises bare Exception
         raise WeightsError(f"{directory}: not a readable tokenizer: {error}") from error
-    raise WeightsError(
-        f"no tokenizer in {directory}: put tokenizer.json, or vocab.json and merges.txt, "
-        "beside CLIP's weights"
-    )
 
 
-def _build_tokenizer(vocabulary: Path, merges: Path) -> Tokenizer:
-    bpe = models.BPE.from_file(
-        str(vocabulary), str(merges), unk_token=END_TOKEN, end_of_word_suffix="</w>"
-    )
+def _build_tokenizer(vocabulary: str, merges: str) -> Tokenizer:
+    bpe = models.BPE.from_file(vocabulary, merges, unk_token=END_TOKEN, end_of_word_suffix="</w>")
     start, end = bpe.token_to_id(START_TOKEN), bpe.token_to_id(END_TOKEN)
     if start is None or end is None:
         raise ValueError(f"{vocabulary} lacks {START_TOKEN} or {END_TOKEN}")
     tokenizer = Tokenizer(bpe)
-    tokenizer.add_special_tokens(
-        [tokenizers.AddedToken(token, special=True) for token in (START_TOKEN, END_TOKEN)]
-    )
+    tokenizer.add_special_tokens([START_TOKEN, END_TOKEN])
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True)
+    bytes_of_pieces = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytes_of_pieces])
     tokenizer.post_processor = processors.RobertaProcessing(
         (END_TOKEN, end), (START_TOKEN, start), trim_offsets=False
     )
@@ -226,11 +211,7 @@ def _build_tokenizer(vocabulary: Path, merges: Path) -> Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A frozen CLIP with its tokenizer.
-
-    `params` are NumPy arrays; put them on the devices once, and pass them to compiled functions as
-    an argument, or the compiler copies them into the program as constants.
-    """
+    """A frozen CLIP with its tokenizer; for `params` see `encoders.TextEncoder`."""
 
     image_transformer: ImageTransformer
     text_transformer: TextTransformer
@@ -263,10 +244,7 @@ class Clip:
 
 
 def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
-    """Load a CLIP of any size as its publishers write it, config and tokenizer beside the weights.
-
-    `path` is the .safetensors file or its directory; see `identify_file` for `allow_unverified`.
-    """
+    """Load a .safetensors file or its directory, with config and tokenizer, as published."""
     file = find_file(path, "clip")
     identity = identify_file(file, PUBLISHED_SHA256, allow_unverified=allow_unverified)
     image, text = _read_config(file.with_name("config.json"))
@@ -291,29 +269,25 @@ def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
 
 
 def _read_config(file: Path) -> tuple[ImageTransformer, TextTransformer]:
-    config = read_json(file)
-    sizes, image = _read_section(config, file, "vision_config", _IMAGE_DEFAULTS)
+    with parsing(file, WeightsError, "the config of a CLIP, with vision_config and text_config"):
+        config = json.loads(file.read_bytes())
+        sizes, image = _read_section(config, file, "vision_config", _IMAGE_DEFAULTS)
+        text_sizes, text = _read_section(config, file, "text_config", _TEXT_DEFAULTS)
     embed_dim = image["projection_dim"]
     image = ImageTransformer(sizes, image["image_size"], image["patch_size"], embed_dim)
-    sizes, text = _read_section(config, file, "text_config", _TEXT_DEFAULTS)
     end_token = None if text["eos_token_id"] == _UNSET_END_TOKEN else text["eos_token_id"]
-    max_positions = text["max_position_embeddings"]
-    return image, TextTransformer(sizes, text["vocab_size"], max_positions, embed_dim, end_token)
+    lengths = text["vocab_size"], text["max_position_embeddings"]
+    return image, TextTransformer(text_sizes, *lengths, embed_dim, end_token)
 
 
 def _read_section(
     config: dict[str, Any], file: Path, name: str, defaults: dict[str, Any]
 ) -> tuple[Sizes, dict[str, Any]]:
     """Return a part of the config; an older spelling of it, `*_dict`, wins."""
-    section: dict[str, Any] = {}
-    for spelling in (name, f"{name}_dict"):
-        part = config.get(spelling) or {}
-        if not isinstance(part, dict):
-            raise WeightsError(f"{file}: {spelling} must be a JSON object")
-        section |= part
+    section = {**(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
     # These two belong to the whole; parts may repeat them, with other values.
-    section["model_type"] = config.get("model_type", "clip")
-    section["projection_dim"] = config.get("projection_dim", 512)
+    for field in ("model_type", "projection_dim"):
+        section[field] = config.get(field, _SHARED_DEFAULTS[field])
     section = read_fields(section, file, _SHARED_DEFAULTS | defaults, prefix=f"{name}.")
     return Sizes(*(section[field] for field in Sizes._fields)), section
 

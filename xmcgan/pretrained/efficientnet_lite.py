@@ -84,10 +84,7 @@ class EfficientNetLite(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b 1280"], Float[Array, "b 1000"]]:
-        """Return pooled features and logits of images in [0, 1], any size from 32.
-
-        Trained at 224 x 224 (Lite0) or 260 x 260 (Lite2).
-        """
+        """Return pooled features and logits of images in [0, 1]; trained at 224 or 260 (Lite2)."""
         *_, x = _block_outputs(images, self.scale, self.dtype)
         x = nn.relu6(Conv1x1(NUM_FEATURES, self.dtype, name="head")(x))
         features = x.astype(jnp.float32).mean(axis=(1, 2))

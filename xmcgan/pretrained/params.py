@@ -1,7 +1,6 @@
 """Parameter trees from named tensors, and whether they fit a network."""
 
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,10 +21,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def load_converted(
     path: Path, network: str, build: Callable[[Mapping[str, str]], Module]
 ) -> tuple[Module, Params]:
-    """Load an image network from the file that scripts/convert_weights.py wrote, or its directory.
-
-    `build` makes the module from the file's metadata; the parameters are float32 NumPy arrays.
-    """
+    """Load an image network, built from the metadata of its converted file; may be a directory."""
     file = find_file(path, network)
     tensors, metadata = read_safetensors(file)
     found = metadata.get("network")
@@ -49,10 +45,7 @@ def check_params(
     path: Path,
     left_over: Iterable[str] = (),
 ) -> None:
-    """Check that parameters, by "layer_0/kernel", are those of `module.init(key, *inputs)`, finite.
-
-    `left_over` names the file's tensors that have no place in the tree.
-    """
+    """Check that parameters, by path, are those of `module.init`, finite, with none left over."""
     try:
         expected = _expected_shapes(module, *inputs)
     except (ArithmeticError, TypeError, ValueError) as error:
@@ -106,19 +99,6 @@ class Tensors(dict[str, np.ndarray]):
     def norm(self, name: str) -> dict[str, np.ndarray]:
         """Take one layer norm from `NAME.weight` and `NAME.bias`."""
         return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return a JSON object; raises WeightsError if it is missing or damaged."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file} is missing: it says the sizes of the network") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{file} must be a JSON object")
-    return content
 
 
 def read_fields(

@@ -142,12 +142,14 @@ def _check_weights(found: Examination, weights_dir: Path | None, needed: tuple[s
 
     folder = weights_dir or weights.default_weights_dir()
     for name, source in weights.SOURCES.items():
+        if not source.requirement:
+            continue  # of publishers, verified where a score is made with them
         if (folder / name).is_dir() or name in needed:
             with found.of("weights"):
                 weights.verify(source, folder / name)
                 found.fine(f"{name} in {folder / name}, sha256 as published")
         else:
-            fetch = weights.fetch_command(source.name, folder / name)
+            fetch = weights.fetch_command(folder / name)
             found.fine(f"{name} not fetched; where a config asks for it: {fetch}")
 
 
@@ -229,7 +231,7 @@ def check_workdir(found: Examination, workdir: Path) -> None:
 def pinned_weights(workdir: Path) -> tuple[str, ...]:
     """Return the names of the pinned weights that a run needs; () if its config is unreadable."""
     from xmcgan.config import read_config
-    from xmcgan.pretrained.weights import SOURCES
+    from xmcgan.pretrained.sources import SOURCES
 
     try:
         config = read_config(workdir / "config.json")
@@ -237,7 +239,7 @@ def pinned_weights(workdir: Path) -> tuple[str, ...]:
         return ()
     image = config.losses.image_pretrained
     names = [config.text.weights, *([image.weights or image.network] if image.enabled else [])]
-    return tuple(name for name in names if name in SOURCES)
+    return tuple(name for name in names if name in SOURCES and SOURCES[name].requirement)
 
 
 def _check_checkpoints(found: Examination, workdir: Path) -> None:

@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from xmcgan.data.sources import ImageStore, clean_captions, decode_text, parse_jsonl
+from xmcgan.data.readers import decode_text, parse_jsonl
+from xmcgan.data.sources import ImageStore, clean_captions
 from xmcgan.errors import DataError
 from xmcgan.sampling.sample_files import MANIFEST
 from xmcgan.utils.files import parsing
@@ -58,7 +59,10 @@ def _read_captions(path: Path) -> dict[str, str]:
     with parsing(path, DataError, "a file of captions"):
         data = path.read_bytes()
     if path.suffix in (".json", ".jsonl"):
-        pairs = [(entry.image, entry.captions[0]) for entry in parse_jsonl(data, str(path))[0]]
+        pairs = [
+            (row.image, clean_captions(row.captions, row.where)[0])
+            for row in parse_jsonl(data, str(path))
+        ]
     else:
         pairs = []
         for number, line in enumerate(decode_text(data, str(path)).splitlines(), start=1):
@@ -66,8 +70,8 @@ def _read_captions(path: Path) -> dict[str, str]:
             if line.strip() and not tab:
                 raise DataError(f"{path}, line {number}: expected NAME<tab>CAPTION")
             if tab:
-                kept, _ = clean_captions([caption], f"{path}, line {number}")
-                pairs.append((file.strip(), kept[0]))
+                text = clean_captions([caption], f"{path}, line {number}")[0]
+                pairs.append((file.strip(), text))
     captions = {_stem(file): caption for file, caption in pairs}
     if not captions or len(captions) < len(pairs):
         raise DataError(f"{path} has {'the same image twice' if pairs else 'no captions'}")
@@ -93,7 +97,7 @@ def _by_manifest(store: ImageStore, folder: Path) -> list[tuple[str, str]]:
         pairs = [(str(entry["file"]), str(entry["caption"])) for entry in entries]
     if missing := [file for file, _ in pairs if file not in store]:
         raise DataError(f"{folder}: the image {missing[0]} of {MANIFEST} is missing")
-    return [(file, clean_captions([caption], f"{path}, {file}")[0][0]) for file, caption in pairs]
+    return [(file, clean_captions([caption], f"{path}, {file}")[0]) for file, caption in pairs]
 
 
 def _stem(file: str) -> str:
