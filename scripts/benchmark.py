@@ -23,6 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from xmcgan.errors import ConfigError, run_cli
+from xmcgan.utils.files import path_of
 from xmcgan.utils.tables import aligned_table, readable_size
 
 WIDE = {"image_size": [128], "width": 96, "batch": [8]}  # the paper's width: compiled only
@@ -140,7 +141,7 @@ def parse_args() -> argparse.Namespace:
 
     flag = add("sample", "time to the first image, and images/s", run_sample, 5)
     flag("--model", "emoji64", "a model folder", type=str, metavar="NAME")
-    flag("--workdir", None, "of a training run instead", type=Path, metavar="DIR")
+    flag("--workdir", None, "of a training run instead", type=path_of, metavar="DIR")
     flag("--batch", [1, 8, 32], "captions of a call", nargs="+")
 
     args = parser.parse_args()

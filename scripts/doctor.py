@@ -10,11 +10,11 @@ mistake in the command.
 """
 
 import argparse
-import itertools
 from pathlib import Path
 
 from xmcgan.errors import UserError, run_cli
 from xmcgan.studies import doctor
+from xmcgan.utils.files import path_of
 
 _DEFAULT_WEIGHTS = ("minilm",)  # of every config that names no others
 
@@ -23,12 +23,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for flag, text in (
-        ("--workdir", "of a run, which may be going on"),
-        ("--data-dir", "root of prepared data sets"),
-        ("--weights-dir", "of fetched weights (default: weights/)"),
+    for flag, kind, text in (
+        ("--workdir", path_of, "of a run, which may be going on"),
+        ("--data-dir", Path, "root of prepared data sets"),
+        ("--weights-dir", Path, "of fetched weights (default: weights/)"),
     ):
-        parser.add_argument(flag, type=Path, metavar="DIR", help=text)
+        parser.add_argument(flag, type=kind, metavar="DIR", help=text)
     return parser.parse_args()
 
 
@@ -38,15 +38,15 @@ def main() -> int:
         if folder is not None and not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
     needed = doctor.pinned_weights(args.workdir) if args.workdir else _DEFAULT_WEIGHTS
-    checks = [doctor.check_installation(args.weights_dir, needed)]
-    checks += [doctor.check_data(args.data_dir)] if args.data_dir else []
-    checks += [doctor.check_workdir(args.workdir)] if args.workdir else []
-    problems = 0
-    for finding in itertools.chain(*checks):  # printed as they come
-        problems += finding.is_problem
-        print(finding, flush=True)
-    print(f"\n{problems} problems found" if problems else "\nno problems found")
-    return 1 if problems else 0
+    found = doctor.Examination()
+    doctor.check_installation(found, args.weights_dir, needed)
+    if args.data_dir:
+        doctor.check_data(found, args.data_dir)
+    if args.workdir:
+        doctor.check_workdir(found, args.workdir)
+    num = found.problems
+    print(f"\n{num} problems found" if num else "\nno problems found")
+    return 1 if num else 0
 
 
 if __name__ == "__main__":

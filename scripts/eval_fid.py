@@ -39,6 +39,7 @@ from xmcgan.utils.distributed import (
     use_compilation_cache,
     use_cpu_cores_as_devices,
 )
+from xmcgan.utils.files import path_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", title="without or after a training run")
     report = commands.add_parser("report", help="table, curves and manifest of a run's scores")
     report.add_argument(
-        "--workdir", type=Path, required=True, metavar="DIR", help="of an evaluated run"
+        "--workdir", type=path_of, required=True, metavar="DIR", help="of an evaluated run"
     )
     images = argparse.ArgumentParser(add_help=False)
     _add_image_flags(images)
@@ -97,7 +98,7 @@ def parse_args() -> argparse.Namespace:
 def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     job = parser.add_argument_group("the checkpoints of a run")
     add = job.add_argument
-    add("--workdir", type=Path, metavar="DIR", help="of a training run, finished or going on")
+    add("--workdir", type=path_of, metavar="DIR", help="of a training run, finished or going on")
     add(
         "--model",
         metavar="NAME",

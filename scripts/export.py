@@ -12,6 +12,7 @@ from xmcgan.errors import run_cli
 from xmcgan.sampling.export import export_model
 from xmcgan.sampling.model_folder import load_from_flags
 from xmcgan.utils.distributed import use_compilation_cache
+from xmcgan.utils.files import path_of
 
 PROGRAM = Path(__file__).with_name("run_exported.py")
 
@@ -21,7 +22,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
+    source.add_argument("--workdir", type=path_of, metavar="DIR", help="of a training run")
     source.add_argument(
         "--model", metavar="NAME", help="a name such as emoji64, a folder, or hf:user/name"
     )

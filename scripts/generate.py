@@ -30,6 +30,7 @@ from xmcgan.sampling.sample_files import SampleWriter, check_writable
 from xmcgan.sampling.sampler import TrainedModel, sample_noise
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import is_host0, use_compilation_cache
+from xmcgan.utils.files import path_of
 
 MAX_CAPTION_CHARACTERS = 2000  # more is a file given by mistake, not a caption
 CHUNK = 64  # images in memory at once, 12 MB at 256 pixels
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         description="Images from your own captions: PNG files, a grid and a manifest."
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
+    source.add_argument("--workdir", type=path_of, metavar="DIR", help="of a training run")
     source.add_argument(
         "--model", metavar="NAME", help="a name such as emoji64, a folder, or hf:user/name"
     )

@@ -37,6 +37,7 @@ from xmcgan.sampling.model_folder import (
     save_model,
 )
 from xmcgan.sampling.sampler import TrainedModel
+from xmcgan.utils.files import path_of
 
 UNSAID = {
     "Data": "The author has not described the data further.",
@@ -49,7 +50,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
+    source.add_argument("--workdir", type=path_of, metavar="DIR", help="of a training run")
     source.add_argument("--model", metavar="NAME", help="a model folder that is uploaded as it is")
     add = parser.add_argument
     add("--to", required=True, metavar="TARGET", help="a folder, or hf:user/name")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from xmcgan.errors import run_cli
 from xmcgan.studies.run_report import write_report
+from xmcgan.utils.files import path_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -18,7 +19,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--workdir", type=Path, required=True, metavar="DIR", help="of a run; it may be going on"
+        "--workdir", type=path_of, required=True, metavar="DIR", help="of a run; it may be going on"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: the workdir)"

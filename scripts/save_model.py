@@ -18,6 +18,7 @@ from xmcgan.evaluation.results import ResultFile
 from xmcgan.sampling.model_folder import save_model
 from xmcgan.sampling.sampler import TrainedModel
 from xmcgan.training.logging import read_curves
+from xmcgan.utils.files import path_of
 from xmcgan.utils.provenance import read_starts, starts_table
 from xmcgan.utils.tables import markdown_table
 
@@ -31,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--workdir", type=Path, required=True, metavar="DIR", help="of a training run"
+        "--workdir", type=path_of, required=True, metavar="DIR", help="of a training run"
     )
     parser.add_argument(
         "--step", type=int, metavar="N", help="checkpoint to save (default: the newest)"

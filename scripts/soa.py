@@ -20,7 +20,7 @@ from xmcgan.evaluation import soa
 from xmcgan.sampling.model_folder import load_from_flags
 from xmcgan.utils import distributed
 from xmcgan.utils.distributed import is_host0, use_compilation_cache
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import path_of, write_text, writing
 from xmcgan.utils.provenance import provenance
 from xmcgan.utils.tables import aligned_table
 
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     generate = commands.add_parser("generate", help="sample images for the captions of all labels")
     source = generate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=Path, metavar="DIR", help="of a training run")
+    source.add_argument("--workdir", type=path_of, metavar="DIR", help="of a training run")
     source.add_argument("--model", metavar="NAME",
                         help="a name such as emoji64, a folder, or hf:user/name")
     add = generate.add_argument
@@ -83,7 +83,7 @@ def parse_args() -> argparse.Namespace:
 
 def read(path: Path) -> Any:
     """Return the values of a caption or detection file."""
-    return read_values(path, _ARRAYS) if path.suffix == ".pkl" else soa.read_json(path)
+    return read_values(path, _ARRAYS) if path.suffix == ".pkl" else soa.read_values(path)
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -113,10 +113,8 @@ def score(args: argparse.Namespace) -> None:
     scores = soa.score(args.samples, args.detections, read)
     result = json.dumps(scores | provenance(), indent=2, ensure_ascii=False)
     folder = args.detections if args.detections.is_dir() else args.detections.parent
-    try:
+    with writing(folder / soa.RESULT, EvaluationError):
         write_text(folder / soa.RESULT, result + "\n")
-    except PermissionError as error:
-        raise EvaluationError(f"cannot write {folder / soa.RESULT}: {error.strerror}") from None
     if args.json:
         print(result)
         return

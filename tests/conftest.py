@@ -3,7 +3,8 @@
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before the first import of JAX, which fixes them: platform and number of simulated devices.
@@ -23,6 +24,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent / "offline"), os.environ.get("PYTHONPATH")])
 )
 
+import fake_bucket
 import jax
 import pytest
 import tiny
@@ -75,6 +77,18 @@ def tiny_workdir(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     workdir = tmp_path_factory.mktemp("run") / "workdir"
     assert train(tiny.tiny_config(tiny_root), workdir) == 0
     return workdir
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[fake_bucket.Cloud]:
+    """Return the only cloud that clients see, with three buckets; skip without their package."""
+    if find_spec("gcsfs") is None:
+        pytest.skip("gcsfs is not installed")
+    buckets = fake_bucket.serve("bucket", "doomed", "closed")
+    with buckets as (cloud, variables), pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield cloud
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ import tiny
 from xmcgan.utils import distributed
 from xmcgan.config import apply_override
 from xmcgan.errors import run_cli
+from xmcgan.utils.files import path_of
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("root", type=Path)
-    parser.add_argument("workdir", type=Path)
+    parser.add_argument("workdir", type=path_of)
     parser.add_argument("overrides", nargs="*")
     distributed.add_flags(parser)
     args = parser.parse_args()

@@ -35,11 +35,12 @@ from xmcgan.data.coco import Coco
 from xmcgan.data.folder import Folder
 from xmcgan.data.images import RESIZE_MODES, check_image, decode_image, resize_image
 from xmcgan.data.localized_narratives import LnCoco
-from xmcgan.data.sources import ImageStore, parse_jsonl, read_text_files
+from xmcgan.data.readers import collect, parse_jsonl, text_rows
+from xmcgan.data.sources import ImageStore
 from xmcgan.data.tokenizer import Tokenizer
+from xmcgan.evaluation import soa
 from xmcgan.evaluation.captions import open_manifest
 from xmcgan.evaluation.results import ResultFile, best_result
-from xmcgan.evaluation.soa import plan_samples, read_captions, read_detections, read_json
 from xmcgan.pretrained.bert import load_bert
 from xmcgan.training.checkpoint import Checkpointer, read_record, restore_subtree
 from xmcgan.training.logging import JsonLinesWriter
@@ -96,7 +97,7 @@ def json_lines(folder: Path) -> Reader:
         assert found.digest
 
     readers = [
-        (lambda data: parse_jsonl(data, "captions.jsonl"), CAPTION_LINES),
+        (lambda data: list(parse_jsonl(data, "captions.jsonl")), CAPTION_LINES),
         (lambda data: _narratives(folder, data), [NARRATIVE, NARRATIVE]),
         (results, [RESULT, RESULT]),
         (manifest, MANIFEST),
@@ -131,7 +132,8 @@ def captions(folder: Path) -> Reader:
 
     def text_file(data: bytes) -> None:
         written(source / "a.txt", data)
-        for entry in read_text_files(ImageStore(source))[0]:
+        store = ImageStore(source)
+        for entry in collect(text_rows(store), store, collections.Counter()):
             for caption in entry.captions:
                 tokenize(caption)
 
@@ -345,14 +347,14 @@ def object_accuracy(folder: Path) -> Reader:
     def captions_of(suffix: str, data: bytes) -> None:
         path = written(folder / f"label_16_dog{suffix}", data)
         try:
-            plan = plan_samples(read_captions(folder, _values))
+            plan = soa.plan_samples(soa.read_captions(folder, _values))
             json.dumps(plan, ensure_ascii=False).encode()
         finally:
             path.unlink()
 
     def detections(suffix: str, data: bytes) -> None:
         path = written(folder / f"detected_label_16_dog{suffix}", data)
-        read_detections(path, _values)
+        soa.read_detections(path, _values)
 
     pickles = {read: [pickle.dumps(value, protocol) for protocol in (0, 2, 4)]
                for read, value in ((captions_of, entries), (detections, found))}  # fmt: skip
@@ -368,7 +370,7 @@ def object_accuracy(folder: Path) -> Reader:
 
 
 def _values(path: Path) -> Any:
-    return read_values(path) if path.suffix == ".pkl" else read_json(path)
+    return read_values(path) if path.suffix == ".pkl" else soa.read_values(path)
 
 
 READERS = {

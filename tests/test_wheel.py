@@ -66,7 +66,7 @@ def command(installed, tmp_path):
 @pytest.mark.slow
 def test_the_wheel_says_its_extras_and_types(installed):
     (metadata,) = installed.glob("*.dist-info/METADATA")
-    for extra in ("cuda", "tpu", "demo", "wandb", "dev"):
+    for extra in ("cuda", "tpu", "gcs", "demo", "wandb", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata.read_text("utf-8")
     assert (installed / "xmcgan" / "py.typed").is_file()
     assert (installed / "xmcgan" / "_files" / "assets" / "emoji_64.zip").is_file()

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from xmcgan.errors import ConfigError, did_you_mean, refuse_url
+from xmcgan.errors import BUCKET, ConfigError, did_you_mean, refuse_url
 from xmcgan.models import DISCRIMINATORS, GENERATORS
 from xmcgan.models.augment import POLICIES
 from xmcgan.models.blocks import REMAT_POLICIES
@@ -196,13 +196,16 @@ def validate(config: ConfigDict) -> None:
     ):  # fmt: skip
         _require(config, field, lambda x: isinstance(x, int) and x > 0, "a whole number above 0")
     _require(config, "text.max_tokens", lambda x: x >= 3, "at least 3: [CLS], one word and [SEP]")
-    _require(config, "data.max_damaged_records", lambda x: x >= 0, "0 or more")
     _require(config, "seed", lambda x: 0 <= x < 2**32, "in [0, 2**32)")
     _require(config, "ema_decay", lambda x: 0 <= x < 1, "in [0, 1)")
     _require(config, "learning_rate_decay", lambda x: 0 <= x <= 1, "in [0, 1]")
-    for field in ("every_steps", "training_samples"):
-        _require(config, f"evaluation.{field}", lambda x: x >= 0, "0 or more")
-    refuse_url(config.data.data_dir, ConfigError)
+    for field in (
+        "data.max_damaged_records", "data.num_workers",
+        "evaluation.every_steps", "evaluation.training_samples",
+    ):  # fmt: skip
+        _require(config, field, lambda x: x >= 0, "0 or more")
+    if not config.data.data_dir.startswith(BUCKET):
+        refuse_url(config.data.data_dir, ConfigError)
     _require(config, "profile.steps", _is_range, "empty or steps such as 100-105")
     if config.schedule.type and config.learning_rate_decay:
         raise ConfigError("schedule takes the place of learning_rate_decay: set that to 0")

@@ -68,16 +68,30 @@ def listed(lines: Sequence[str]) -> str:
     return "".join(f"\n  {line}" for line in shown)
 
 
-def refuse_url(text: str, error: type[UserError] = UserError) -> None:
-    """Raise `error` if a path, or the value of a `--flag=value`, is a URL such as gs://bucket/run.
+BUCKET = "gs://"  # how a path in a bucket begins
+_FLAGS_OF_BUCKETS = ("--workdir", "--config.data.data_dir", "--config.init_from")
 
-    Also in the form gs:/bucket/run that `pathlib` makes of it, which would become a local folder.
+
+def refuse_url(text: str, error: type[UserError] = UserError) -> None:
+    """Raise `error` if a path is a URL such as s3://bucket/run.
+
+    Also in the form s3:/bucket/run that `pathlib` makes of it, which would become a local folder.
     """
-    if found := re.match(r"(?:--[\w.-]+=)?(([a-z][a-z0-9+.-]+):/.*)", text):
+    if found := re.match(r"([a-z][a-z0-9+.-]+):/", text):
         raise error(
-            f"{found[1]}: {found[2]}:// is not supported; give a folder of this machine, such as "
-            "one where the bucket is mounted"
+            f"{text}: {found[1]}:// is not supported here; give a folder of this machine, such as "
+            f"one where the bucket is mounted. Workdirs and prepared data may be at {BUCKET}."
         )
+
+
+def _refuse_urls(arguments: Iterable[str]) -> None:
+    """Refuse the URLs of a command line, except buckets where a flag can take one."""
+    flag = ""
+    for argument in arguments:
+        name, _, value = argument.partition("=") if argument[:2] == "--" else (flag, "", argument)
+        if "://" in value and not (name in _FLAGS_OF_BUCKETS and value.startswith(BUCKET)):
+            refuse_url(value)
+        flag = name if not value else ""  # of the next argument
 
 
 EXIT_USER_ERROR = 2
@@ -87,9 +101,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """Exit with the status that `main` returns; no traceback for a mistake or a full disk."""
     message, status = "", EXIT_USER_ERROR
     try:
-        for argument in sys.argv[1:]:
-            if "://" in argument:
-                refuse_url(argument)
+        _refuse_urls(sys.argv[1:])
         status = main() or 0
     except UserError as error:
         message = f"error: {error}"

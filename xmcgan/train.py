@@ -108,10 +108,9 @@ def train(config: ConfigDict, workdir: Path) -> int:
         checkpointer = stack.enter_context(Checkpointer(folder, keep=keep, fingerprint=fingerprint))
         old: dict[str, Any] = {}  # record of the checkpoint
         started_from: dict[str, Any] = {}
-        if checkpoint := config.restore_step or checkpointer.latest_step():
+        if saved := config.restore_step or checkpointer.latest_step():
             placed = jax.tree.map(lambda x, place: x.update(sharding=place), shapes, sharding)
-            mismatch = config.allow_mismatch
-            state, old = checkpointer.restore(checkpoint, placed, allow_mismatch=mismatch)
+            state, old = checkpointer.restore(saved, placed, allow_mismatch=config.allow_mismatch)
         else:
             state = jax.jit(init, out_shardings=sharding)(jax.random.key(config.seed))
             if "whitening" in state.g_batch_stats:
@@ -180,6 +179,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 "metrics": averages.state(step),
                 "skipped_in_row": skips.consecutive(),
             }
+            writer.flush()  # what is logged up to a checkpoint outlives the process
             checkpointer.save(step, state, record)
 
         # ---------------------------------------------------------------------------- Loop

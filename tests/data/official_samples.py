@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_samples import photo
 
-from xmcgan.utils.download import Archive
+from xmcgan.utils.download import PinnedFile
 
 NARRATIVE_FIELDS = {"timed_caption": [], "traces": [[{"x": 0.5, "y": 0.5, "t": 0.1}]]}
 
@@ -84,7 +84,7 @@ def write_open_images(root: Path) -> Path:
 def hash_all(archives, url, folder):
     """Return archives as they would be if their files were served at `url`."""
     return tuple(
-        Archive(
+        PinnedFile(
             f"{url}/{a.file_name}",
             a.size and (folder / a.file_name).stat().st_size,
             a.sha256 and hashlib.sha256((folder / a.file_name).read_bytes()).hexdigest(),

@@ -172,11 +172,11 @@ def test_full_data_are_recognized(source, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ('{"images": [', r"captions_train2014\.json: broken JSON.*line 1"),
+        ('{"images": [', r"captions_train2014\.json is not captions of COCO.*line 1"),
         ("[]", "not captions of COCO"),
         ('{"images": []}', "not captions of COCO"),
         ('{"images": [{"id": 1}], "annotations": []}', "file_name"),
-        ('{"images": [], "annotations": [{"id": 1}]}', r'"annotations"\[0\] is no caption'),
+        ('{"images": [], "annotations": [{"id": 1}]}', r'"annotations"\[0\] is not a caption'),
     ],
 )
 def test_broken_captions_are_named_with_their_file(source, text, hint):

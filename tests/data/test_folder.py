@@ -13,6 +13,8 @@ from xmcgan.data.folder import Folder
 from xmcgan.data.records import describe
 from xmcgan.errors import DataError
 
+JSON_LINE = '"image" must be a path and "captions" a list'
+
 
 def line(image="images/0.jpg", captions=("a cat",), **fields) -> str:
     return json.dumps({"image": image, "captions": list(captions), **fields})
@@ -130,14 +132,14 @@ def test_line_separator_characters_inside_a_caption_do_not_break_the_line(folder
 @pytest.mark.parametrize(
     ("bad", "fault"),
     [
-        ('{"image": ', "broken JSON"),
-        ("[1]", "expected a JSON object"),
-        ("[" * 100_000, "broken JSON"),
-        ('{"captions": ["a"]}', '"image" must be a path'),
-        (line(image=""), '"image" must be a path'),
-        ('{"image": "images/1.jpg"}', '"captions" must be a list'),
-        ('{"image": "images/1.jpg", "captions": "a cat"}', '"captions" must be a list'),
-        ('{"image": "images/1.jpg", "captions": [1]}', '"captions" must be a list'),
+        ('{"image": ', "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+        ('{"captions": ["a"]}', JSON_LINE),
+        (line(image=""), JSON_LINE),
+        ('{"image": "images/1.jpg"}', JSON_LINE),
+        ('{"image": "images/1.jpg", "captions": "a cat"}', JSON_LINE),
+        ('{"image": "images/1.jpg", "captions": [1]}', JSON_LINE),
         (line("images/1.jpg", []), "every caption is empty"),
         (line("images/1.jpg", ["", " \n"]), "every caption is empty"),
         (line("images/1.jpg", ["a\0b"]), "NUL"),
@@ -145,12 +147,12 @@ def test_line_separator_characters_inside_a_caption_do_not_break_the_line(folder
         (line("images/1.jpg", ["\ud800"]), "not valid Unicode"),
         (line("images/1.jpg", split="../x"), '"split" is'),
         (line("images/1.jpg", split="all"), '"split" is'),
-        (line(), "already has captions in line 1"),
+        (line(), "already has captions in .*line 1"),
     ],
 )
 def test_broken_line_is_named_with_file_and_number(folder, bad, fault):
     write_lines(folder, line(), "", bad)
-    with pytest.raises(DataError, match=rf"captions\.jsonl, line 3: .*{fault}"):
+    with pytest.raises(DataError, match=rf"captions\.jsonl, line 3\b.*{fault}"):
         Folder.read(folder)
 
 

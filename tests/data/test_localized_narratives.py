@@ -117,22 +117,22 @@ def test_images_that_are_mostly_absent_are_an_error(images, tmp_path):
 @pytest.mark.parametrize(
     ("bad", "fault"),
     [
-        ('{"image_id": ', "broken JSON"),
-        (narrative(5, "whole")[:-40], "broken JSON"),
+        ('{"image_id": ', "not a narrative"),
+        (narrative(5, "whole")[:-40], "not a narrative"),
         ("[1]", "not a narrative"),
         ('{"caption": "x"}', "not a narrative"),
         ('{"image_id": "5"}', "not a narrative"),
         ('{"image_id": "5", "caption": null}', '"caption" must be a string'),
         (narrative("../../x", "x"), '"image_id"'),
         (narrative("x5", "x"), '"image_id"'),
-        ('{"image_id": "5", "caption": "\xff"}', "broken JSON"),
+        ('{"image_id": "5", "caption": "\xff"}', "not a narrative"),
     ],
 )
 def test_a_broken_line_is_named_with_file_and_number(images, tmp_path, bad, fault):
     root = tmp_path / "ln"
     root.mkdir()
     (root / VAL).write_bytes(f"{narrative(5, 'x')}\n\n{bad}\n".encode("latin-1"))
-    with pytest.raises(DataError, match=rf"{VAL}, line 3: .*{fault}"):
+    with pytest.raises(DataError, match=rf"{VAL}, line 3 .*{fault}"):
         LnCoco.read([root, images])
 
 

@@ -192,16 +192,6 @@ def test_batch_as_large_as_the_data_set_works_and_larger_is_refused(tokenizer):
         batches(make_source(3), tokenizer, 1, batch_size=4)
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("batch_size", 0), ("d_steps", 0), ("image_size", -1), ("resize", "stretch"),
-     ("seed", -1), ("seed", 2**32), ("start_step", -1), ("num_workers", -1)],
-)  # fmt: skip
-def test_argument_that_cannot_work_is_named(tokenizer, option, value):
-    with pytest.raises(DataError, match=option):
-        batches(make_source(5), tokenizer, 1, **{option: value})
-
-
 def test_damaged_record_stops_training_with_its_name(tokenizer):
     with pytest.raises(DataError, match="record 3"):
         batches(make_source(5, FaultySource), tokenizer, 4)
@@ -223,11 +213,6 @@ def test_fixed_examples_are_the_same_different_images_unmirrored():
     assert captions == captions_again
     assert len(set(images[:, 0, 0, 0].tolist())) == 6
     assert (images[:, 0, 0, 1] == 250).all()
-
-
-def test_more_fixed_examples_than_there_are_is_refused():
-    with pytest.raises(DataError, match="num is 11; it must be from 1 to 10"):
-        fixed_examples(make_source(10), 11, seed=0, image_size=8, resize="crop")
 
 
 @pytest.mark.parametrize(

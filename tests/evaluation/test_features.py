@@ -1,5 +1,8 @@
 """Features: the same on any devices and in any batches, and no score from a wrong set."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +11,8 @@ import tiny_network as tiny_network_module
 
 from xmcgan.errors import EvaluationError, WeightsError
 from xmcgan.evaluation import features as features_module
-from xmcgan.evaluation.features import FeatureExtractor, Networks, Rows
+from xmcgan.evaluation.extraction import extract
+from xmcgan.evaluation.features import FeatureExtractor, Networks
 from xmcgan.evaluation.metrics.fid import frechet_distance, mean_and_covariance
 from xmcgan.evaluation.protocols import FeatureNetwork, get_protocol, preprocess
 from xmcgan.pretrained.efficientnet_lite import load_efficientnet_lite0
@@ -99,35 +103,36 @@ def test_the_recipe_names_protocol_resize_and_weights():
     assert recipe["weights_verified"] is True
 
 
+def extract_rows(counts: list[int], expected: int, *parts: np.ndarray) -> np.ndarray:
+    """Return what a metric's rows of batches of images become."""
+    rows = iter(parts or [np.zeros((count, 2)) for count in counts])
+    metric: Any = SimpleNamespace(extract=lambda images, captions: {"values": next(rows)})
+    built: Any = SimpleNamespace(extraction="", metric=metric)
+    batches = ((np.zeros((count, 1, 1, 3), np.uint8), ()) for count in counts)
+    return extract([built], batches, expected, "")[""]["values"]
+
+
 @pytest.mark.parametrize(
     ("counts", "expected", "hint"),
     [([3], 4, "3 .* 4"), ([2, 3], 4, "5 .* 4"), ([], 0, "0 images")],
 )
 def test_a_wrong_set_gives_no_features(counts, expected, hint):
-    rows = Rows()
-    for count in counts:
-        rows.add({"values": np.zeros((count, 2))}, count)
     with pytest.raises(EvaluationError, match=hint):
-        rows.joined(expected)
+        extract_rows(counts, expected)
 
 
 def test_rows_of_batches_are_joined_in_order_and_one_per_image():
-    rows = Rows()
-    for start, stop in ((0, 3), (3, 4)):
-        rows.add({"values": np.arange(start, stop)}, stop - start)
-    assert rows.joined(4)["values"].tolist() == [0, 1, 2, 3]
+    assert extract_rows([3, 1], 4, np.arange(3), np.array([3])).tolist() == [0, 1, 2, 3]
     with pytest.raises(EvaluationError, match="2 images gave 3 rows of values"):
-        Rows().add({"values": np.zeros(3)}, 2)
+        extract_rows([2], 2, np.zeros(3))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_features_that_are_not_finite_name_the_image(bad):
-    rows = Rows()
-    rows.add({"values": np.zeros((7, 2))}, 7)
     values = np.zeros((4, 2))
     values[2, 1] = bad
     with pytest.raises(EvaluationError, match="image 9 "):
-        rows.add({"values": values}, 4)
+        extract_rows([7, 4], 11, np.zeros((7, 2)), values)
 
 
 @pytest.mark.usefixtures("tiny_network")

@@ -144,8 +144,8 @@ def test_few_images_are_warned_of_and_the_number_is_obeyed(run, sets):
     assert json.loads(output)["recipe"]["real"]["num_images"] == 12
     assert json.loads(output)["recipe"]["real"]["chosen"].startswith("12 of 24")
     assert "warning" in errors
-    assert "12 images are no more than the 12 dimensions" in errors
-    assert "no more than" not in run(EVAL, "compare", *sets, *LITE0)[2]
+    assert "12 images are too few for 12 dimensions" in errors
+    assert "too few" not in run(EVAL, "compare", *sets, *LITE0)[2]
 
 
 def test_statistics_of_other_programs_need_a_flag(run, sets, tmp_path):
@@ -284,7 +284,7 @@ def test_pixels_come_whole_and_in_the_order_of_names(tmp_path, batch_size):
     for source in (tmp_path / "a", as_zip(tmp_path / "a")):
         folder = ImageFolder(source)
         assert folder.names == [f"{index:03d}.png" for index in range(11)]
-        batches = list(folder.batches(batch_size, workers=3))
+        batches = list(folder.batches(batch_size))
         assert {len(batch) for batch in batches[:-1]} <= {batch_size}
         np.testing.assert_array_equal(np.concatenate(batches), images)
 
@@ -309,27 +309,26 @@ def test_images_are_resized_as_for_training(tmp_path):
         folder = ImageFolder(tmp_path, image_size=8, resize=resize)
         expected = original.resize((8, 8), Image.Resampling.BICUBIC, box=box)
         np.testing.assert_array_equal(next(folder.batches())[0], np.asarray(expected))
-        assert folder.recipe()["preparation"] == f"{resize} to 8, bicubic"
+        assert folder.describe()["preparation"] == f"{resize} to 8, bicubic"
 
 
 def test_a_choice_is_random_seeded_and_in_the_order_of_names(tmp_path):
     write_images(tmp_path, 30)
-    folder = ImageFolder(tmp_path)
-    taken = folder.sample(10, seed=1)
+    taken = ImageFolder(tmp_path, num=10, seed=1)
     assert len(set(taken.names)) == 10
     assert taken.names == sorted(taken.names)
-    assert taken.names == folder.sample(10, seed=1).names
-    assert taken.names != folder.sample(10, seed=2).names
-    assert taken.names != folder.names[:10]
-    assert taken.recipe()["chosen"] == "10 of 30 by numpy.random.default_rng(1)"
+    assert taken.names == ImageFolder(tmp_path, num=10, seed=1).names
+    assert taken.names != ImageFolder(tmp_path, num=10, seed=2).names
+    assert taken.names != ImageFolder(tmp_path).names[:10]
+    assert taken.describe()["chosen"] == "10 of 30 by numpy.random.default_rng(1)"
     with pytest.raises(EvaluationError, match=r"31 images were asked for, and .* has 30"):
-        folder.sample(31)
+        ImageFolder(tmp_path, num=31)
 
 
 def test_the_recipe_says_which_images(tmp_path):
     write_images(tmp_path, 2)
     folder = ImageFolder(tmp_path)
-    assert folder.recipe() == {
+    assert folder.describe() == {
         "source": str(tmp_path),
         "num_images": 2,
         "images_sha256": folder.digest(),
@@ -441,9 +440,10 @@ def test_damaged_and_absent_files_are_named(tmp_path):
 @pytest.mark.parametrize("entry", ["protocol", "network", "resize", "scaling", "weights_sha256"])
 def test_features_of_two_recipes_are_not_compared(entry):
     protocol = dataclasses.replace(get_protocol("fid-2015"), num_features=4)
-    check_statistics(statistics(), Path("a.npz"), protocol, RECIPE | {"images": {}}, False)
+    made = dataclasses.replace(statistics(), path=Path("a.npz"))
+    check_statistics(made, protocol, RECIPE | {"images": {}}, False)
     with pytest.raises(EvaluationError, match=rf"a\.npz .*{entry}: .* -> other"):
-        check_statistics(statistics(), Path("a.npz"), protocol, RECIPE | {entry: "other"}, False)
+        check_statistics(made, protocol, RECIPE | {entry: "other"}, False)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -58,7 +58,10 @@ def choose(folder: Path, split: str) -> ImageFolder:
     """Return 1,000 images of a split of flickr8k_128, drawn by seed 0."""
     entries = map(json.loads, (folder / "captions.jsonl").read_text().splitlines())
     names = sorted(entry["image"] for entry in entries if entry["split"] == split)
-    return ImageFolder(folder, names=names).sample(NUM_IMAGES)
+    images = ImageFolder(folder)
+    chosen = np.random.default_rng(0).choice(len(names), NUM_IMAGES, replace=False)
+    images.names = [names[index] for index in sorted(chosen)]
+    return images
 
 
 def row(name: str, scores: dict[str, Score]) -> str:

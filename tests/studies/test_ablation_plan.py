@@ -39,11 +39,18 @@ def test_rows_are_the_papers_or_those_that_are_listed():
 
 
 @pytest.mark.parametrize(
-    "rows", ["sentense", "none,none", "word+word", "word+image,image+word", ""]
+    ("rows", "message"),
+    [
+        ("sentense", "did you mean 'sentence'"),
+        ("none,none", "named twice"),
+        ("word+word", "named twice"),
+        ("word+image,image+word", "named twice"),
+        ("", "unknown loss ''"),
+    ],
 )
-def test_rows_that_make_no_table_are_refused(rows):
-    with pytest.raises(ConfigError, match="--rows"):
-        read_rows(rows)
+def test_rows_that_make_no_table_are_refused(rows, message):
+    with pytest.raises(ConfigError, match=message):
+        plan_cells("shapes:quickstart", read_rows(rows), seeds=1, overrides=(), out=OUT)
 
 
 def test_runs_differ_in_their_contrastive_losses_and_seed_alone():
@@ -79,7 +86,7 @@ def test_a_run_is_started_with_the_config_that_was_planned():
     [
         ({"grid": ["sentense"]}, "did you mean 'sentence'"),
         ({"grid": [""]}, "unknown loss ''"),
-        ({"grid": ["word", "word"]}, "names a loss twice"),
+        ({"grid": ["word", "word"]}, "named twice"),
         ({"spec": "shapes:ablation=word"}, "the table sets ablation="),
         ({"spec": "shape"}, "did you mean 'shapes'"),
         ({"seeds": 0}, "--seeds is 0"),

@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +16,8 @@ from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import get_protocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import Cell, combinations, plan_cells
-from xmcgan.studies.ablation.report import Row, students_interval, write_report
-from xmcgan.studies.estimates import Estimate
-from xmcgan.utils.statistics import Score
+from xmcgan.studies.ablation.report import compare_scores, students_interval, write_report
+from xmcgan.utils.statistics import Estimate, Score
 
 PROTOCOL = get_protocol("fd-effnet-lite0")
 FD, COLORS = "fd-effnet-lite0/fd", "shapes/colors"
@@ -145,45 +144,52 @@ def quantile(freedom: float) -> float:
     return math.sqrt(freedom * (1 / x - 1))
 
 
-def row(values: dict[int, float], interval: bool = True) -> Row:
-    """Return a row whose score "fd" has these values by seed."""
+def reached(values: dict[int, float], interval: bool = True) -> Any:
+    """Return results whose score "fd" has these values by seed."""
     scores = {
         seed: Score(v, v - 1 if interval else None, v + 2 if interval else None, "lower")
         for seed, v in values.items()
     }
-    results = {s: SimpleNamespace(scores={"fd": score}) for s, score in scores.items()}
-    return Row("", cast(Any, results))
+    return {s: SimpleNamespace(scores={"fd": score}) for s, score in scores.items()}
+
+
+def mean(values: dict[int, float], interval: bool = True) -> Estimate:
+    return compare_scores(reached(values, interval), {})["fd"]["mean"]
+
+
+def difference(values: dict[int, float], baseline: dict[int, float]) -> Estimate | None:
+    return compare_scores(reached(values), reached(baseline))["fd"]["difference"]
 
 
 def test_the_mean_of_seeds_has_students_interval():
     values = [61.0, 64.5, 58.25]
-    found = row(dict(enumerate(values))).mean("fd")
-    mean = sum(values) / 3
-    spread = quantile(2) * math.sqrt(sum((value - mean) ** 2 for value in values) / 2 / 3)
-    assert found is not None
-    assert dataclasses.astuple(found) == (*approx(mean, mean - spread, mean + spread), "seeds")
+    found = mean(dict(enumerate(values)))
+    middle = sum(values) / 3
+    spread = quantile(2) * math.sqrt(sum((value - middle) ** 2 for value in values) / 2 / 3)
+    expected = approx(middle, middle - spread, middle + spread)
+    assert dataclasses.astuple(found) == (*expected, "seeds")
     assert quantile(1) == pytest.approx(12.706, abs=1e-3)  # of the tables
 
 
 def test_one_seed_has_the_interval_of_the_evaluation():
-    assert row({0: 5.0}).mean("fd") == Estimate(5.0, 4.0, 7.0, "images")
-    assert row({0: 5.0}, interval=False).mean("fd") == Estimate(5.0)
-    assert row({}).mean("fd") is None
+    assert mean({0: 5.0}) == Estimate(5.0, 4.0, 7.0, "images")
+    assert mean({0: 5.0}, interval=False) == Estimate(5.0)
+    assert compare_scores({}, {}) == {}
 
 
 def test_a_difference_has_the_paired_interval():
     within = [2.0, 2.5, 1.5]  # seed 9 has no partner
-    found = row({0: 3.0, 1: 4.0, 2: 8.0}).difference("fd", row({2: 6.5, 0: 1.0, 1: 1.5, 9: 100.0}))
+    found = difference({0: 3.0, 1: 4.0, 2: 8.0}, {2: 6.5, 0: 1.0, 1: 1.5, 9: 100.0})
     assert found is not None
     low, high = stats.t.interval(0.95, 2, loc=2, scale=stats.sem(within))
     assert dataclasses.astuple(found) == (*approx(2, low, high), "seeds")
 
 
 def test_single_seeds_and_seeds_without_any_spread_have_no_interval_of_seeds():
-    assert row({0: 3.0, 1: 5.0}).difference("fd", row({1: 1.0})) == Estimate(4.0)
-    assert row({0: 3.0, 1: 4.0}).difference("fd", row({0: 1.0, 1: 2.0})) == Estimate(2.0)
-    assert row({0: 3.0}).difference("fd", row({1: 1.0})) is None
-    assert row({0: 0.0, 1: 0.0}).mean("fd") == Estimate(0.0)
+    assert difference({0: 3.0, 1: 5.0}, {1: 1.0}) == Estimate(4.0)
+    assert difference({0: 3.0, 1: 4.0}, {0: 1.0, 1: 2.0}) == Estimate(2.0)
+    assert difference({0: 3.0}, {1: 1.0}) is None
+    assert mean({0: 0.0, 1: 0.0}) == Estimate(0.0)
 
 
 def test_intervals_hold_the_true_difference_in_95_of_100_tables():

@@ -91,7 +91,7 @@ def test_damaged_results_are_told_of_and_keep_no_other_from_the_table(cell):
     add_result(cell)
     with (cell.workdir / "evaluation" / "results.jsonl").open("a") as file:
         file.write("no result\n")
-    with pytest.raises(EvaluationError, match="line 2 is no result"):
+    with pytest.raises(EvaluationError, match="line 2 is not a result"):
         SCORING.find_result(cell)
     assert SCORING.find_results([cell]) == {}
 

@@ -1,5 +1,6 @@
 """The doctor finds real damage, says where and what to do, and changes nothing."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from xmcgan.pretrained import weights
 from xmcgan.shapes.dataset import Shapes
 from xmcgan.studies import doctor
+from xmcgan.utils.download import PinnedFile
 from xmcgan.utils.files import lock_holder, lock_workdir
 
 DOCTOR = "scripts/doctor.py"
@@ -76,7 +78,7 @@ def test_every_fault_of_a_run_is_named_in_one_examination(examined, own_run):
     assert "PROBLEM  data         record 0 of split 'train'" in output
     assert "prepare it again" in output
     assert "PROBLEM  results" in output
-    assert "line 1 is no result" in output
+    assert "line 1 is not a result" in output
     assert output.endswith("4 problems found\n")
 
 
@@ -119,8 +121,8 @@ def test_a_preparation_that_was_killed_is_named(examined, tmp_path):
 @pytest.fixture
 def pinned(monkeypatch, tmp_path) -> Path:
     """Return the file of small pinned weights, which stand where the doctor looks."""
-    member = weights.Member("a/model.bin", 4, weights.hashlib.sha256(b"good").hexdigest())
-    source = weights.Source("minilm", "project", "1.0", 1, (member,))
+    file = PinnedFile("a/model.bin", 4, hashlib.sha256(b"good").hexdigest())
+    source = weights.Source((file,), requirement="project==1.0")
     monkeypatch.setattr(weights, "SOURCES", {"minilm": source})
     (tmp_path / "weights" / "minilm").mkdir(parents=True)
     path = tmp_path / "weights" / "minilm" / "model.bin"
@@ -138,7 +140,7 @@ def test_damaged_and_absent_weights_name_the_command_that_fetches_them(examined,
     shutil.rmtree(pinned.parent)
     status, output = examined()
     assert status == 1
-    assert "are missing" in output
+    assert "is missing" in output
 
 
 def test_python_and_packages_out_of_their_ranges_are_named(examined, pinned, monkeypatch):
@@ -159,25 +161,25 @@ def test_requirements_are_those_of_the_checkout_without_comments():
     assert not any("#" in line or not line for line in packages)
 
 
-def test_too_little_disk_is_a_problem(tmp_path):
-    (enough,) = doctor.check_disk(tmp_path, 1)
-    (too_little,) = doctor.check_disk(tmp_path, 1e18)
-    assert (enough.is_problem, too_little.is_problem) == (False, True)
-    assert "make room" in too_little.text
+def test_too_little_disk_is_a_problem(tmp_path, capsys):
+    found = doctor.Examination()
+    doctor.check_disk(found, tmp_path, 1)
+    assert found.problems == 0
+    doctor.check_disk(found, tmp_path, 1e18)
+    assert found.problems == 1
+    assert "make room" in capsys.readouterr().out
 
 
-def test_a_missing_package_is_a_finding_and_no_traceback():
-    @doctor.check("devices")
-    def look():
-        yield "one"
+def test_a_missing_package_is_a_finding_and_no_traceback(capsys):
+    found = doctor.Examination()
+    with found.of("devices"):
+        found.fine("one")
         raise ModuleNotFoundError("No module named 'jax'")
-
-    one, two = look()
-    assert one == ("devices", "one", False)
-    assert two.is_problem
-    assert "No module named 'jax'" in two.text
-    assert str(two).startswith("PROBLEM  devices ")
-    assert "pip install" in two.text
+    one, two, install = capsys.readouterr().out.splitlines()
+    assert one.split() == ["ok", "devices", "one"]
+    assert two.startswith("PROBLEM  devices      No module named 'jax'")
+    assert "pip install" in install
+    assert found.problems == 1
 
 
 @pytest.mark.parametrize("flags", [["--workdir", "none"], ["--data-dir", "none"], ["--unknown"]])

@@ -66,12 +66,12 @@ def test_numbers_equal_those_counted_by_hand(page, tmp_path):
     found = rank_models(answers, key, "quality", resamples=500, seed=0)
     ours = found.models["ours"]
     # Captions: two of one rater (1.0) and two of both (0.5).
-    assert ours.ranked_best.value == pytest.approx(0.75)
+    assert ours["ranked_best"].value == pytest.approx(0.75)
     assert found.preferred["ours", "old"].value == pytest.approx(0.75)
-    assert ours.mean_rank.value == pytest.approx((1 + 1 + 2 + 2) / 4)
-    assert ours.share_of_ranks == pytest.approx([0.75, 0, 0.25])
-    assert ours.ranked_best.low == pytest.approx(0.5)
-    assert ours.ranked_best.high == pytest.approx(1.0)
+    assert ours["mean_rank"].value == pytest.approx((1 + 1 + 2 + 2) / 4)
+    assert ours["share_of_ranks"] == pytest.approx([0.75, 0, 0.25])
+    assert ours["ranked_best"].low == pytest.approx(0.5)
+    assert ours["ranked_best"].high == pytest.approx(1.0)
     assert (found.captions, found.rankings) == (4, 6)
     assert (found.krippendorff_alpha_ordinal or 0) < 0
 

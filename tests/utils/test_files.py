@@ -5,10 +5,12 @@ import fcntl
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from xmcgan.config import load_config, validate
 from xmcgan.errors import CheckpointError, ConfigError
+from xmcgan.utils import files
 from xmcgan.utils.files import (
     SOFT_LOCKS,
     atomic_file,
@@ -16,6 +18,7 @@ from xmcgan.utils.files import (
     lock_holder,
     lock_workdir,
     num_cores,
+    path_of,
 )
 
 
@@ -91,20 +94,62 @@ def test_a_soft_lock_holds_others_off_and_is_removed_at_the_end(no_flock, monkey
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run"])
 def test_a_url_is_refused_by_its_scheme_and_never_becomes_a_folder(run, url, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    refused = f"{url[:2]}:// is not supported"
+    refused = f"{url[:2]}:// is not supported here"
     with pytest.raises(CheckpointError, match=refused):
         lock_workdir(Path(url)).__enter__()
     config = load_config("shapes")
-    config.data.data_dir = url
-    with pytest.raises(ConfigError, match=refused):
+    config.data.data_dir = "s3://bucket/data"
+    with pytest.raises(ConfigError, match="s3:// is not supported here"):
         validate(config)
-    for program, *flags in (
-        ("xmcgan/train.py", "--config", "shapes", "--workdir", url),
-        ("xmcgan/train.py", "--config", "shapes", f"--config.data.data_dir={url}"),
+    commands = [
         ("scripts/generate.py", "--model", "emoji64", "--caption", "x", "--out", url),
+        ("scripts/generate.py", "--model", "emoji64", "--caption", "x", f"--out={url}"),
         ("scripts/prepare_data.py", "shapes", "--data-dir", url),
-        ("scripts/report.py", "--workdir", url),
-    ):
+        ("scripts/report.py", "--workdir", "runs", url),
+    ]
+    if url.startswith("s3"):
+        commands += [
+            ("xmcgan/train.py", "--config", "shapes", "--workdir", url),
+            ("xmcgan/train.py", "--config", "shapes", f"--workdir={url}"),
+            ("xmcgan/train.py", "--config", "shapes", f"--config.data.data_dir={url}"),
+            ("xmcgan/train.py", "--config", "shapes", "--config.init_from", url),
+        ]
+    for program, *flags in commands:
         status, _, errors = run(program, *flags)
-        assert (status, refused in errors) == (2, True)
+        assert (status, refused in errors) == (2, True), errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_that_cannot_be_used_is_named_with_the_reason(cloud, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def said(url: str) -> str:
+        files._check_bucket.cache_clear()
+        status, _, errors = run("scripts/report.py", "--workdir", url)
+        assert status == 2
+        assert errors.count("\n") == 1
+        return errors
+
+    assert "gs://nothing: there is no such bucket" in said("gs://nothing/run")
+    assert "name a folder of the bucket" in said("gs://bucket")
+    assert "gs://bucket/empty/config.json is missing" in said("gs://bucket/empty/")
+    cloud.fail = 401
+    assert "gs://bucket cannot be read: the test says so, 401. The account" in said("gs://bucket/a")
+    cloud.fail = 0
+
+    def fail(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", fail)
+    assert "gs://bucket: buckets need a missing package: pip install gcsfs" in said("gs://bucket/a")
+    files._check_bucket.cache_clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_machine_writes_to_a_bucket_is_seen(cloud):
+    folder = path_of("gs://bucket/seen")
+    assert list(folder.glob("*")) == []
+    cloud.put("bucket", "seen/a", b"1")
+    assert [path.name for path in folder.glob("*")] == ["a"]
+    cloud.put("bucket", "seen/a", b"22")
+    assert (folder / "a").read_bytes() == b"22"

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from xmcgan.errors import ConfigError, DataError
+from xmcgan.utils.files import path_of
 from xmcgan.utils.registry import find
 
 # A data set is a class, constructed with a split's name and the fields of `config.data.fields`. It
@@ -27,7 +28,8 @@ DATA_SETS = {
     "coco_captions": "xmcgan.data.coco:CocoCaptions",
     "tfds": "xmcgan.data.readers:Tfds",
 }
-# Names that held-out images go by, in order of preference; first Karpathy's parts of val2014.
+# Names that held-out images go by, in order of preference. Of COCO in Karpathy's splits it is
+# all of val2014, which the field evaluates on.
 _HELD_OUT = ("restval+val+test", "validation", "val", "dev", "test")
 _FINGERPRINT_EXAMPLES = 64
 
@@ -53,18 +55,15 @@ class Source(Protocol):
 
 
 class DataSet:
-    """A data set by its name in the config.
+    """A data set by its name in the config: "emoji", "folder/mine", "tfds:NAME", "module:Class".
 
-    Args:
-        name: a key of `DATA_SETS`, such as "emoji" or "folder/mine"; "tfds:NAME"; "module:Class".
-        data_dir: root of all prepared data sets.
-        fields: arguments of a user's class, `config.data.fields`.
+    `data_dir` has all prepared data sets; `fields` are arguments of a user's class.
     """
 
     def __init__(self, name: str, data_dir: Path | str, **fields: Any) -> None:
         kind, _, variant = name.partition(":" if name.startswith("tfds:") else "/")
         if kind in DATA_SETS:
-            fields = {"data_dir": Path(data_dir), "variant": variant, **fields}
+            fields = {"data_dir": path_of(str(data_dir)), "variant": variant, **fields}
         else:
             kind = name
         self.name, self._fields = name, fields
@@ -91,10 +90,7 @@ class DataSet:
         return {name: len(self.load(name)) for name in self._split_names()}
 
     def held_out(self) -> str | None:
-        """Return the name of the split of images that are not trained on, if there is any.
-
-        Of COCO in Karpathy's splits it is all of val2014, which the field evaluates on.
-        """
+        """Return the name of the split of images that are not trained on, if there is any."""
         names = self._split_names()
         return next((s for s in _HELD_OUT if all(part in names for part in s.split("+"))), None)
 
@@ -134,10 +130,7 @@ class Split:
         return own() if own else list(range(len(self)))
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits that change when the data change; a resumed run must share them.
-
-        Of a class that has none of its own: of its fields, its length, and some of its examples.
-        """
+        """Return 16 hex digits that change when the data change; a resumed run must share them."""
         if hasattr(self._records, "fingerprint"):
             return self._records.fingerprint()
         what = [self._data_set, self._split, self._fields, len(self)]

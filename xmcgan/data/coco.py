@@ -11,7 +11,8 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry, digest
 from xmcgan.data.sources import MAX_CAPTION_CHARS, FileRef, clean_caption, find_images, list_files
 from xmcgan.errors import DataError
-from xmcgan.utils.download import Archive, download
+from xmcgan.utils.download import PinnedFile, download
+from xmcgan.utils.files import parsing
 
 # Images by year; the paper's are those of 2014, and the field evaluates on all 40,504.
 PUBLISHED = {
@@ -22,17 +23,17 @@ KARPATHY_PUBLISHED = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 
 
 _HOST = "http://images.cocodataset.org"
 ARCHIVES = (
-    Archive(
+    PinnedFile(
         f"{_HOST}/annotations/annotations_trainval2014.zip",
         252_872_794,
         "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
     ),
-    Archive(
+    PinnedFile(
         f"{_HOST}/zips/val2014.zip",
         6_645_013_297,
         "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
     ),
-    Archive(
+    PinnedFile(
         f"{_HOST}/zips/train2014.zip",
         13_510_573_713,
         "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
@@ -152,22 +153,15 @@ def _read_captions(
     data: bytes, file: str, counts: collections.Counter[str]
 ) -> tuple[dict[str, str], dict[str, list[tuple[int, str]]]]:
     """Return file names by image id, and (caption id, caption) pairs by image id."""
-    try:
+    with parsing(file, DataError, 'captions of COCO, with "images" and "annotations"'):
         content = json.loads(data, object_hook=_trim)
         names = {str(i["id"]): i["file_name"].rpartition("/")[2] for i in content["images"]}
         annotations = list(content["annotations"])
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: broken JSON ({error})") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f'not captions of COCO, {error!r} in its "images" or "annotations"'
-        raise DataError(f"{file}: {what}") from error
     captions: dict[str, list[tuple[int, str]]] = {}
     for number, annotation in enumerate(annotations):
-        try:
-            image_id, caption_id = str(annotation["image_id"]), int(annotation["id"])
+        with parsing(f'{file}: "annotations"[{number}]', DataError, "a caption"):
+            image_id, caption_id = str(annotation["image_id"]), int(str(annotation["id"]))
             text = clean_caption(annotation["caption"], MAX_CAPTION_CHARS, counts)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DataError(f'{file}: "annotations"[{number}] is no caption: {error!r}') from error
         if image_id not in names:
             counts["captions of images that the file does not list"] += 1
         elif text:
@@ -184,15 +178,11 @@ def _trim(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _karpathy_splits(path: Path, wanted: Mapping[str, str]) -> dict[str, str]:
     """Return the split of each image id in dataset_coco.json."""
-    try:
+    with parsing(path, DataError, "Karpathy's dataset_coco.json"):
         images = json.loads(path.read_bytes())["images"]
         splits = {str(image["cocoid"]): str(image["split"]) for image in images}
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is not Karpathy's dataset_coco.json: {error!r}") from error
-    unknown = set(splits.values()) - set(KARPATHY_PUBLISHED)
-    if unknown or not set(splits) & set(wanted):
-        detail = f"split {min(unknown)!r}" if unknown else "none of its images has captions here"
-        raise DataError(f"{path} is not Karpathy's dataset_coco.json: {detail}")
+        if unknown := set(splits.values()) - set(KARPATHY_PUBLISHED):
+            raise ValueError(f"split {min(unknown)!r}")
+        if not set(splits) & set(wanted):
+            raise ValueError("none of its images has captions here")
     return splits

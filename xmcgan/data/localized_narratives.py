@@ -14,7 +14,8 @@ from xmcgan.data.records import Prepared
 from xmcgan.data.shards import Contents, ImageEntry
 from xmcgan.data.sources import FileRef, clean_caption, find_images, list_files
 from xmcgan.errors import DataError
-from xmcgan.utils.download import Archive, download, download_images
+from xmcgan.utils.download import PinnedFile, download, download_images
+from xmcgan.utils.files import parsing
 
 MAX_NARRATIVE_CHARS = 10_000  # minutes of speech
 _HOST = "https://storage.googleapis.com/localized-narratives/annotations"
@@ -29,10 +30,10 @@ class Narrative(NamedTuple):
     text: str
 
 
-def _archives(prefix: str, num: int, validation: str) -> tuple[Archive, ...]:
+def _archives(prefix: str, num: int, validation: str) -> tuple[PinnedFile, ...]:
     """Return the official JSON lines; their publisher states no hashes."""
     names = [f"{prefix}-{i:05d}-of-{num:05d}.jsonl" for i in range(num)]
-    return tuple(Archive(f"{_HOST}/{name}") for name in [*names, validation])
+    return tuple(PinnedFile(f"{_HOST}/{name}") for name in [*names, validation])
 
 
 class Narratives(Prepared):
@@ -40,8 +41,8 @@ class Narratives(Prepared):
 
     source_flags = "--source DIR (or --download)"
     files: ClassVar[re.Pattern[str]]  # names of the JSON lines; the group is the split
-    narratives: ClassVar[tuple[Archive, ...]]  # the official JSON lines
-    images: ClassVar[tuple[Archive, ...]] = ()  # if they do not come one by one
+    narratives: ClassVar[tuple[PinnedFile, ...]]  # the official JSON lines
+    images: ClassVar[tuple[PinnedFile, ...]] = ()  # if they do not come one by one
     published: ClassVar[Mapping[str, int]]  # narratives per split
     image_id: ClassVar[re.Pattern[str]]
     image_key: ClassVar[Callable[[str], str]]  # from a file's stem to its id, empty for others
@@ -100,20 +101,16 @@ class Narratives(Prepared):
     @classmethod
     def parse_line(cls, line: bytes, where: str) -> Narrative:
         """Read a JSON object; timed captions, traces and the recording's name are not kept."""
-        try:
+        with parsing(where, DataError, f"a narrative such as {_FIELDS}"):
             fields = json.loads(line)
             image_id, caption = str(fields["image_id"]), fields["caption"]
+            if not isinstance(caption, str):
+                raise TypeError('"caption" must be a string')
+            if not cls.image_id.fullmatch(image_id):
+                raise ValueError(f'"image_id" {image_id!r} is not the name of an image')
             # Few annotators and data sets, and each in many lines.
             who, dataset = (str(fields.get(key, "")) for key in ("annotator_id", "dataset_id"))
-            narrative = Narrative(image_id, sys.intern(who), sys.intern(dataset), caption)
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-            what = "broken JSON, or not a narrative"
-            raise DataError(f"{where}: {what} ({error!r}); expected {_FIELDS}") from error
-        if not isinstance(caption, str):
-            raise DataError(f'{where}: "caption" must be a string; expected {_FIELDS}')
-        if not cls.image_id.fullmatch(image_id):
-            raise DataError(f'{where}: "image_id" {image_id!r} is not the name of an image')
-        return narrative
+            return Narrative(image_id, sys.intern(who), sys.intern(dataset), caption)
 
 
 class LnCoco(Narratives):
@@ -126,12 +123,12 @@ class LnCoco(Narratives):
         "coco_train_localized_narratives", 4, "coco_val_localized_narratives.jsonl"
     )
     images = (
-        Archive(
+        PinnedFile(
             f"{_COCO_HOST}/val2017.zip",
             815_585_330,
             "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
         ),
-        Archive(
+        PinnedFile(
             f"{_COCO_HOST}/train2017.zip",
             19_336_861_798,
             "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
@@ -171,13 +168,13 @@ class LnOpenImages(Narratives):
 
 def _read_lines(ref: FileRef) -> Iterator[tuple[str, bytes]]:
     """Yield each line that is not blank, and its place; a plain file is never read whole."""
-    try:
-        with open(ref.path, "rb") if ref.member is None else io.BytesIO(ref.read()) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{ref.member or ref.path}, line {number}", line
-    except OSError as error:
-        raise DataError(f"cannot read {ref.path}: {error}") from error
+    with (
+        parsing(ref.path, DataError, "text"),
+        open(ref.path, "rb") if ref.member is None else io.BytesIO(ref.read()) as file,
+    ):
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{ref.member or ref.path}, line {number}", line
 
 
 def _entry(name: str, found: Sequence[Narrative], place: FileRef) -> ImageEntry:

@@ -1,9 +1,10 @@
-"""Captions in others' forms: Hugging Face's folders, CSV, WebDataset, Parquet; TFDS in place."""
+"""Captions in every form that users have them in, read as rows; TFDS in place."""
 
+import collections
 import csv
 import functools
 import io
-import itertools
+import json
 import os
 import re
 import tarfile
@@ -14,30 +15,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xmcgan.data.records import Prepared
-from xmcgan.data.sources import (
-    DEFAULT_SPLIT,
-    CaptionedImage,
-    FileRef,
-    ImageStore,
-    check_member,
-    clean_captions,
-    decode_text,
-    parse_object,
-    read_text_files,
-    split_fault,
-)
+from xmcgan.data.sources import FileRef, ImageStore, check_member, clean_captions
 from xmcgan.errors import DataError, listed
+from xmcgan.utils.files import parsing
 
-Rows = Iterable[tuple[str, dict[str, Any]]]  # where it is, for errors, and its fields
 TABLES = (".csv", ".tsv")
+JSONL_NAME = "captions.jsonl"
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")  # of Hugging Face
 
 USUAL_COLUMNS = {
     "image": ("image", "file_name", "filename"),
     "caption": ("caption", "captions", "text"),
     "split": ("split",),
 }
+_DEFAULT_SPLIT = "train"
 # As Hugging Face reads the names of folders and files: train/, data/test-00000-of-00002.parquet.
 _SPLIT_NAME = re.compile(r"(?:^|/)(train|validation|valid|val|dev|test)(?=[-._/\d]|$)")
+_LINE = '{"image": "images/a.jpg", "split": "train", "captions": ["..."]}'
 _METADATA = '{"file_name": "a.jpg", "text": "..."}'
 _BUFFER_BYTES = 65_536  # of Parquet; without one a whole group of rows is read at once
 _IMAGE_ROWS = 16  # that are in memory together
@@ -62,51 +56,83 @@ class Columns(NamedTuple):
             )
         return found
 
+    def pick(self, fields: dict[str, Any], where: str) -> tuple[Any, Any, Any]:
+        """Return image, captions and split of a row."""
+        image, captions, split = (fields.get(self.find(k, fields, where)) for k in USUAL_COLUMNS)
+        return image, captions, split
+
 
 USUAL = Columns()
 
 
-def read_table(data: bytes, file: str) -> Rows:
-    """Yield the rows of CSV, TSV or JSON lines by their line numbers."""
-    text = decode_text(data, file)
-    if file.lower().endswith(".jsonl"):
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                where = f"{file}, line {number}"
-                yield where, parse_object(line, where, _METADATA)
-        return
-    delimiter = "\t" if file.lower().endswith(".tsv") else ","
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header, number = None, 1
-    try:
-        for row in rows:
-            where, number = f"{file}, line {number}", rows.line_num + 1
-            if header is None:
-                header = row
-            elif row and len(row) != len(header):
-                raise DataError(f"{where}: {len(row)} fields; the header has {len(header)}")
-            elif row:
-                yield where, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{file}, line {rows.line_num}: {error}") from error
+class Row(NamedTuple):
+    """Some captions of an image, not checked yet."""
+
+    file: str  # to whose folder the image's path is relative, else to the store
+    where: str  # for errors
+    image: Any
+    captions: Any  # a string or a list
+    split: Any = None  # if None, what `file` is named after, or a folder of the image
+
+
+class CaptionedImage(NamedTuple):
+    """An image's path in its store, split and captions."""
+
+    image: str
+    split: str
+    captions: tuple[str, ...]
+
+
+def read_captions(
+    store: ImageStore, captions: Path | None, columns: Columns, counts: collections.Counter[str]
+) -> list[CaptionedImage]:
+    """Return images with captions, of the file `captions` or the first form that is in the store.
+
+    In this order: `captions.jsonl`; Hugging Face's metadata; WebDataset tars; one .txt per image;
+    CSV or TSV; Parquet. `counts` is of what is left out.
+    """
+    return collect(_rows(store, captions, columns), store, counts)
+
+
+def _rows(store: ImageStore, captions: Path | None, columns: Columns) -> Iterable[Row]:
+    def tables(files: list[str]) -> Iterator[Row]:
+        for file in files:
+            yield from read_table(store.read(file), file, columns)
+
+    def ending(*suffixes: str) -> list[str]:
+        return [name for name in sorted(store) if name.lower().endswith(suffixes)]
+
+    if captions is not None:
+        if not captions.is_file():
+            raise DataError(f"no caption file at {captions}")
+        data, file = captions.read_bytes(), captions.name
+        is_table = captions.suffix.lower() in TABLES
+        return read_table(data, file, columns) if is_table else parse_jsonl(data, file)
+    own = sorted(name for name, ref in store.items() if ref.name == JSONL_NAME)
+    if len(own) > 1:
+        raise DataError(f"{store.source} has several {JSONL_NAME}: {', '.join(own)}; name one")
+    if own:
+        return parse_jsonl(store.read(own[0]), own[0])
+    if metadata := [name for name in sorted(store) if store[name].name in METADATA_NAMES]:
+        return tables(metadata)
+    if tars := ending(".tar"):  # beside which img2dataset leaves Parquet without images
+        add_tar_members(store, tars)
+        return text_rows(store, by_folder=True)
+    if texts := list(text_rows(store)):
+        return texts
+    if files := ending(*TABLES):
+        return tables(files)
+    return (row for file in ending(".parquet") for row in parquet_rows(store, file, columns))
 
 
 def collect(
-    rows: Rows, store: ImageStore, file: str, columns: Columns
-) -> tuple[list[CaptionedImage], int]:
-    """Bring together the captions of each image, and count the empty ones.
-
-    Paths are relative to the folder of `file`, else to the store. A row without a split has that
-    which `file` is named after, or a folder of the image.
-    """
+    rows: Iterable[Row], store: ImageStore, counts: collections.Counter[str]
+) -> list[CaptionedImage]:
+    """Check rows and bring together the captions of each image; empty ones are counted."""
     images: dict[str, CaptionedImage] = {}
-    empty: dict[str, str] = {}
+    places: dict[str, str] = {}
     missing: list[str] = []
-    num_dropped = 0
-    for where, fields in rows:
-        name, texts, split = (
-            fields.get(columns.find(kind, fields, where)) for kind in ("image", "caption", "split")
-        )
+    for file, where, name, texts, split in rows:
         if not isinstance(name, str) or not name:
             raise DataError(f"{where}: the image must be a path, not {name!r}")
         beside = (PurePosixPath(file).parent / name).as_posix()
@@ -116,50 +142,115 @@ def collect(
             continue
         if split is None:
             split = split_of(f"{file}/{PurePosixPath(path).parent}/")
-        if fault := split_fault(split):
+        if not isinstance(split, str) or not re.fullmatch(r"(?!all$)[A-Za-z]\w*", split, re.ASCII):
+            fault = f'"split" is {split!r}; use letters, digits and _ ("all" is taken)'
             raise DataError(f"{where}: {fault}")
-        captions, dropped = _clean(texts, where)
-        known = images.setdefault(path, CaptionedImage(path, split, ()))
+        texts = texts if isinstance(texts, list) else [texts]
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise DataError(f"{where}: the caption must be a string or a list of strings")
+        kept = clean_captions([text or "" for text in texts], where, counts, may_be_none=True)
+        known = images.get(path, CaptionedImage(path, split, ()))
         if known.split != split:
             raise DataError(f"{where}: image {name!r} is in split {known.split!r} already")
-        images[path] = known._replace(captions=known.captions + captions)
-        if not images[path].captions:
-            empty.setdefault(path, where)
-        num_dropped += dropped
+        images[path] = known._replace(captions=known.captions + kept)
+        places.setdefault(path, where)
     if missing:
         raise DataError(
             f"captions name {len(missing)} images that are not in {store.source}:{listed(missing)}"
         )
-    for path, where in empty.items():
-        if not images[path].captions:
-            clean_captions((), where)
-    return list(images.values()), num_dropped
-
-
-def _clean(texts: Any, where: str) -> tuple[tuple[str, ...], int]:
-    """Return the captions of a row, possibly none, and how many were empty."""
-    texts = [
-        "" if text is None else text for text in (texts if isinstance(texts, list) else [texts])
-    ]
-    if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where}: the caption must be a string or a list of strings")
-    if not any(text.strip() for text in texts):
-        return (), len(texts)
-    return clean_captions(texts, where)
+    for path, image in images.items():
+        if not image.captions:
+            clean_captions((), places[path])  # raises
+    return list(images.values())
 
 
 def split_of(path: str) -> str:
     """Return the split that a folder or file of a path is named after; "train" if none is."""
     found = _SPLIT_NAME.search(path)
-    return found[1] if found else DEFAULT_SPLIT
+    return found[1] if found else _DEFAULT_SPLIT
 
 
-def read_tables(
-    store: ImageStore, files: Sequence[str], columns: Columns
-) -> tuple[list[CaptionedImage], int]:
-    """Read `metadata.jsonl`, CSV or TSV files of a store."""
-    found = [collect(read_table(store.read(f), f), store, f, columns) for f in files]
-    return [image for images, _ in found for image in images], sum(num for _, num in found)
+# JSON lines, CSV and TSV; one .txt per image.
+
+
+def parse_jsonl(data: bytes, file: str) -> Iterator[Row]:
+    """Yield lines with `image`, all its `captions`, and optionally `split`."""
+    lines: dict[str, str] = {}
+    for where, fields in _json_objects(data, file, _LINE):
+        image, texts = fields.get("image"), fields.get("captions")
+        strings = [image, *texts] if image and isinstance(texts, list) else [None]
+        if not all(isinstance(text, str) for text in strings):
+            what = '"image" must be a path and "captions" a list of strings'
+            raise DataError(f"{where}: {what}; expected {_LINE}")
+        path = PurePosixPath(str(image)).as_posix()
+        if path in lines:
+            raise DataError(
+                f"{where}: image {path!r} already has captions in {lines[path]}; put all captions "
+                "of an image in one line"
+            )
+        lines[path] = where
+        yield Row(file, where, path, texts, fields.get("split", _DEFAULT_SPLIT))
+
+
+def _json_objects(data: bytes, file: str, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    # Not splitlines: JSON strings may hold U+2028 and its like unescaped.
+    for number, line in enumerate(decode_text(data, file).split("\n"), start=1):
+        if line.strip():
+            where = f"{file}, line {number}"
+            with parsing(where, DataError, f"a JSON object such as {example}"):
+                fields = dict(json.loads(line))
+            yield where, fields
+
+
+def decode_text(data: bytes, file: str) -> str:
+    """Decode UTF-8; an error names the line."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}, line {line}: not UTF-8 text ({error.reason})") from error
+
+
+def read_table(data: bytes, file: str, columns: Columns) -> Iterator[Row]:
+    """Yield the rows of CSV, TSV or Hugging Face's JSON lines by their line numbers."""
+    if file.lower().endswith(".jsonl"):
+        for where, fields in _json_objects(data, file, _METADATA):
+            yield Row(file, where, *columns.pick(fields, where))
+        return
+    delimiter = "\t" if file.lower().endswith(".tsv") else ","
+    text = io.StringIO(decode_text(data, file), newline="")
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
+    header, number = None, 1
+    try:
+        for row in rows:
+            where, number = f"{file}, line {number}", rows.line_num + 1
+            if header is None:
+                header = row
+            elif row and len(row) != len(header):
+                raise DataError(f"{where}: {len(row)} fields; the header has {len(header)}")
+            elif row:
+                fields = dict(zip(header, row, strict=True))
+                yield Row(file, where, *columns.pick(fields, where))
+    except csv.Error as error:
+        raise DataError(f"{file}, line {rows.line_num}: {error}") from error
+
+
+def text_rows(store: ImageStore, *, by_folder: bool = False) -> Iterator[Row]:
+    """Yield captions from one .txt file beside each image (`a/b.jpg`, `a/b.txt`), one per line."""
+    images: dict[str, str] = {}
+    for image in store.images():
+        path = PurePosixPath(image)
+        text = path.with_suffix(".txt").as_posix()
+        if text not in store:
+            continue
+        if text in images:
+            raise DataError(f"{text} describes two images: {images[text]!r} and {image!r}")
+        images[text] = image
+        lines = decode_text(store.read(text), text).split("\n")
+        while len(lines) > 1 and not lines[-1].strip():  # the end of a file, not a caption
+            lines.pop()
+        split = split_of(f"{path.parent}/") if by_folder else _DEFAULT_SPLIT
+        yield Row(text, text, path.name, lines, split)
 
 
 # WebDataset.
@@ -179,8 +270,8 @@ class TarMember(FileRef):
         return data
 
 
-def read_tars(store: ImageStore, files: Sequence[str]) -> tuple[list[CaptionedImage], int]:
-    """Add the members of tars to the store; read KEY.txt beside KEY.jpg as img2dataset writes them.
+def add_tar_members(store: ImageStore, files: Sequence[str]) -> None:
+    """Add the members of tars to the store; captions are KEY.txt beside KEY.jpg, as of img2dataset.
 
     The image is named SHARD.tar/KEY.jpg: keys are unique within a tar only.
     """
@@ -193,9 +284,6 @@ def read_tars(store: ImageStore, files: Sequence[str]) -> tuple[list[CaptionedIm
                 what = "two captions for one key: " if name.endswith(".txt") else ""
                 raise DataError(f"{path}: {what}member {ref.member!r} occurs twice")
             store[name] = ref
-    images, num_dropped = read_text_files(store)
-    splits = (split_of(f"{PurePosixPath(image.image).parent}/") for image in images)
-    return [i._replace(split=s) for i, s in zip(images, splits, strict=True)], num_dropped
 
 
 def _list_tar(path: str) -> Iterator[TarMember]:
@@ -287,16 +375,8 @@ def _open_parquet(path: str) -> Any:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
 
 
-def read_parquet(
-    store: ImageStore, files: Sequence[str], columns: Columns
-) -> tuple[list[CaptionedImage], int]:
-    """Read images and captions from the rows of Parquet files; the image is named FILE/ROW."""
-    rows = itertools.chain.from_iterable(_parquet_rows(store, file, columns) for file in files)
-    return collect(rows, store, "", columns)
-
-
-def _parquet_rows(store: ImageStore, file: str, columns: Columns) -> Rows:
-    """Add each row's image to the store, and yield its captions."""
+def parquet_rows(store: ImageStore, file: str, columns: Columns) -> Iterator[Row]:
+    """Add each row's image to the store, named FILE/ROW, and yield its captions."""
     path = _path_of(store, file)
     parquet = _open_parquet(path)
     schema, metadata = parquet.schema_arrow, parquet.metadata
@@ -311,8 +391,9 @@ def _parquet_rows(store: ImageStore, file: str, columns: Columns) -> Rows:
     try:
         for batch in parquet.iter_batches(columns=[caption, *filter(None, [split])]):
             for fields in batch.to_pylist():
+                name = f"{PurePosixPath(file).name}/{number}"
                 store[f"{file}/{number}"] = ParquetRow(path, size, column, number)
-                yield f"{file}, row {number}", {**fields, image: f"{file}/{number}"}
+                yield Row(file, f"{file}, row {number}", name, fields[caption], fields.get(split))
                 number += 1
     except Exception as error:
         raise DataError(f"{path}: its captions cannot be read: {error}") from error
@@ -336,10 +417,8 @@ def _bytes_column(field: Any, file: str) -> str:
 class Tfds(Prepared):
     """A split of a captioned data set that TFDS prepared, or a slice such as `train[:1000]`.
 
-    Args:
-        variant: its name and config in `data_dir`, such as "coco_captions/2014".
-        image_key: the feature with the image.
-        caption_key: the feature with a text or several; "captions/text" if it is within another.
+    `variant` is its name and config in `data_dir`, such as "coco_captions/2014"; `caption_key` is
+    "captions/text" if the texts are within another feature.
     """
 
     name = "tfds"
@@ -375,8 +454,8 @@ class Tfds(Prepared):
                     f"by --config.data.fields.{option}=NAME"
                 )
         texts = [text.decode() for text in values["caption_key"]]
-        captions, _ = clean_captions(texts, self._keys["caption_key"])
-        return {"image": values["image_key"][0], "captions": list(captions)}
+        captions = list(clean_captions(texts, self._keys["caption_key"]))
+        return {"image": values["image_key"][0], "captions": captions}
 
     def _damaged(self, what: str, why: object) -> DataError:
         if not any(self.directory.glob("*.array_record*")):

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from xmcgan.data.shards import FEATURES, NARRATIVES, Contents, write_version
 from xmcgan.errors import DataError
 from xmcgan.utils.download import check_free
-from xmcgan.utils.files import lock_folder, num_cores
+from xmcgan.utils.files import is_in_bucket, lock_folder, num_cores, read_json
 
 MAX_WORKERS = 3  # as many as memory of 1 GB and a disk serve
 
@@ -30,11 +30,7 @@ _OVERHEAD = 1.05  # of a prepared data set over its images, at most
 
 
 class Prepared:
-    """One split of a prepared data set; opened on first use, so that it pickles small.
-
-    Of narratives each is an example, but the image is stored once: example i is found by the
-    numbers of captions of the images before it.
-    """
+    """One split of a prepared data set; opened on first use, so that it pickles small."""
 
     name: ClassVar[str]
     source_flags: ClassVar[str] = ""  # of `prepare_data.py`, to say where its images come from
@@ -52,6 +48,11 @@ class Prepared:
     def find_version(cls, data_dir: Path, variant: str = "") -> Path:
         """Return the folder of the newest version; if there is none, an error gives the command."""
         found = _versions(cls.root(data_dir, variant))
+        if not found and is_in_bucket(data_dir):
+            raise DataError(
+                f"{cls.root(data_dir, variant)} holds no prepared data set; prepare it in a folder "
+                f"of a machine, then copy it: gcloud storage cp -r data/{cls.name} {data_dir}/"
+            )
         if not found:
             raise DataError(
                 f"data set {'/'.join(filter(None, (cls.name, variant)))!r} is not prepared in "
@@ -82,7 +83,8 @@ class Prepared:
     def prepare(cls, data_dir: Path, variant: str = "", **fields: Any) -> None:
         """Write an embedded data set on first use; check that any other is there."""
         del fields
-        if not _versions(cls.root(data_dir, variant)) and (contents := cls.embedded(variant)):
+        is_missing = not is_in_bucket(data_dir) and not _versions(cls.root(data_dir, variant))
+        if is_missing and (contents := cls.embedded(variant)):
             cls.write(contents, data_dir, variant)
         cls.find_version(data_dir, variant)
 
@@ -96,11 +98,7 @@ class Prepared:
         num_workers: int = 0,
         skip_damaged: bool = False,
     ) -> bool:
-        """Write a data set unless it is there already; return whether it was written.
-
-        A second process waits, then finds it there. A version appears when it is whole; what a
-        killed run left behind is removed. 0 workers: one per core, at most `MAX_WORKERS`.
-        """
+        """Write a data set, in one process per core if 0; False if another did so already."""
         if variant and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", variant):
             raise DataError(f"the name {variant!r} is not made of letters, digits, _ and - only")
         if not contents.splits:
@@ -109,7 +107,14 @@ class Prepared:
         try:
             with lock_folder(root, DataError):
                 if _versions(root):
-                    _check_same(cls.find_version(data_dir, variant), contents.recipe)
+                    directory = cls.find_version(data_dir, variant)
+                    metadata = _metadata(directory)
+                    stored = {key: metadata.get(key) for key in contents.recipe}
+                    if stored != contents.recipe:
+                        raise DataError(
+                            f"{directory} was prepared from other data: {stored}, asked: "
+                            f"{contents.recipe}; choose another --name, or delete that folder"
+                        )
                     return False
                 for leftover in root.glob("incomplete.*"):
                     shutil.rmtree(leftover)  # an earlier run was killed here
@@ -117,11 +122,10 @@ class Prepared:
                     raise DataError(f"{root / _VERSION} is damaged; delete it and prepare it again")
                 check_free(root, int(contents.num_bytes * _OVERHEAD))
                 workers = num_workers or min(num_cores(), MAX_WORKERS)
-                with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as temporary:
-                    folder = Path(temporary) / _VERSION
-                    folder.mkdir()
-                    write_version(folder, cls.name, contents, workers, skip_damaged)
-                    os.rename(folder, root / _VERSION)
+                with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as folder:
+                    os.mkdir(f"{folder}/{_VERSION}")
+                    write_version(Path(folder, _VERSION), cls.name, contents, workers, skip_damaged)
+                    os.rename(f"{folder}/{_VERSION}", root / _VERSION)
         except (OSError, RuntimeError) as error:  # ArrayRecord reports a full disk as RuntimeError
             raise DataError(f"cannot write to {root}: {error}") from error
         return True
@@ -135,32 +139,25 @@ class Prepared:
         if self._ends is None:
             return self._read(index)
         record = int(np.searchsorted(self._ends, index, side="right"))
-        fields, from_end = self._read(record), int(self._ends[record]) - index
-        caption_id = fields["caption_ids"][-from_end]
-        return {
-            **fields,
-            "captions": [fields["captions"][-from_end]],
-            "caption_ids": [caption_id],
-            "name": f"{fields['name']}#{caption_id}",
-        }
+        fields, place = self._read(record), index - int(self._ends[record])
+        caption, caption_id = fields["captions"][place], fields["caption_ids"][place]
+        name = f"{fields['name']}#{caption_id}"
+        return {**fields, "captions": [caption], "caption_ids": [caption_id], "name": name}
 
     def one_per_image(self) -> list[int]:
         """Return the index of one example of each image."""
         return list(range(len(self))) if self._ends is None else [0, *self._ends[:-1].tolist()]
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits of name, version, splits, and the size and end of each file.
-
-        The last 64 KiB hold ArrayRecord's index; reading whole files would cost minutes.
-        """
+        """Return 16 hex digits of name, version, splits, and the size and end of each file."""
         digest = hashlib.sha256(json.dumps([self._full_name, self.directory.name]).encode())
         info = json.loads((self.directory / "dataset_info.json").read_text())
         digest.update(json.dumps(info["splits"], sort_keys=True).encode())
         for path in sorted(self.directory.glob("*.array_record*")):
-            size = path.stat().st_size
-            digest.update(f"{path.name}:{size}".encode())
             with path.open("rb") as file:
-                file.seek(max(0, size - 65536))
+                size = file.seek(0, os.SEEK_END)
+                digest.update(f"{path.name}:{size}".encode())
+                file.seek(max(0, size - 65536))  # the index; whole files would cost minutes
                 digest.update(file.read())
         return digest.hexdigest()[:16]
 
@@ -180,7 +177,7 @@ class Prepared:
 
     @functools.cached_property
     def _ends(self) -> np.ndarray | None:
-        """Return for each record how many examples end with it, if they are several each."""
+        """Return for each record how many examples end with it, if each narrative is one."""
         per_image = _metadata(self.directory).get(NARRATIVES)
         if per_image is None:
             return None
@@ -191,17 +188,13 @@ class Prepared:
         return ends
 
     def _damaged(self, what: str, why: object) -> DataError:
-        remedy = f"delete the folder {self.directory} and prepare it again"
-        return DataError(f"{what} is damaged ({why}); {remedy}")
+        return DataError(f"{what} is damaged ({why}); delete {self.directory}, prepare it again")
 
     def _read(self, index: int) -> dict[str, Any]:
         try:
             record: Any = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
             record.ParseFromString(self._records[index])
-            fields = self.parse(record.features.feature)
-            if not fields["captions"]:
-                raise ValueError("it has no caption")
-            return fields
+            return self.parse(record.features.feature)
         except Exception as error:  # of the reader, the parser, or fields of other kinds
             what = f"record {index} of split {self._split!r} in {self._file_of(index)}"
             raise self._damaged(what, error) from error
@@ -210,8 +203,8 @@ class Prepared:
     def parse(features: Any) -> dict[str, Any]:
         """Return the fields of a record; data sets of older releases have fewer."""
         values = {key: features[key].bytes_list.value for key in FEATURES if key in features}
-        if not values.get("image"):  # of a truncated file come empty records
-            raise ValueError("it has no image")
+        if not values.get("image") or not values.get("captions"):
+            raise ValueError("it has no image or no caption")  # as the records of a cut file
         (image,) = values.pop("image")
         texts = {key: [value.decode() for value in found] for key, found in values.items()}
         return {
@@ -246,21 +239,7 @@ def _open_builder(directory: Path) -> Any:
 
 def _metadata(directory: Path) -> dict[str, Any]:
     path = directory / "metadata.json"
-    try:
-        return dict(json.loads(path.read_bytes())) if path.exists() else {}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is not readable: {error}") from error
-
-
-def _check_same(directory: Path, recipe: Mapping[str, Any]) -> None:
-    """Refuse to take a prepared data set for another one of the same name."""
-    metadata = _metadata(directory)
-    stored = {key: metadata.get(key) for key in recipe}
-    if stored != recipe:
-        raise DataError(
-            f"{directory} was prepared from other data: {stored}, asked: {recipe}; choose another "
-            "--name, or delete that folder to replace it"
-        )
+    return dict(read_json(path, DataError, "metadata of TFDS")) if path.exists() else {}
 
 
 def describe(data_set: type[Prepared], contents: Contents, data_dir: Path, variant: str) -> str:
@@ -271,11 +250,10 @@ def describe(data_set: type[Prepared], contents: Contents, data_dir: Path, varia
     for split in data_set.splits(data_dir, variant):
         source = data_set(split, data_dir=data_dir, variant=variant)
         sizes[split] = len(source)
-        what = "images"
+        num_captions = metadata.get("num_captions", {}).get(split)
+        what = f"images with {num_captions:,} captions" if num_captions else "images"
         if contents.narratives:
             what = f"narratives of {len(source.one_per_image()):,} images"
-        elif num_captions := metadata.get("num_captions", {}).get(split):
-            what = f"images with {num_captions:,} captions"
         of = f" (published: {published[split]:,})" if split in published else ""
         lines.append(f"  {split:<12}{sizes[split]:>9,} {what}{of}")
     if published:
@@ -284,5 +262,4 @@ def describe(data_set: type[Prepared], contents: Contents, data_dir: Path, varia
     left_out = metadata.get("left_out", {})
     lines += [f"  left out    {num:>9,} {reason}" for reason, num in sorted(left_out.items())]
     size = sum(path.stat().st_size for path in directory.iterdir())
-    lines.append(f"  in {directory}, {size / 1e9:,.3f} GB")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"  in {directory}, {size / 1e9:,.3f} GB"])

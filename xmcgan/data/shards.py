@@ -39,13 +39,13 @@ _UNKNOWN = {"image_id": "", "caption_ids": [], "source_split": "", "scene": ""}
 
 
 class Entry(Protocol):
-    """One image to store, of about `size` bytes; picklable, loaded by the process that writes it.
+    """One image to store, loaded by the process that writes it: picklable.
 
     `load` returns what is stored, by the names of `FEATURES`; raises `DataError` if it is unusable.
     """
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int: ...  # bytes, about
 
     def load(self) -> dict[str, Any]: ...
 
@@ -127,10 +127,7 @@ def split_into_shards(entries: Sequence[Entry], max_bytes: int) -> list[Sequence
 def write_version(
     folder: Path, name: str, contents: Contents, num_workers: int, skip_damaged: bool
 ) -> None:
-    """Write a data set's record files into an empty folder, with metadata for TFDS to find them.
-
-    `skip_damaged` leaves out images that cannot be used, if they are fewer than half.
-    """
+    """Write a data set's record files into an empty folder, with metadata for TFDS to find them."""
     jobs = []
     for split, entries in contents.splits.items():
         shards = split_into_shards(entries, SHARD_BYTES)
@@ -143,7 +140,7 @@ def write_version(
         reports = write_shards(jobs, num_workers, bar.update)
     left_out = dict(contents.left_out)
     if faults := [fault for report in reports for fault in report.faults]:
-        if not skip_damaged or 2 * len(faults) > total:
+        if not skip_damaged or 2 * len(faults) > total:  # most of them: something else is wrong
             raise DataError(
                 f"{len(faults):,} of {total:,} images cannot be used:{listed(faults)}\n"
                 "repair them or remove their captions; of the official data sets, --skip-damaged "

@@ -3,22 +3,18 @@
 import collections
 import contextlib
 import functools
-import json
 import os
-import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xmcgan.errors import DataError, listed
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_FILE_BYTES = 256 * 1024**2  # a zip member that unpacks to more is taken for a bomb
 MAX_CAPTION_CHARS = 2_000  # a page of text; what a tokenizer cuts is far shorter
-DEFAULT_SPLIT = "train"
-_FIELDS = '{"image": "images/a.jpg", "split": "train", "captions": ["..."]}'
 
 
 class FileRef(NamedTuple):
@@ -154,14 +150,6 @@ class ImageStore(dict[str, FileRef]):
         return [name for name in sorted(self) if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
-class CaptionedImage(NamedTuple):
-    """An image's path, split and captions, as a caption file states them."""
-
-    image: str
-    split: str
-    captions: tuple[str, ...]
-
-
 def _caption_fault(text: str, max_chars: int = MAX_CAPTION_CHARS) -> str:
     """Return why a caption cannot be used, in words after "a caption"; empty for a good one."""
     start = f"{text[:40]!r}"
@@ -174,14 +162,22 @@ def _caption_fault(text: str, max_chars: int = MAX_CAPTION_CHARS) -> str:
     return ""
 
 
-def clean_captions(texts: Sequence[str], where: str) -> tuple[tuple[str, ...], int]:
-    """Strip a user's captions; return those with words, at least one, and how many were empty."""
+def clean_captions(
+    texts: Sequence[str],
+    where: str,
+    counts: collections.Counter[str] | None = None,
+    *,
+    may_be_none: bool = False,
+) -> tuple[str, ...]:
+    """Strip a user's captions, and return those with words; empty ones are counted."""
     kept = tuple(filter(None, (text.strip() for text in texts)))
     for fault in filter(None, map(_caption_fault, kept)):
         raise DataError(f"{where}: a caption {fault}")
-    if not kept:
+    if not kept and not may_be_none:
         raise DataError(f"{where}: every caption is empty or white space")
-    return kept, len(texts) - len(kept)
+    if counts is not None:
+        counts["empty captions dropped"] += len(texts) - len(kept)
+    return kept
 
 
 def clean_caption(text: str, max_chars: int, counts: collections.Counter[str]) -> str:
@@ -193,109 +189,18 @@ def clean_caption(text: str, max_chars: int, counts: collections.Counter[str]) -
     return ""
 
 
-def parse_jsonl(data: bytes, file: str) -> tuple[list[CaptionedImage], int]:
-    """Parse JSON lines with `image`, `captions` and optionally `split`; other fields are ignored.
-
-    Returns the entries in order, and how many empty captions were dropped; an error names the line.
-    """
-    entries: dict[str, CaptionedImage] = {}
-    lines: dict[str, int] = {}
-    num_dropped = 0
-    # Not splitlines: JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(decode_text(data, file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        image, split, texts = _parse_line(line, where)
-        if image in entries:
-            raise DataError(
-                f"{where}: image {image!r} already has captions in line {lines[image]}; put all "
-                "captions of an image in one line"
-            )
-        captions, dropped = clean_captions(texts, where)
-        entries[image], lines[image] = CaptionedImage(image, split, captions), number
-        num_dropped += dropped
-    return list(entries.values()), num_dropped
-
-
-def decode_text(data: bytes, file: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{file}, line {line}: not UTF-8 text ({error.reason})") from error
-
-
-def parse_object(line: str, where: str, example: str) -> dict[str, Any]:
-    """Parse a line that is a JSON object; `example` is one, for the error."""
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: broken JSON ({error}); expected {example}") from error
-    if not isinstance(fields, dict):
-        raise DataError(f"{where}: expected a JSON object such as {example}")
-    return fields
-
-
-def split_fault(split: object) -> str:
-    """Return why a split cannot have that name; empty for a good one."""
-    if isinstance(split, str) and re.fullmatch(r"(?!all$)[A-Za-z]\w*", split, re.ASCII):
-        return ""
-    return f'"split" is {split!r}; use letters, digits and _ ("all" is taken)'
-
-
-def _parse_line(line: str, where: str) -> tuple[str, str, list[str]]:
-    fields = parse_object(line, where, _FIELDS)
-    image, texts = fields.get("image"), fields.get("captions")
-    split = fields.get("split", DEFAULT_SPLIT)
-    if not isinstance(image, str) or not image:
-        fault = '"image" must be a path'
-    elif not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        fault = '"captions" must be a list of strings'
-    elif not (fault := split_fault(split)):
-        return PurePosixPath(image).as_posix(), split, texts
-    raise DataError(f"{where}: {fault}; expected {_FIELDS}")
-
-
-def read_text_files(store: ImageStore) -> tuple[list[CaptionedImage], int]:
-    """Read captions from one .txt file beside each image (`a/b.jpg`, `a/b.txt`), one per line.
-
-    Returns the entries, and how many empty lines within the files were dropped.
-    """
-    entries = []
-    images: dict[str, str] = {}
-    num_dropped = 0
-    for image in store.images():
-        text = PurePosixPath(image).with_suffix(".txt").as_posix()
-        if text not in store:
-            continue
-        if text in images:
-            raise DataError(f"{text} describes two images: {images[text]!r} and {image!r}")
-        images[text] = image
-        lines = decode_text(store.read(text), text).split("\n")
-        while len(lines) > 1 and not lines[-1].strip():  # the end of a file, not a caption
-            lines.pop()
-        captions, dropped = clean_captions(lines, text)
-        entries.append(CaptionedImage(image, DEFAULT_SPLIT, captions))
-        num_dropped += dropped
-    return entries, num_dropped
-
-
 def find_images(
     sources: Sequence[Path],
     wanted: Mapping[str, str],
     key: Callable[[str], str],
     counts: collections.Counter[str],
 ) -> dict[str, FileRef]:
-    """Find images by id, wherever they are; of files that no caption names nothing is kept.
+    """Find images by id, wherever they are; DataError if more than half are absent.
 
     Args:
         wanted: the official file name by id, which is preferred if several files have the id.
         key: from a file name's stem to an id; empty for other files.
         counts: of what is left out.
-
-    Raises:
-        DataError: more than half of the images are absent: an archive must be missing.
     """
     found: dict[str, FileRef] = {}
     for _, ref in list_files(sources):

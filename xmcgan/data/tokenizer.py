@@ -13,30 +13,21 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 class Tokenizer:
-    """BERT's uncased WordPiece tokenizer.
+    """BERT's uncased WordPiece tokenizer; can be pickled and used from several threads.
 
     Lower case, accents stripped, [CLS] first and [SEP] last as in Devlin et al., NAACL 2019.
-    Instances can be pickled and used from several threads.
-
-    Args:
-        vocab_file: BERT's `vocab.txt`, one token per line; the line number is the id.
-        max_tokens: length of every row, special tokens included; at least 3.
+    `vocab_file` has a token per line; `max_tokens`, at least 3, is the length of every row.
     """
 
     def __init__(self, vocab_file: Path | str, max_tokens: int):
-        path = Path(vocab_file)
-        if max_tokens < 3:
-            raise DataError(f"max_tokens is {max_tokens}: [CLS], one word and [SEP] need 3")
-        if not path.is_file():
-            raise DataError(f"no vocabulary file at {path}")
         try:
-            self._tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
+            self._tokenizer = BertWordPieceTokenizer(str(vocab_file), lowercase=True)
+            if missing := [t for t in _SPECIAL_TOKENS if self._tokenizer.token_to_id(t) is None]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+            if self._tokenizer.token_to_id("[PAD]") != 0:
+                raise ValueError("[PAD] is not its first line")
         except Exception as error:  # the library raises bare Exception
-            raise DataError(f"{path} is not a BERT vocabulary: {error}") from error
-        missing = [t for t in _SPECIAL_TOKENS if self._tokenizer.token_to_id(t) is None]
-        if missing or self._tokenizer.token_to_id("[PAD]") != 0:
-            detail = f"it lacks {', '.join(missing)}" if missing else "[PAD] is not its first line"
-            raise DataError(f"{path} is not a BERT vocabulary: {detail}")
+            raise DataError(f"{vocab_file} is not a BERT vocabulary: {error}") from error
         # A caption that spells out "[SEP]" must not end its own sentence.
         self._tokenizer._tokenizer.encode_special_tokens = True
         self._tokenizer.enable_truncation(max_tokens)

@@ -13,7 +13,7 @@ import numpy as np
 from xmcgan.data import Source
 from xmcgan.errors import EvaluationError
 from xmcgan.utils.distributed import is_host0
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import parsing, write_text
 from xmcgan.utils.provenance import fingerprint_differences
 
 MAX_CAPTIONS = 30_000  # the field's number of samples
@@ -119,8 +119,7 @@ def open_manifest(
     Args:
         num: Captions; None: 30,000, or all distinct ones if there are fewer.
         identity: `data`, the `fingerprint` of the prepared data, `split` and `seed`.
-        repeat: If distinct captions are fewer than `num` (30,000 if None), take all of them again
-            and again, in the same order, up to this number.
+        repeat: Take captions again, in the same order, up to `num` (30,000 if None).
     """
     data, split, seed = (identity[key] for key in ("data", "split", "seed"))
     num = MAX_CAPTIONS if num is None and repeat else num
@@ -134,8 +133,7 @@ def open_manifest(
         if not repeat:
             raise EvaluationError(
                 f"{num:,} samples were asked for, but {split!r} of {data!r} has {len(choices):,} "
-                f"distinct captions; pass --repeat-captions to use them several times with other "
-                f"noise, --num-samples {len(choices)} or fewer, or another --split"
+                "distinct captions; lower --num-samples, or pass --repeat-captions"
             )
         header |= {"num": num, "distinct": len(choices)}
         choices = list(itertools.islice(itertools.cycle(choices), num))
@@ -148,14 +146,12 @@ def open_manifest(
 
 def read_manifest(path: Path, wanted: Mapping[str, Any]) -> CaptionManifest:
     """Read a manifest; raises EvaluationError if it is damaged or its header is not as wanted."""
-    try:
+    with parsing(path, EvaluationError, "a manifest of captions"):
         header, *lines = map(json.loads, path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
         choices = tuple(CaptionChoice(**line) for line in lines)
         types = {tuple(map(type, vars(choice).values())) for choice in choices}
         if not isinstance(header, dict) or not types <= {(int, str, str, str)}:
             raise TypeError("a field is of another type")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise EvaluationError(f"{path} is not a manifest of captions: {error}") from None
     faults = fingerprint_differences({name: header.get(name) for name in wanted}, wanted)
     if len(choices) != header.get("num"):
         faults.append(f"{len(choices)} captions where {header.get('num')} are expected")
@@ -164,7 +160,6 @@ def read_manifest(path: Path, wanted: Mapping[str, Any]) -> CaptionManifest:
         faults.append("it names a caption twice")
     if faults:
         raise EvaluationError(
-            f"{path} does not fit: {'; '.join(faults)}. Scores made with it would not compare; "
-            "move the file away to choose captions anew"
+            f"{path} does not fit: {'; '.join(faults)}; move it away to choose captions anew"
         )
     return CaptionManifest(header, choices)

@@ -9,16 +9,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 import xmcgan
 from xmcgan.config import apply_override, read_config
 from xmcgan.data import DataSet
-from xmcgan.errors import EvaluationError
+from xmcgan.errors import BUCKET, EvaluationError
 from xmcgan.evaluation.captions import (
     MAX_CAPTIONS,
-    CaptionChoice,
     CaptionManifest,
     find_other_images,
     open_manifest,
@@ -80,7 +80,6 @@ class _Draw:
     manifest: CaptionManifest
     about: Mapping[str, Any]  # fields of the metrics' context
     real: RealImages  # those of the captions
-    z: Sequence[Float[np.ndarray, "n z"]]  # one row per caption, then more of the first captions
 
 
 class Evaluator:
@@ -98,13 +97,17 @@ class Evaluator:
             for override in options.overrides:
                 apply_override(self.config, override)
             check_resamples(options.resamples)
-            self.mesh = make_mesh()
             self._settings = self.config.evaluation
             self._open_data()
-            self._metrics = self._build_metrics()
-            self._open_generator()
+            mesh = make_mesh()
+            self._metrics = self._build_metrics(mesh)
+            text, tokenizer = build.build_text_encoder(self.config)
+            generator = build.build_generator(self.config)
+            batch_size = options.batch_size or sampling_batch_size(mesh)
+            self.sampler = Sampler(generator, text, tokenizer, mesh, batch_size)
+            self._z_dim = generator.z_dim
         # By protocol, which part of training used its network.
-        self.flattered = {
+        self._flattered = {
             name: part
             for name in {metric.prefix for metric in self._metrics} & PROTOCOLS.keys()
             if (part := flattered_by(self.config, PROTOCOLS[name]))
@@ -124,46 +127,36 @@ class Evaluator:
     @property
     def manifest(self) -> CaptionManifest:
         """Captions of the first draw."""
-        return self._manifests[0]
-
-    @property
-    def raw_statistics(self) -> bool:
-        """Whether averaged weights go with raw batch statistics."""
-        return self._settings.raw_statistics
+        return self._draws[0].manifest
 
     def _open_data(self) -> None:
         config, options, settings = self.config, self._options, self._settings
-        name, data_dir = config.data.name, config.data.data_dir
-        data_set = DataSet(name, data_dir, **config.data.fields)
+        data_set = DataSet(config.data.name, config.data.data_dir, **config.data.fields)
         split = options.split or data_set.held_out()
         if split is None:
-            raise EvaluationError(
-                f"data set {name!r} has no held-out images; --split train scores against the "
-                "images that were trained on, which flatters"
-            )
+            raise EvaluationError(f"{data_set.name!r} has no held-out images: give --split")
         for field, least in (("draws", 1), ("num_samples", 0), ("num_references", 0)):
             if settings[field] < least:
                 raise EvaluationError(f"evaluation.{field} is {settings[field]}: at least {least}")
         num = options.num_samples or settings.num_samples or None
         if num is not None and num < 2:
             raise EvaluationError(f"--num-samples is {num}; at least 2 are needed")
-        self._source = data_set.load(split)
-        self._all_real = self._open_references(data_set, split)
-        self._cache_dir = options.cache_dir or Path(data_dir) / "evaluation"
-        fingerprint = self._source.fingerprint()
-        identity = {"data": name, "fingerprint": fingerprint, "split": split}
         repeat = options.repeat_captions
         repeat = settings.repeat_captions if repeat is None else repeat
-        self._manifests = [
-            open_manifest(
-                self._cache_dir,
-                self._source,
-                num,
-                identity | {"seed": options.seed + draw},
-                repeat=repeat,
+        self._source = data_set.load(split)
+        self._all_real = self._open_references(data_set, split)
+        beside = config.data.data_dir
+        beside = "data" if beside.startswith(BUCKET) else beside  # caches are on a disk
+        self._cache_dir = options.cache_dir or Path(beside) / "evaluation"
+        fingerprint = self._source.fingerprint()
+        identity = {"data": data_set.name, "fingerprint": fingerprint, "split": split}
+        self._draws = []
+        for draw in range(options.draws or settings.draws):
+            seed = {"seed": options.seed + draw}
+            manifest = open_manifest(
+                self._cache_dir, self._source, num, identity | seed, repeat=repeat
             )
-            for draw in range(options.draws or settings.draws)
-        ]
+            self._draws.append(self._open_draw(manifest, identity))
 
     def _open_references(self, data_set: DataSet, split: str) -> RealImages:
         """The real images that all samples are compared with."""
@@ -174,17 +167,15 @@ class Evaluator:
         if wanted != split:
             if shared and not self._options.allow_training_references:
                 raise EvaluationError(
-                    f"--reference-split {wanted} holds images that were trained on "
-                    f"({', '.join(sorted(shared))}): a generator that copies them scores best; if "
-                    "a published protocol asks for it, add --allow-training-references"
+                    f"--reference-split {wanted} holds images that were trained on, which flatters "
+                    "copies; where a protocol asks for that, add --allow-training-references"
                 )
             source = data_set.load(wanted)
         examples, kind, label = source.one_per_image(), "all of the split", "all"
         if num := settings.num_references:
             if num > len(examples):
                 raise EvaluationError(
-                    f"evaluation.num_references is {num:,}, and the split {wanted!r} has "
-                    f"{len(examples):,} images"
+                    f"evaluation.num_references is {num:,}: {wanted!r} has {len(examples):,} images"
                 )
             order = np.random.default_rng(0).permutation(len(examples))
             examples = [examples[index] for index in np.sort(order[:num])]
@@ -198,31 +189,9 @@ class Evaluator:
         prepared = config.image_size, config.data.resize
         return RealImages(source, examples, *prepared, recipe, label, mirrored=mirrored)
 
-    def _build_metrics(self) -> list[BuiltMetric]:
-        options, settings = self._options, self._settings
-        self._context = Context(
-            Networks(
-                self.mesh, options.batch_size, options.allow_unverified, options.network_weights
-            ),
-            seed=options.seed,
-            # Several draws give the interval themselves.
-            resamples=options.resamples if len(self._manifests) == 1 else 0,
-            image_size=self.config.image_size,
-            cache_dir=self._cache_dir,
-            num_real=len(self._all_real.examples),
-        )
-        self._about = [self._describe(manifest) for manifest in self._manifests]
-        vars(self._context).update(self._about[0])
-        protocols = options.protocols or settings.protocols.split(",")
-        can_retrieve = (
-            self._context.targets is not None and self._context.num_real > NUM_DISTRACTORS
-        )
-        specs = metric_specs(self.config, options, protocols, can_retrieve)
-        return build_metrics(specs, list(dict.fromkeys(protocols)), self._context)
-
-    def _describe(self, manifest: CaptionManifest) -> dict[str, Any]:
-        """What the metrics' context says of the captions of a draw."""
+    def _open_draw(self, manifest: CaptionManifest, identity: Mapping[str, str]) -> _Draw:
         choices = manifest.choices
+        examples = [choice.example for choice in choices]
 
         def rows_of(examples: Sequence[int]) -> Int[np.ndarray, "n"]:
             """Row of each example's image among the real images; -1 stays."""
@@ -232,35 +201,41 @@ class Evaluator:
         about: dict[str, Any] = {"captions": manifest.captions}
         about["image_ids"] = [choice.image_id for choice in choices]
         if self._all_real.source is self._source and not self._settings.num_references:
-            about["targets"] = rows_of([choice.example for choice in choices])
+            about["targets"] = rows_of(examples)
             about["find_twins"] = functools.cache(
                 lambda: rows_of(find_other_images(self._source, choices))
             )
-        return about
+        real = RealImages(
+            self._source,
+            examples,
+            self.config.image_size,
+            self.config.data.resize,
+            {**identity, "images": "of the captions", "captions_sha256": manifest.digest},
+            f"captions_{len(choices)}_{manifest.header['seed']}",
+            captions=manifest.captions,
+        )
+        return _Draw(manifest, about, real)
 
-    def _open_generator(self) -> None:
-        text, tokenizer = build.build_text_encoder(self.config)
-        generator = build.build_generator(self.config)
-        batch_size = self._options.batch_size or sampling_batch_size(self.mesh)
-        self.sampler = Sampler(generator, text, tokenizer, self.mesh, batch_size)
-        most = max(metric.samples_per_caption for metric in self._metrics)
-        self._draws = []
-        for manifest, about in zip(self._manifests, self._about, strict=True):
-            num, seed = len(manifest.choices), manifest.header["seed"]
-            recipe = {key: manifest.header[key] for key in ("data", "fingerprint", "split")}
-            recipe |= {"images": "of the captions", "captions_sha256": manifest.digest}
-            real = RealImages(
-                self._source,
-                [choice.example for choice in manifest.choices],
-                self.config.image_size,
-                self.config.data.resize,
-                recipe,
-                f"captions_{num}_{seed}",
-                captions=manifest.captions,
-            )
-            z = sample_noise(seed, num + (most - 1) * min(num, NUM_VARIED), generator.z_dim)
-            more = np.split(z[num:], most - 1) if most > 1 else []
-            self._draws.append(_Draw(manifest, about, real, [z[:num], *more]))
+    def _build_metrics(self, mesh: Mesh) -> list[BuiltMetric]:
+        options = self._options
+        networks = Networks(
+            mesh, options.batch_size, options.allow_unverified, options.network_weights
+        )
+        self._context = Context(
+            networks,
+            seed=options.seed,
+            # Several draws give the interval themselves.
+            resamples=options.resamples if len(self._draws) == 1 else 0,
+            image_size=self.config.image_size,
+            cache_dir=self._cache_dir,
+            num_real=len(self._all_real.examples),
+            **self._draws[0].about,
+        )
+        protocols = options.protocols or self._settings.protocols.split(",")
+        can_retrieve = "targets" in self._draws[0].about
+        can_retrieve &= self._context.num_real > NUM_DISTRACTORS
+        specs = metric_specs(self.config, options, protocols, can_retrieve)
+        return build_metrics(specs, list(dict.fromkeys(protocols)), self._context)
 
     def recipe(self) -> dict[str, Any]:
         """All that the scores depend on, except the checkpoint."""
@@ -282,7 +257,7 @@ class Evaluator:
             "arithmetic": "float32, highest matmul precision",
             "text_encoder": self.config.text.to_dict(),
             "measures": measures,
-            "flattered": self.flattered,
+            "flattered": self._flattered,
             "package_version": xmcgan.__version__,
         }
         # What is not as usual.
@@ -300,8 +275,7 @@ class Evaluator:
     def score(self, variables: Any, title: str, save: Path | None = None) -> dict[str, Score]:
         """Scores of a generator by names such as "fd-effnet-lite2/fd"; in process 0 alone.
 
-        Args:
-            save: Folder or zip for the images that are scored, one per caption.
+        The images that are scored, one per caption, go to the folder or zip `save`.
         """
         self.extract_references()
         draws = []
@@ -330,16 +304,24 @@ class Evaluator:
             )
         if self._trained_on_references and "_real" not in kind:
             notes.append("the references were trained on")
-        flattered = score.flattered or prefix in self.flattered
+        flattered = score.flattered or prefix in self._flattered
         return dataclasses.replace(score, note="; ".join(filter(None, notes)), flattered=flattered)
 
     def _score_draw(
         self, number: int, draw: _Draw, variables: Any, title: str, save: Path | None
     ) -> dict[str, Score]:
         vars(self._context).update(draw.about)
-        fake = self._extract_samples(draw, draw.z[0], variables, self._metrics, title, save)
+        num, header = len(draw.manifest.choices), draw.manifest.header
+        varied = min(num, NUM_VARIED)
+        most = max(metric.samples_per_caption for metric in self._metrics)
+        # One row per caption, then more of the first captions.
+        z = sample_noise(header["seed"], num + (most - 1) * varied, self._z_dim)
+        fake = self._extract_samples(draw, z[:num], variables, self._metrics, title, save)
         repeated = [metric for metric in self._metrics if metric.samples_per_caption > 1]
-        more = [self._extract_samples(draw, z, variables, repeated, title) for z in draw.z[1:]]
+        more = [
+            self._extract_samples(draw, z[start : start + varied], variables, repeated, title)
+            for start in range(num, len(z), varied)
+        ]
         with raise_on_all():
             if not is_host0():
                 return {}
@@ -349,15 +331,11 @@ class Evaluator:
                 if metric.samples_per_caption > 1:  # arrays (captions, samples, ...)
                     samples = [arrays, *(part[metric.extraction] for part in more)]
                     samples = samples[: metric.samples_per_caption]
-                    num = len(draw.z[-1])
-                    arrays = {k: np.stack([s[k][:num] for s in samples], 1) for k in arrays}
+                    arrays = {k: np.stack([s[k][:varied] for s in samples], 1) for k in arrays}
                 real = self._references[metric.extraction, number if metric.paired else -1]
                 for name, score in metric.metric.compute(real, arrays).items():
                     if not isinstance(score, Score):
-                        raise EvaluationError(
-                            f"{metric.prefix}: compute must return a dict of Score, not of "
-                            f"{type(score).__name__}"
-                        )
+                        raise EvaluationError(f"{metric.prefix}: compute must return Scores")
                     scores[f"{metric.prefix}/{name}"] = score
             return scores
 
@@ -384,8 +362,12 @@ class Evaluator:
                     with jax.default_matmul_precision("highest"):
                         images = self.sampler(variables, captions[chunk], z[chunk])
                     if writer:
-                        choices = enumerate(draw.manifest.choices[chunk], start=start)
-                        writer.add(images, [_entry(choice, row) for row, choice in choices])
+                        chosen = draw.manifest.choices[chunk]
+                        entries = [
+                            {"caption": each.caption, "image_id": each.image_id, "noise": row}
+                            for row, each in enumerate(chosen, start=start)
+                        ]
+                        writer.add(images, entries)
                     yield images, captions[chunk]
 
             return extract(metrics, batches(), len(z), title)
@@ -398,10 +380,6 @@ class Evaluator:
                 if key not in self._references:
                     real = self._draws[number].real if metric.paired else self._all_real
                     self._references[key] = reference_arrays(metric, real, self._cache_dir)
-
-
-def _entry(choice: CaptionChoice, noise: int) -> dict[str, Any]:
-    return {"caption": choice.caption, "image_id": choice.image_id, "noise": noise}
 
 
 def metric_specs(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from xmcgan.data import Source
 from xmcgan.data.images import Resize, decode_image, resize_image
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.features import Arrays, Images, Rows, read_npz, save_npz
+from xmcgan.evaluation.features import Arrays, Images, read_npz, save_npz
 from xmcgan.evaluation.metrics import BuiltMetric
 from xmcgan.evaluation.metrics.fid import mean_and_covariance
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0, raise_on_all
@@ -64,14 +64,28 @@ def reference_arrays(
         f"{metric.cache_name}_{data}_{recipe['split']}_{real.size}_{real.resize}_{real.label}.npz"
     )
     path = cache_dir / name
+    as_statistics = ("mu", "sigma", "n") if "protocol" in recipe else ()
     if broadcast_from_host0(path.exists):
         with raise_on_all():
-            return _read_reference(path, recipe) if is_host0() else {}
+            if not is_host0():
+                return {}
+            arrays = read_npz(path)
+            stored = json.loads(str(arrays.pop("recipe", "{}")))
+            if differing := fingerprint_differences(stored, recipe):
+                raise EvaluationError(
+                    f"{path} was made another way ({'; '.join(differing)}): remove it"
+                )
+            return {key: array for key, array in arrays.items() if key not in as_statistics}
     title = f"real images, {metric.prefix}"
     arrays = extract([metric], real.batches(), len(real.examples), title)[metric.extraction]
     with raise_on_all():
         if is_host0():
-            _write_reference(path, recipe, arrays)
+            stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
+            if as_statistics:  # `eval_fid.py compare` reads the file as statistics
+                mu, sigma = mean_and_covariance(arrays["values"])
+                stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_npz(path, stored)
     return arrays
 
 
@@ -85,32 +99,33 @@ def extract(
     first = {}  # metrics of one recipe share what the first of them extracts
     for metric in metrics:
         first.setdefault(metric.extraction, metric.metric)
-    rows = {key: Rows() for key in first}
-    disable = not is_host0()
+    parts: dict[str, list[Arrays]] = {key: [] for key in first}
+    count = 0
+    disable = None if is_host0() else True  # None: a bar on a terminal, nothing in a file of logs
     with tqdm(total=expected, desc=title, unit="image", leave=False, disable=disable) as progress:
         for images, captions in batches:
             for key, metric in first.items():
-                rows[key].add(metric.extract(images, captions), len(images))
+                arrays = metric.extract(images, captions)
+                _check(arrays, len(images), count)
+                parts[key].append(arrays)
+            count += len(images)
             progress.update(len(images))
-    return {key: each.joined(expected) for key, each in rows.items()}
+    if count != expected or not count:
+        raise EvaluationError(f"{count} images came where {expected} were expected: no score")
+    return {
+        key: {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        for key, found in parts.items()
+    }
 
 
-def _write_reference(path: Path, recipe: Mapping[str, Any], arrays: Arrays) -> None:
-    stored = {**arrays, "recipe": np.array(json.dumps(recipe, sort_keys=True))}
-    if "protocol" in recipe:  # `eval_fid.py compare` reads the file as statistics
-        mu, sigma = mean_and_covariance(arrays["values"])
-        stored |= {"mu": mu, "sigma": sigma, "n": np.array(len(arrays["values"]))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_npz(path, stored)
-
-
-def _read_reference(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    arrays = read_npz(path)
-    stored = json.loads(str(arrays.pop("recipe", "{}")))
-    if differing := fingerprint_differences(stored, wanted):
-        raise EvaluationError(
-            f"{path} was made another way ({'; '.join(differing)}); remove it to make it again"
-        )
-    for name in ("mu", "sigma", "n") if "protocol" in wanted else ():
-        del arrays[name]
-    return arrays
+def _check(arrays: Arrays, num: int, first: int) -> None:
+    """Raise EvaluationError unless each of `num` images, counted from `first`, has a finite row."""
+    if not isinstance(arrays, dict):
+        raise EvaluationError("extract(images, captions) of a metric must return a dict")
+    for name, array in arrays.items():
+        if len(array) != num:
+            raise EvaluationError(f"{num} images gave {len(array)} rows of {name}: no score")
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            finite = np.isfinite(array).reshape(num, -1).all(axis=1)
+            image = first + int(np.argmin(finite))
+            raise EvaluationError(f"{name} of image {image} (from 0) are not finite: no score")

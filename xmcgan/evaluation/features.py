@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 import xmcgan
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.protocols import FeatureProtocol, load_network, preprocess
-from xmcgan.utils.files import atomic_file
+from xmcgan.utils.files import atomic_file, writing
 from xmcgan.utils.mesh import fetch, inference_batch_size, put, replicated, sample_sharding
 
 Images = UInt8[np.ndarray, "n h w 3"]
@@ -90,91 +90,38 @@ class BatchRunner:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(rows)], *parts)
 
 
-class Rows:
-    """Arrays extracted from batches; every image must have one finite row."""
-
-    def __init__(self) -> None:
-        self._parts: list[Arrays] = []
-        self._count = 0
-
-    def add(self, arrays: Arrays, count: int) -> None:
-        """Add what was extracted from `count` images."""
-        if not isinstance(arrays, dict):
-            raise EvaluationError("extract(images, captions) of a metric must return a dict")
-        for name, array in arrays.items():
-            if len(array) != count:
-                raise EvaluationError(f"{count} images gave {len(array)} rows of {name}: no score")
-            require_finite(array, name, first=self._count)
-        self._parts.append(arrays)
-        self._count += count
-
-    def joined(self, expected: int) -> dict[str, np.ndarray]:
-        """All rows, which must be `expected` ones."""
-        if self._count != expected or not expected:
-            raise EvaluationError(
-                f"{self._count} images came where {expected} were expected: no score"
-            )
-        names = self._parts[0]
-        return {name: np.concatenate([part[name] for part in self._parts]) for name in names}
-
-
-def require_finite(array: np.ndarray, name: str = "features", *, first: int = 0) -> None:
-    """Raise EvaluationError for the first row with NaN or infinity, counted from `first`."""
-    if np.issubdtype(array.dtype, np.floating):
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if not finite.all():
-            raise EvaluationError(
-                f"{name} of image {first + int(np.argmin(finite))} (counted from 0) are not "
-                "finite: no score; look at that image, and at the network's weights"
-            )
-
-
-def require_comparable(real: np.ndarray, fake: np.ndarray, at_least: int = 2) -> None:
-    """Raise EvaluationError if features are not finite, of two widths, or of too few images."""
-    require_finite(real, "features of the real images")
-    require_finite(fake, "features of the generated images")
-    if real.shape[1] != fake.shape[1]:
-        raise EvaluationError(
-            f"real features have {real.shape[1]} dimensions and generated ones {fake.shape[1]}; "
-            "extract both with the same protocol"
-        )
+def require_images(real: np.ndarray, fake: np.ndarray, at_least: int = 2) -> None:
+    """Raise EvaluationError if features are of too few images."""
     if min(len(real), len(fake)) < at_least:
         raise EvaluationError(
-            f"this score needs at least {at_least} images on each side; there are {len(real)} real "
-            f"and {len(fake)} generated ones"
+            f"this score needs at least {at_least} images on each side, not {len(real)} real and "
+            f"{len(fake)} generated ones"
         )
 
 
 def unit_rows(values: Float[np.ndarray, "n e"], name: str) -> Float[np.ndarray, "n e"]:
-    """Rows scaled to length 1, in float64; none may be zero or not finite."""
-    require_finite(values, name)
+    """Rows scaled to length 1, in float64."""
     values = values.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    if not lengths.all():
-        raise EvaluationError(
-            f"{name} of image {int(np.argmin(lengths))} (counted from 0) are zero: no score"
-        )
+    usable = (lengths > 0) & np.isfinite(lengths)
+    if not usable.all():
+        image = int(np.argmin(usable))
+        raise EvaluationError(f"{name} of image {image} (from 0) are zero, or not finite")
     return values / lengths
 
 
 def check_writable(path: Path) -> None:
     """Raise EvaluationError now, not after hours of work, if a file cannot be written."""
     if path.is_dir():
-        raise EvaluationError(f"cannot write {path}: it is a folder; name a file in it")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}: {path.parent}") from None
+        raise EvaluationError(f"cannot write to {path}: it is a folder; name a file in it")
+    with writing(path, EvaluationError), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def save_npz(path: Path, arrays: Arrays) -> None:
     """Write named arrays, atomically."""
-    try:
-        with atomic_file(path) as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
+    with writing(path, EvaluationError), atomic_file(path) as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

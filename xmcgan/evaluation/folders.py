@@ -5,6 +5,7 @@ All processes read all images and share the network's work; process 0 scores and
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -16,24 +17,18 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from tqdm import tqdm
 
 from xmcgan.data.images import Resize, decode_image, resize_image
 from xmcgan.data.sources import IMAGE_SUFFIXES, ImageStore
 from xmcgan.errors import EvaluationError, listed
-from xmcgan.evaluation.features import (
-    FeatureExtractor,
-    Networks,
-    Rows,
-    check_writable,
-    read_npz,
-    save_npz,
-)
-from xmcgan.evaluation.metrics import Context, build_metrics, quality_metrics
-from xmcgan.evaluation.metrics.fid import frechet_score, mean_and_covariance
+from xmcgan.evaluation.extraction import extract
+from xmcgan.evaluation.features import Networks, check_writable, read_npz, save_npz
+from xmcgan.evaluation.metrics import BuiltMetric, Context, build_metrics, quality_metrics
+from xmcgan.evaluation.metrics.fid import frechet_score, mean_and_covariance, too_few
 from xmcgan.evaluation.protocols import FeatureProtocol
 from xmcgan.sampling.sample_files import MANIFEST
 from xmcgan.utils.distributed import is_host0, raise_on_all, require_same
+from xmcgan.utils.files import parsing
 from xmcgan.utils.mesh import make_mesh
 from xmcgan.utils.provenance import fingerprint_differences, provenance
 from xmcgan.utils.statistics import Score, check_resamples
@@ -65,6 +60,7 @@ class Statistics:
     sigma: Float[np.ndarray, "d d"]
     n: int | None
     recipe: Mapping[str, Any]
+    path: Path | None = None  # where they were loaded from
 
     def save(self, path: Path) -> None:
         """Write a .npz, atomically."""
@@ -77,83 +73,90 @@ class Statistics:
         arrays = read_npz(path)
         if missing := {"mu", "sigma"} - arrays.keys():
             raise EvaluationError(
-                f"{path} lacks {' and '.join(sorted(missing))} (it has: {', '.join(arrays)}); make "
-                "it with eval_fid.py stats"
+                f"{path} lacks {' and '.join(sorted(missing))} (it has: {', '.join(arrays)})"
             )
         mu, sigma = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
         if mu.ndim != 1 or sigma.shape != mu.shape * 2 or not np.isfinite(mu.sum() + sigma.sum()):
             shapes = f"mu {mu.shape} and sigma {sigma.shape}"
             raise EvaluationError(f"{path}: {shapes} do not fit together, or are not finite")
-        try:
+        with parsing(path, EvaluationError, "a file of statistics, by its n or recipe"):
             recipe = json.loads(str(arrays["recipe"])) if "recipe" in arrays else {}
             n = int(arrays["n"]) if "n" in arrays else None
-            return cls(mu, sigma, n, {**recipe})
-        except (TypeError, ValueError) as error:
-            raise EvaluationError(f"{path}: its n or recipe is damaged: {error}") from None
+            return cls(mu, sigma, n, {**recipe}, path)
+
+    def describe(self) -> dict[str, Any]:
+        """What is known of the images, as JSON values."""
+        images, size = self.recipe.get("images", {}), self.recipe.get("image_size")
+        if isinstance(images, str):  # a job's references, described in the recipe itself
+            names = ("images", "data", "split", "image_resize", "mirrored")
+            known = {name: self.recipe[name] for name in names if name in self.recipe}
+            prepared = f"{images}, as for training"
+            images = known | {"image_size": [size, size], "preparation": prepared}
+        return {**images, "statistics": str(self.path), "num_images": self.n}
 
 
 class ImageFolder:
-    """Images (all, or `names`, `chosen` how) of a directory or of a zip, resized if asked for."""
+    """Images of a directory or of a zip, resized if asked for; all, or `num` random ones."""
 
     def __init__(
         self,
         path: Path,
         image_size: int | None = None,
         resize: Resize = "crop",
-        names: Sequence[str] | None = None,
-        chosen: str = "",
+        num: int | None = None,
+        seed: int = 0,
     ) -> None:
-        self._store = ImageStore(path)
-        self.path, self._image_size, self._chosen = path, image_size, chosen
+        self.path, self._image_size, self._chosen = path, image_size, {}
         self._resize: Resize = resize
+        self._store = ImageStore(path)
         self._digests: dict[str, bytes] = {}
-        self.names = list(_sampled(self._store, path) if names is None else names)
-        if not self.names:
+        self.names = _names(self._store)
+        total = len(self.names)
+        if not total:
             raise EvaluationError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        if num is not None:  # at random: the first names are often of one class
+            if not 1 <= num <= total:
+                raise EvaluationError(f"{num} images were asked for, and {path} has {total}")
+            indices = np.random.default_rng(seed).choice(total, num, replace=False)
+            self.names = [self.names[index] for index in sorted(indices)]
+            self._chosen = {"chosen": f"{num} of {total} by numpy.random.default_rng({seed})"}
 
-    def __len__(self) -> int:
-        return len(self.names)
+    @functools.cached_property
+    def _shape(self) -> tuple[int, ...]:
+        return self._pixels(self.names[0]).shape
 
-    def sample(self, num: int, seed: int = 0) -> "ImageFolder":
-        """`num` random images: the first names are often of one class."""
-        if not 1 <= num <= len(self):
-            raise EvaluationError(f"{num} images were asked for, and {self.path} has {len(self)}")
-        indices = np.random.default_rng(seed).choice(len(self), num, replace=False)
-        names = [self.names[index] for index in sorted(indices)]
-        chosen = f"{num} of {len(self)} by numpy.random.default_rng({seed})"
-        return ImageFolder(self.path, self._image_size, self._resize, names, chosen)
-
-    def batches(
-        self, batch_size: int = _READ_BATCH, workers: int | None = None
-    ) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
+    def batches(self, batch_size: int = _READ_BATCH) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
         """All images; files are read and decoded by threads, a batch ahead."""
-        starts = range(0, len(self), batch_size)
+        starts = range(0, len(self.names), batch_size)
         chunks = [self.names[start : start + batch_size] for start in starts]
-        shape = self._pixels(self.names[0]).shape
-        with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
             ahead = pool.map(self._pixels, chunks[0])
             for names, following in zip(chunks, [*chunks[1:], []], strict=True):
-                images = list(ahead)
-                ahead = pool.map(self._pixels, following)
-                for name, image in zip(names, images, strict=True):
-                    if image.shape != shape:
-                        raise EvaluationError(
-                            f"{self.path} has images of several sizes: {self.names[0]} is "
-                            f"{shape[1]} x {shape[0]}, {name} is {image.shape[1]} x "
-                            f"{image.shape[0]}; resize them with --image-size"
-                        )
+                with raise_on_all():
+                    images = list(ahead)
+                    ahead = pool.map(self._pixels, following)
+                    for name, image in zip(names, images, strict=True):
+                        self._check_shape(name, image)
                 yield np.stack(images)
 
-    def recipe(self) -> dict[str, Any]:
+    def _check_shape(self, name: str, image: np.ndarray) -> None:
+        if image.shape != self._shape:
+            (height, width, _), (other_height, other_width, _) = self._shape, image.shape
+            raise EvaluationError(
+                f"{self.path} has images of several sizes: {self.names[0]} is {width} x {height}, "
+                f"{name} is {other_width} x {other_height}; resize them with --image-size"
+            )
+
+    def describe(self) -> dict[str, Any]:
         """Which images these are and how pixels are made of them, as JSON values."""
-        size, chosen = self._image_size, self._chosen
+        size = self._image_size
         return {
             "source": str(self.path),
-            "num_images": len(self),
+            "num_images": len(self.names),
             "images_sha256": self.digest(),
-            "image_size": list(self._pixels(self.names[0]).shape[:2]),
+            "image_size": list(self._shape[:2]),
             "preparation": f"{self._resize} to {size}, bicubic" if size else "as stored",
-            **({"chosen": chosen} if chosen else {}),
+            **self._chosen,
         }
 
     def digest(self) -> str:
@@ -175,12 +178,12 @@ class ImageFolder:
         return resize_image(image, size, self._resize) if size else np.asarray(image)
 
 
-def _sampled(store: ImageStore, path: Path) -> list[str]:
+def _names(store: ImageStore) -> list[str]:
     """Images of a folder; of one of samples those of its manifest, without the grid."""
     manifests = [name for name in store if PurePosixPath(name).name == MANIFEST]
     if len(manifests) > 1:
         raise EvaluationError(
-            f"{path} holds several sets of samples, each with a {MANIFEST}; name one:"
+            f"{store.source} holds several sets of samples, each with a {MANIFEST}; name one:"
             f"{listed([str(PurePosixPath(name).parent) for name in sorted(manifests)])}"
         )
     if manifests == [MANIFEST]:
@@ -198,40 +201,37 @@ def compare(
     Statistics have a Frechet distance only. `allow_foreign` accepts statistics that do not say how
     they were made. Only process 0 returns anything.
     """
+    protocol = options.protocol
     with raise_on_all():
         check_resamples(resamples)
-        sides = [_open(path, options) for path in (real, fake)]
-        context = _context(options, resamples)
+        sides = [
+            Statistics.load(path) if path.suffix == ".npz" else _open_images(path, options)
+            for path in (real, fake)
+        ]
         has_images = any(isinstance(side, ImageFolder) for side in sides)
-        extractor = context.features(options.protocol.name) if has_images else None
-        recipe = dict(extractor.recipe) if extractor else {}
-        for path, side in zip((real, fake), sides, strict=True):
+        metrics = _build_metrics(options, resamples) if has_images else []
+        recipe = dict(metrics[0].recipe) if metrics else {}
+        for side in sides:
             if isinstance(side, Statistics):
-                check_statistics(side, path, options.protocol, recipe, allow_foreign)
+                check_statistics(side, protocol, recipe, allow_foreign)
                 known = (*_COMPARED, "weights_verified")
                 recipe = recipe or {key: side.recipe.get(key) for key in known}
     arrays = [
-        vars(side) if isinstance(side, Statistics) else _extract(extractor, side, options)
+        vars(side) if isinstance(side, Statistics) else _extract(metrics, side, options)
         for side in sides
     ]
     with raise_on_all():
         if not is_host0():
             return {}, {}
+        scores: dict[str, Score] = {}
         if all("values" in each for each in arrays):
-            scores: dict[str, Score] = {}
-            protocols = [options.protocol.name]
-            for metric in build_metrics(quality_metrics(protocols), protocols, context):
+            for metric in metrics:
                 scores |= metric.metric.compute(*arrays)
         else:
             score = frechet_score(*arrays, resamples=resamples, seed=options.seed)
-            scores = {options.protocol.label.lower(): score}
-        described = [
-            side.recipe()
-            if isinstance(side, ImageFolder)
-            else {**_described(side.recipe), "statistics": str(path), "num_images": side.n}
-            for side, path in zip(sides, (real, fake), strict=True)
-        ]
-    _warn(described, options.protocol)
+            scores[protocol.label.lower()] = score
+        described = [side.describe() for side in sides]
+    _warn(described, protocol)
     recipe |= provenance() | {"bootstrap": resamples, "seed": options.seed}
     return scores, recipe | {"real": described[0], "fake": described[1]}
 
@@ -241,119 +241,89 @@ def write(images: Path, out: Path, options: Options, *, statistics: bool) -> int
     with raise_on_all():
         if is_host0():
             check_writable(out)
-        folder = _open(images, options)
-        if isinstance(folder, Statistics):
-            raise EvaluationError(f"{images} holds no images")
+        folder = _open_images(images, options)
         if statistics:
             _require_frechet(options.protocol)
-        extractor = _context(options).features(options.protocol.name)
-    arrays = _extract(extractor, folder, options)
+        metrics = _build_metrics(options)
+    arrays = _extract(metrics, folder, options)
     with raise_on_all():
         if is_host0() and statistics:
-            _warn([folder.recipe()], options.protocol)
-            recipe = extractor.recipe | provenance() | {"images": folder.recipe()}
-            Statistics(*mean_and_covariance(arrays["values"]), len(folder), recipe).save(out)
+            _warn([folder.describe()], options.protocol)
+            recipe = metrics[0].recipe | provenance() | {"images": folder.describe()}
+            moments = mean_and_covariance(arrays["values"])
+            Statistics(*moments, len(folder.names), recipe).save(out)
         elif is_host0():
             named = {"names": np.array(folder.names), "features": arrays["values"]}
             save_npz(out, named | {"logits": arrays["logits"]})
-    return len(folder)
+    return len(folder.names)
 
 
-def _open(path: Path, options: Options) -> ImageFolder | Statistics:
-    if path.suffix == ".npz":
-        return Statistics.load(path)
-    folder, num = ImageFolder(path, options.image_size, options.resize), options.num_samples
-    return folder if num is None else folder.sample(num, options.seed)
+def _open_images(path: Path, options: Options) -> ImageFolder:
+    num, seed = options.num_samples, options.seed
+    return ImageFolder(path, options.image_size, options.resize, num, seed)
 
 
-def _context(options: Options, resamples: int = 0) -> Context:
-    weights = {options.protocol.name: options.weights} if options.weights else {}
+def _build_metrics(options: Options, resamples: int = 0) -> list[BuiltMetric]:
+    """All metrics of the protocol's features, which they share."""
+    name = options.protocol.name
+    weights = {name: options.weights} if options.weights else {}
     networks = Networks(make_mesh(), options.batch_size, options.allow_unverified, weights)
-    return Context(networks, seed=options.seed, resamples=resamples)
+    context = Context(networks, seed=options.seed, resamples=resamples)
+    return build_metrics(quality_metrics([name]), [name], context)
 
 
 def _extract(
-    extractor: FeatureExtractor | None, folder: ImageFolder, options: Options
+    metrics: Sequence[BuiltMetric], folder: ImageFolder, options: Options
 ) -> dict[str, np.ndarray]:
-    assert extractor is not None
-    name, unit = folder.path.name, extractor.batch_size
-    same = {"--batch-size": options.batch_size, "network": extractor.recipe}
-    require_same({f"number of images in {name}": len(folder), **same})
-    rows = Rows()
-    batches = folder.batches(-(-_READ_BATCH // unit) * unit)
-
-    def next_batch() -> np.ndarray | None:
-        with raise_on_all():
-            return next(batches, None)
-
-    # None: a bar on a terminal, nothing in a file of logs.
-    disable = None if is_host0() else True
-    with tqdm(total=len(folder), desc=name, unit="img", disable=disable) as bar:
-        while (batch := next_batch()) is not None:
-            rows.add(extractor(batch), len(batch))
-            bar.update(len(batch))
+    name, num, unit = folder.path.name, len(folder.names), metrics[0].metric.extractor.batch_size
+    same = {"--batch-size": options.batch_size, "network": metrics[0].recipe}
+    require_same({f"number of images in {name}": num, **same})
+    batches = ((images, ()) for images in folder.batches(-(-_READ_BATCH // unit) * unit))
+    arrays = extract(metrics, batches, num, name)
     # Else a score would be of one half of each.
-    require_same({f"images of {name}": folder.recipe() | {"source": ""}})
-    return rows.joined(len(folder))
+    require_same({f"images of {name}": folder.describe() | {"source": ""}})
+    return arrays[metrics[0].extraction]
 
 
 def check_statistics(
     statistics: Statistics,
-    path: Path,
     protocol: FeatureProtocol,
     recipe: Mapping[str, Any],
     allow_foreign: bool,
 ) -> None:
     """Raise EvaluationError if statistics are not of the features of a recipe."""
     _require_frechet(protocol)
+    path = statistics.path
     if statistics.mu.size != protocol.num_features:
         raise EvaluationError(
-            f"{path} has {statistics.mu.size} dimensions and {protocol.name} "
-            f"{protocol.num_features}: it is of another network"
+            f"{path} has {statistics.mu.size} dimensions, not the {protocol.num_features} of "
+            f"{protocol.name}"
         )
     if not statistics.recipe and not allow_foreign:
         raise EvaluationError(
-            f"{path} does not say how it was made: if it was by {protocol.name} with the same "
-            "weights, pass --allow-foreign-statistics (files of pytorch-fid are fid-pytorch, those "
-            "of TTUR fid-2015)"
+            f"{path} does not say how it was made: if by {protocol.name}, pass "
+            "--allow-foreign-statistics (files of pytorch-fid are fid-pytorch, of TTUR fid-2015)"
         )
     wanted = {key: recipe[key] for key in _COMPARED if key in recipe} or {"protocol": protocol.name}
     stored = {key: statistics.recipe.get(key) for key in wanted}
     if statistics.recipe and (differing := fingerprint_differences(stored, wanted)):
-        raise EvaluationError(
-            f"{path} was made differently and cannot be compared ({'; '.join(differing)})"
-        )
-
-
-def _described(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says of its images; that of a job's references says it in the recipe itself."""
-    images = recipe.get("images", {})
-    if isinstance(images, Mapping):
-        return dict(images)
-    names = ("images", "data", "split", "image_resize", "mirrored")
-    size = recipe.get("image_size")
-    described = {name: recipe[name] for name in names if name in recipe}
-    return described | {"image_size": [size, size], "preparation": f"{images}, as for training"}
+        raise EvaluationError(f"{path} was made differently ({'; '.join(differing)})")
 
 
 def _require_frechet(protocol: FeatureProtocol) -> None:
     if protocol.label == "PR":
         raise EvaluationError(
-            f"{protocol.name} compares images with images: its scores do not follow from a mean "
-            "and a covariance"
+            f"{protocol.name} compares images with images, not their means and covariances"
         )
 
 
 def _warn(described: Sequence[Mapping[str, Any]], protocol: FeatureProtocol) -> None:
+    warnings = []
     for each in described if protocol.label != "PR" else ():
-        num, name = each["num_images"], each.get("statistics") or each["source"]
-        if num is not None and num <= protocol.num_features:
-            print(
-                f"warning: {name}: {num} images are no more than the {protocol.num_features} "
-                f"dimensions of a feature; the {protocol.label} is biased upwards and comparable "
-                "at this number only",
-                file=sys.stderr,
-            )
+        if note := too_few(each["num_images"], protocol.num_features):
+            warnings.append(f"{each.get('statistics') or each['source']}: {note}")
     sizes = [each["image_size"] for each in described if "image_size" in each]
     if len(sizes) == 2 and sizes[0] != sizes[1]:
-        print(f"warning: {sizes[0]} pixels are compared with {sizes[1]}", file=sys.stderr)
+        warnings.append(f"{sizes[0]} pixels are compared with {sizes[1]}")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)

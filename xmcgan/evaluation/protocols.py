@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from xmcgan.errors import EvaluationError, did_you_mean
-from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, load_efficientnet_lite
-from xmcgan.pretrained.inception import PUBLISHED_MD5, PUBLISHED_SHA256, load_inception
-from xmcgan.pretrained.published import PUBLISHED
+from xmcgan.pretrained.efficientnet_lite import SCALES, load_efficientnet_lite
+from xmcgan.pretrained.inception import PUBLISHED_MD5, load_inception
+from xmcgan.pretrained.sources import SOURCES
 from xmcgan.pretrained.vgg import load_vgg
-from xmcgan.pretrained.weights import SOURCES, FileIdentity, find_file, identify_file, resolve
+from xmcgan.pretrained.weights import FileIdentity, find_file, identify_file, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,71 +114,38 @@ SCALINGS: dict[str, Callable[[Array], Array]] = {
     "x / 255": lambda x: x / 255,
 }
 
-_INCEPTION = FeatureProtocol(
+_TF1, _BICUBIC = "bilinear of TensorFlow 1", "antialiased bicubic, clipped to 0..255"
+_INCEPTION, _SIGNED = "inception-2015", "(x - 128) / 128"
+# Name, label, network, resize and the side to which it is, scaling, number of features.
+_PROTOCOLS = (
     # Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017, and their code:
     # comparable with TTUR and torch-fidelity.
-    name="fid-2015",
-    label="FID",
-    network="inception-2015",
-    resize="bilinear of TensorFlow 1",
-    input_size=299,
-    scaling="(x - 128) / 128",
-    num_features=2048,
-)
-# Our own measure, never called FID: needs no download beyond a pinned wheel. The network was
-# trained on Pillow's bicubic at 224; we keep it in float and clip, as clean-fid does. Its own
-# scaling, (x - 127) / 128, is part of the network.
-_LITE0 = FeatureProtocol(
-    name="fd-effnet-lite0",
-    label="FD",
-    network="efficientnet_lite0",
-    resize="antialiased bicubic, clipped to 0..255",
-    input_size=224,
-    scaling="x / 255",
-    num_features=1280,
-)
-_PROTOCOLS = (
-    _INCEPTION,
+    FeatureProtocol("fid-2015", "FID", _INCEPTION, _TF1, 299, _SIGNED, 2048),
     # mseitzer/pytorch-fid: the same weights behind PyTorch's own resize.
-    dataclasses.replace(
-        _INCEPTION, name="fid-pytorch", resize="bilinear of PyTorch", scaling="2 x / 255 - 1"
+    FeatureProtocol(
+        "fid-pytorch", "FID", _INCEPTION, "bilinear of PyTorch", 299, "2 x / 255 - 1", 2048
     ),
     # Parmar, Zhang, Zhu, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR
     # 2022: Pillow's bicubic of each channel in float, clipped.
-    dataclasses.replace(
-        _INCEPTION, name="fid-clean", resize="antialiased bicubic, clipped to 0..255"
-    ),
+    FeatureProtocol("fid-clean", "FID", _INCEPTION, _BICUBIC, 299, _SIGNED, 2048),
     # The official XMC-GAN code's own measure: Keras' ImageNet weights, `jax.image.resize`
     # (which antialiases when it shrinks), and a clip after scaling.
-    dataclasses.replace(
-        _INCEPTION,
-        name="fid-keras",
-        network="inception-keras",
-        resize="antialiased bilinear",
-        scaling="clip(2 x / 255 - 1, -1, 1)",
+    FeatureProtocol(
+        "fid-keras", "FID", "inception-keras", "antialiased bilinear", 299,
+        "clip(2 x / 255 - 1, -1, 1)", 2048,
     ),
-    _LITE0,
+    # Our own measure, never called FID: needs no download beyond a pinned wheel. The network was
+    # trained on Pillow's bicubic at 224; we keep it in float and clip, as clean-fid does. Its own
+    # scaling, (x - 127) / 128, is part of the network.
+    FeatureProtocol("fd-effnet-lite0", "FD", "efficientnet_lite0", _BICUBIC, 224, "x / 255", 1280),
     # Training uses Lite0 (image loss, projected discriminator) but never Lite2. It is made for 260
     # pixels; 160 takes a quarter of the time and ranks as well (docs/evaluation.md).
-    dataclasses.replace(
-        _LITE0,
-        name="fd-effnet-lite2",
-        network="efficientnet_lite2",
-        input_size=160,
-    ),
+    FeatureProtocol("fd-effnet-lite2", "FD", "efficientnet_lite2", _BICUBIC, 160, "x / 255", 1280),
     # Kynkaanniemi et al., "Improved Precision and Recall Metric", NeurIPS 2019: the second hidden
-    # layer of VGG-16 after its ReLU, as torch-fidelity extracts it.
+    # layer of VGG-16 after its ReLU, as torch-fidelity extracts it. The network standardizes.
     # Deviation: torchvision's weights; the authors' file is converted from the first VGG-16's.
-    FeatureProtocol(
-        name="pr-vgg16",
-        label="PR",
-        network="vgg16",
-        resize="bilinear of TensorFlow 1",
-        input_size=224,
-        scaling="x / 255",  # the network standardizes
-        num_features=4096,
-    ),
-)
+    FeatureProtocol("pr-vgg16", "PR", "vgg16", _TF1, 224, "x / 255", 4096),
+)  # fmt: skip
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
 DEFAULT_PROTOCOL = "fd-effnet-lite2"
 
@@ -212,18 +179,16 @@ class FeatureNetwork:
     weights: FileIdentity
 
 
+def _sha256(name: str) -> str:
+    return SOURCES[name].files[0].sha256 or ""
+
+
 # Digest of the published file that everybody scores with, and its loader.
 _NETWORKS: dict[str, tuple[str, Callable[[Path], tuple[Any, Any]]]] = {
-    "inception-2015": (PUBLISHED_SHA256, partial(load_inception, "2015")),
+    "inception-2015": (_sha256("inception-2015"), partial(load_inception, "2015")),
     "inception-keras": (PUBLISHED_MD5, partial(load_inception, "keras")),
-    "vgg16": (
-        PUBLISHED["vgg16"].files[0].sha256 or "",
-        partial(load_vgg, network="vgg16", feature="fc2"),
-    ),
-    **{
-        name: (SOURCES[name].members[0].sha256, partial(load_efficientnet_lite, scale=scale))
-        for name, scale in (("efficientnet_lite0", LITE0), ("efficientnet_lite2", LITE2))
-    },
+    "vgg16": (_sha256("vgg16"), partial(load_vgg, network="vgg16", feature="fc2")),
+    **{name: (_sha256(name), partial(load_efficientnet_lite, network=name)) for name in SCALES},
 }
 
 
@@ -243,12 +208,10 @@ def flattered_by(config: ConfigDict, protocol: FeatureProtocol) -> str:
 
     Scores by a network that the generator is trained against rise faster than images get better.
     """
-    parts = []
-    loss = config.losses.image_pretrained
-    if loss.enabled and loss.network == protocol.network:
-        parts.append("image loss")
-    discriminator = config.discriminator
+    loss, discriminator = config.losses.image_pretrained, config.discriminator
     trunk = discriminator.get("trunk", "efficientnet_lite0")
-    if discriminator.get("type") == "projected" and trunk == protocol.network:
-        parts.append("discriminator")
-    return " and ".join(parts)
+    used = {
+        "image loss": loss.enabled and loss.network == protocol.network,
+        "discriminator": discriminator.get("type") == "projected" and trunk == protocol.network,
+    }
+    return " and ".join(part for part, is_used in used.items() if is_used)

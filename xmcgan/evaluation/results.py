@@ -10,9 +10,7 @@ WORKDIR/evaluation/manifest.json     recipe, captions, checkpoints and scores, t
 import dataclasses
 import hashlib
 import json
-import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xmcgan.errors import EvaluationError
-from xmcgan.utils.files import write_text
+from xmcgan.evaluation.figures import add_legend, draw_panels
+from xmcgan.utils.files import atomic_file, parsing, read_json, write_text
 from xmcgan.utils.provenance import provenance
 from xmcgan.utils.statistics import Score
 from xmcgan.utils.tables import aligned_table, markdown_table
 
 Weights = Literal["ema", "raw"]
 
-_COLUMNS = 3
 _CURVES: dict[Weights, dict[str, Any]] = {
     "ema": {"color": "#1f6feb", "label": "averaged weights (EMA)"},
     "raw": {"color": "#d9822b", "label": "raw weights"},
@@ -72,25 +70,19 @@ class ResultFile:
         for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), start=1):
             if not line.endswith(b"\n"):
                 break  # a killed write, which `append` clears away
-            try:
+            what = "a result (delete the line to evaluate its checkpoint again)"
+            with parsing(f"{self._path} line {number}", EvaluationError, what):
                 results.append(_parse(line))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise EvaluationError(
-                    f"{self._path} line {number} is no result ({error}); delete the line to "
-                    "evaluate its checkpoint again"
-                ) from None
         return results
 
     def append(self, result: Result) -> None:
         """Add a result as one line, on the disk when this returns."""
         scores = {name: _to_json(name, score) for name, score in result.scores.items()}
         line = json.dumps(vars(result) | {"scores": scores}) + "\n"
-        with self._path.open("a+b") as file:
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)  # drop half a line of a killed write
+        kept = self._path.read_bytes() if self._path.exists() else b""
+        with atomic_file(self._path) as file:
+            file.write(kept[: kept.rfind(b"\n") + 1])  # drop half a line of a killed write
             file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
 
     def write_recipe(self, recipe: dict[str, Any]) -> str:
         """Write a recipe, once, and return its id."""
@@ -105,10 +97,7 @@ class ResultFile:
     def read_recipe(self, name: str) -> dict[str, Any]:
         """Recipe of an id; raises EvaluationError if the file is missing or damaged."""
         path = self._directory / "recipes" / f"{name}.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise EvaluationError(f"{path} cannot be read: {error}") from None
+        return read_json(path, EvaluationError, "a recipe")
 
 
 def _to_json(name: str, score: Score) -> dict[str, Any]:
@@ -131,17 +120,18 @@ def _parse(line: bytes) -> Result:
 
 def best_result(results: Sequence[Result], name: str) -> Result | None:
     """Best result of averaged weights by one score, of the last recipe."""
-    averaged = [r for r in results if r.weights == "ema" and name in r.scores]
-    comparable = [r for r in averaged if r.recipe == averaged[-1].recipe]
-    if not comparable:
-        return None
-    sign = 1 if comparable[0].scores[name].better == "lower" else -1
-    return min(comparable, key=lambda r: sign * r.scores[name].value)
+    averaged = of_last_recipe([r for r in results if r.weights == "ema" and name in r.scores])
+    return _best(averaged, name) if averaged else None
 
 
-def newest(results: Iterable[Result]) -> list[Result]:
-    """The result finished last of each step and kind of weights, in order of step."""
-    found = {(result.step, result.weights): result for result in results}
+def _best(results: Sequence[Result], name: str) -> Result:
+    choose = min if results[0].scores[name].better == "lower" else max
+    return choose(results, key=lambda result: result.scores[name].value)
+
+
+def of_last_recipe(results: Sequence[Result]) -> list[Result]:
+    """The newest result of each step and kind of weights made as the last one, in order of step."""
+    found = {(r.step, r.weights): r for r in results if r.recipe == results[-1].recipe}
     return [found[key] for key in sorted(found)]
 
 
@@ -149,13 +139,12 @@ def write_report(workdir: Path) -> str:
     """Write the report of the last recipe; return the table and where the files are."""
     directory = workdir / "evaluation"
     file = ResultFile(directory)
-    everything = file.read()
-    if not everything:
+    results = of_last_recipe(file.read())
+    if not results:
         raise EvaluationError(
             f"{directory} has no results yet; run\n  python scripts/eval_fid.py --workdir {workdir}"
         )
-    recipe_id = everything[-1].recipe
-    results = newest(result for result in everything if result.recipe == recipe_id)
+    recipe_id = results[-1].recipe
     recipe = file.read_recipe(recipe_id)
     images = f"{recipe['samples']:,} images at {recipe['image_size']} px"
     captions = f"captions of {recipe['data']['data']} ({recipe['data']['split']})"
@@ -163,7 +152,8 @@ def write_report(workdir: Path) -> str:
     table, notes = result_rows(results), _notes(results[-1].scores)
     markdown = ["# Evaluation", "", title, "", *markdown_table(table), *notes]
     write_text(directory / "report.md", "\n".join([*markdown, "", "![curves](curves.png)", ""]))
-    curves(results, title).savefig(directory / "curves.png", dpi=100)
+    with atomic_file(directory / "curves.png") as file:
+        curves(results, title).savefig(file, format="png", dpi=100)
     manifest = {
         "recipe_id": recipe_id,
         "recipe": recipe,
@@ -187,20 +177,19 @@ def result_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Rows of the table: newest averaged and raw value and the best, of each score."""
     rows = [("score", "last (EMA)", "95 % interval", "last (raw)", "best (EMA)", "at step", "")]
     for name in _names(results):
-        found = [(r.weights, r.step, r.scores[name]) for r in results if name in r.scores]
-        averaged = [(step, score) for weights, step, score in found if weights == "ema"]
-        raw = [score for weights, _, score in found if weights == "raw"]
+        averaged, raw = (
+            [r for r in results if r.weights == weights and name in r.scores] for weights in _CURVES
+        )
         last, interval, best, at = "-", "-", "-", "-"
         if averaged:
-            score = averaged[-1][1]
+            score = averaged[-1].scores[name]
             last = number(score.value)
             if score.low is not None and score.high is not None:
                 interval = f"{number(score.low)} to {number(score.high)}"
             if not name.endswith(tuple(_REFERENCES)):
-                sign = 1 if score.better == "lower" else -1
-                step, score = min(averaged, key=lambda pair: sign * pair[1].value)
-                best, at = number(score.value), f"{step:,}"
-        last_raw = number(raw[-1].value) if raw else "-"
+                result = _best(averaged, name)
+                best, at = number(result.scores[name].value), f"{result.step:,}"
+        last_raw = number(raw[-1].scores[name].value) if raw else "-"
         rows.append((name, last, interval, last_raw, best, at, _direction(results, name)))
     return rows
 
@@ -208,30 +197,23 @@ def result_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 def curves(results: Sequence[Result], title: str) -> Figure:
     """Each score over training steps, with its interval and its references."""
     names = [name for name in _names(results) if not name.endswith(tuple(_REFERENCES))]
-    rows = math.ceil(len(names) / _COLUMNS)
-    figure = Figure(figsize=(4.2 * _COLUMNS, 2.8 * rows + 0.9), layout="constrained")
-    axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
-    for axis, name in zip(axes, names, strict=False):
+    figure, axes = draw_panels(len(names), title, (4.2, 2.8), columns=3)
+    for axis, name in zip(axes, names, strict=True):
         _plot(axis, results, name)
-    for axis in axes[len(names) :]:
-        axis.set_axis_off()
-    labels = [axis.get_legend_handles_labels() for axis in figure.axes]
-    handles = {label: line for found in labels for line, label in zip(*found, strict=True)}
-    figure.suptitle(title, fontsize=11)
-    style: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "frameon": False}
-    figure.legend(handles.values(), handles.keys(), **style)
+    add_legend(figure, axes)
     return figure
 
 
 def _plot(axis: Axes, results: Sequence[Result], name: str) -> None:
     for weights, style in _CURVES.items():
-        shown = [r for r in results if r.weights == weights and name in r.scores]
-        found = [(r.step, r.scores[name]) for r in shown]
-        steps = [step for step, _ in found]
+        found = {
+            r.step: r.scores[name] for r in results if r.weights == weights and name in r.scores
+        }
+        steps, scores = [*found], found.values()
         if found:
-            axis.plot(steps, [score.value for _, score in found], "o-", markersize=3, **style)
-        if found and all(score.low is not None for _, score in found):
-            low, high = np.array([(score.low, score.high) for _, score in found]).T
+            axis.plot(steps, [score.value for score in scores], "o-", markersize=3, **style)
+        if found and all(score.low is not None for score in scores):
+            low, high = np.array([(score.low, score.high) for score in scores]).T
             axis.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
             axis.vlines(steps, low, high, color=style["color"], alpha=0.4, linewidth=1)
     for suffix, style in _REFERENCES.items():
@@ -240,9 +222,6 @@ def _plot(axis: Axes, results: Sequence[Result], name: str) -> None:
             axis.axhline(reference[-1], linestyle="--", linewidth=1, **style)
     axis.set_title(f"{name}  ({_direction(results, name)})", fontsize=9)
     axis.set_xlabel("training step", fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def number(value: float) -> str:

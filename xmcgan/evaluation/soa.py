@@ -21,7 +21,7 @@ from xmcgan.data.sources import clean_captions
 from xmcgan.errors import DataError, EvaluationError, UserError, did_you_mean, listed
 from xmcgan.sampling.sampler import TrainedModel, sample_noise
 from xmcgan.utils.distributed import broadcast_from_host0, is_host0
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import parsing, read_json, write_text, writing
 from xmcgan.utils.provenance import fingerprint_differences
 
 # Names that the authors' script gives to YOLOv3's classes (data/coco.names).
@@ -46,31 +46,22 @@ _CHUNK = 256  # images in memory at once, 50 MB at 256 pixels
 Read = Callable[[Path], Any]  # the values of a .json or .pkl
 
 
-def read_json(path: Path) -> Any:
-    """Return the values of a JSON file; raises DataError if it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not a JSON file: {error}") from None
+def read_values(path: Path) -> Any:
+    """Return the values of a JSON file."""
+    return read_json(path, DataError, "a JSON file")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the object of a JSON file; raises DataError if it is none, or empty."""
-    value = read_json(path)
+def _read_object(path: Path) -> dict[str, Any]:
+    value = read_values(path)
     if not isinstance(value, dict) or not value:
         raise DataError(f"{path} must be a JSON object")
     return value
 
 
-def read_captions(source: Path, read: Read = read_json) -> dict[str, list[dict[str, Any]]]:
+def read_captions(source: Path, read: Read = read_values) -> dict[str, list[dict[str, Any]]]:
     """Return the captions of each label, from `label_XX_NAME.pkl` or `.json` of a folder.
 
     A file holds a list of objects with `caption`; `id` and `image_id` are kept if they are there.
-
-    Raises:
-        DataError: there is no such file, one has no captions, or a caption cannot be used.
     """
     paths = [path for path in sorted(source.glob("label_*")) if path.suffix in (".pkl", ".json")]
     if not paths:
@@ -88,7 +79,7 @@ def _captions(value: Any, path: Path) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
             raise DataError(f'{where}: must be an object with a "caption"')
         ids = {key: entry[key] for key in ("id", "image_id") if isinstance(entry.get(key), int)}
-        entries.append({"caption": clean_captions([entry["caption"]], where)[0][0], **ids})
+        entries.append({"caption": clean_captions([entry["caption"]], where)[0], **ids})
     return entries
 
 
@@ -135,19 +126,11 @@ def plan_samples(
 
 
 def write_samples(model: TrainedModel, out: Path, manifest: Mapping[str, Any]) -> int:
-    """Sample the `labels` of a manifest to OUT/images/LABEL, with noise of its own per image.
+    """Sample the `labels` of a manifest to OUT/images/LABEL; return the number of images.
 
-    Labels that are complete are left as they are, so that the same command continues. The manifest
-    lies beside `images`: within, the authors' script would stumble over it.
-
-    Args:
-        manifest: JSON values: at least `labels`, of `plan_samples`, `seed` and `truncation`.
-
-    Returns:
-        The number of images.
-
-    Raises:
-        UserError: `out` cannot be written, or holds other samples.
+    Labels that are complete are left as they are, so that the same command continues. The manifest,
+    JSON values with at least `labels` (of `plan_samples`), `seed` and `truncation`, lies beside
+    `images`: within, the authors' script would stumble over it.
     """
     labels, total = manifest["labels"], 0
     finished = broadcast_from_host0(lambda: _prepare(out, manifest))
@@ -174,17 +157,15 @@ def write_samples(model: TrainedModel, out: Path, manifest: Mapping[str, Any]) -
 def _prepare(out: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Write the manifest and make folders; return the labels that are complete."""
     path, labels = out / MANIFEST, manifest["labels"]
-    if path.exists() and (differing := fingerprint_differences(read_object(path), manifest)):
+    if path.exists() and (differing := fingerprint_differences(_read_object(path), manifest)):
         lines = [f"{line[:200]} ..." if len(line) > 200 else line for line in differing]
         raise UserError(f"{out} holds other samples: choose another folder{listed(lines)}")
     if not path.exists() and (out / IMAGES).exists():
         raise UserError(f"{out / IMAGES} exists, and {path} does not: choose another folder")
-    try:
+    with writing(out, UserError):
         for folder in labels:
             (out / IMAGES / folder).mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}") from None
     images = {folder: {f for entry in labels[folder] for f in entry["images"]} for folder in labels}
     return [folder for folder in labels if images[folder] <= {*os.listdir(out / IMAGES / folder)}]
 
@@ -214,13 +195,11 @@ def list_samples(root: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
         raise EvaluationError(f"{images}: no images of{listed(empty)}")
     if not (root / MANIFEST).exists():
         return files, {}
-    manifest = read_object(root / MANIFEST)
-    try:
+    manifest = _read_object(root / MANIFEST)
+    with parsing(root / MANIFEST, EvaluationError, "a manifest of samples"):
         labels = manifest.pop("labels")
         wanted = {each: [f for e in labels[each] for f in e["images"]] for each in labels}
         _ = manifest["images_per_caption"], manifest["max_captions"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise EvaluationError(f"{root / MANIFEST} is damaged: {error!r}") from None
     if differing := _differences(wanted, files, "is missing", f"is not in {MANIFEST}"):
         raise EvaluationError(f"{root} is incomplete, or was changed:{listed(differing)}")
     return files, manifest
@@ -238,23 +217,21 @@ def _differences(
     return [f"{name} {lacks if name in one else more}" for name in sorted(one ^ other)]
 
 
-def read_detections(source: Path, read: Read = read_json) -> dict[str, dict[str, bool]]:
+def read_detections(source: Path, read: Read = read_values) -> dict[str, dict[str, bool]]:
     """Return for each label and image whether the label's object was detected.
 
     `source` is the authors' output, a folder of `detected_LABEL.pkl` or one of them, each {image:
     [names, numbers, boxes]}; or a JSON file {LABEL: {image: [name or number]}}.
     """
     if source.suffix == ".json":
-        labels = read_object(source)
-        _check_labels([*labels], source)
-        return {each: _recognized(labels[each], each, source) for each in labels}
-    paths = detection_files(source)
-    folders = [path.stem.removeprefix("detected_") for path in paths]
-    _check_labels(folders, source)
-    return {
-        folder: _recognized(read(path), folder, path, 1)
-        for folder, path in zip(folders, paths, strict=True)
-    }
+        found = {folder: (source, images) for folder, images in _read_object(source).items()}
+    else:
+        found = {
+            path.stem.removeprefix("detected_"): (path, read(path))
+            for path in detection_files(source)
+        }
+    _check_labels([*found], source)
+    return {folder: _recognized(images, folder, path) for folder, (path, images) in found.items()}
 
 
 def detection_files(source: Path) -> list[Path]:
@@ -265,30 +242,28 @@ def detection_files(source: Path) -> list[Path]:
     return paths
 
 
-def _recognized(
-    images: Any, folder: str, where: Path, numbers: int | None = None
-) -> dict[str, bool]:
-    """Return whether the label is among the detections of each image, or their part `numbers`."""
+def _recognized(images: Any, folder: str, where: Path) -> dict[str, bool]:
+    """Return whether the label is among the detections of each image."""
     if not isinstance(images, dict) or not all(isinstance(image, str) for image in images):
         raise EvaluationError(f"{where}: must hold images by name for {folder}")
-    label, recognized = label_number(folder), {}
+    recognized = {}
     for image, found in images.items():
-        if numbers is not None:
-            found = found[numbers] if isinstance(found, list) and len(found) == 3 else None
+        if where.suffix == ".pkl":
+            found = found[1] if isinstance(found, list) and len(found) == 3 else None
         if not isinstance(found, list):
             raise EvaluationError(f"{where}: detections of {folder}/{image} are no list")
-        recognized[image] = label in [_class_number(each, where) for each in found]
+        recognized[image] = label_number(folder) in [_class_number(each, where) for each in found]
     return recognized
 
 
 def _class_number(value: Any, where: Path) -> int:
-    if isinstance(value, str) and value in CLASSES:
+    if isinstance(value, str):
+        if value not in CLASSES:
+            hint = did_you_mean(value, CLASSES)
+            raise EvaluationError(f"{where}: {value[:40]!r} is no class of YOLOv3{hint}")
         return CLASSES.index(value)
     if type(value) is int and 0 <= value < len(CLASSES):
         return value
-    if isinstance(value, str):
-        hint = did_you_mean(value, CLASSES)
-        raise EvaluationError(f"{where}: {value[:40]!r} is no class of YOLOv3{hint}")
     raise EvaluationError(f"{where}: a class is a name, or a number from 0 to {len(CLASSES) - 1}")
 
 
@@ -324,12 +299,8 @@ def compute_scores(counts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     }
 
 
-def score(samples: Path, detections: Path, read: Read = read_json) -> dict[str, Any]:
-    """Return the scores of samples, with `notes` on what is not as published, as JSON values.
-
-    Raises:
-        UserError: samples or detections cannot be used, or do not fit each other.
-    """
+def score(samples: Path, detections: Path, read: Read = read_values) -> dict[str, Any]:
+    """Return the scores of samples, with `notes` on what is not as published, as JSON values."""
     files, manifest = list_samples(samples)
     detected = read_detections(detections, read)
     lacks, more = "has no detections", "has detections, and is not among the samples"

@@ -32,11 +32,8 @@ _PENDING, _BEST = "evaluation", "best"  # reasons of pins
 class EvaluationJob:
     """Evaluation of the checkpoints of one workdir, whose training may still run.
 
-    Args:
-        every: Only steps that it divides, and the last one of the run.
-        newest_first: Not the oldest checkpoint first.
-        save_samples: Folder, or path of a zip, for the scored images of each step and kind of
-            weights; a step whose samples are not there is scored once more.
+    Only of steps that `every` divides, and of the run's last one. `save_samples` is a folder or a
+    zip for the scored images; a step whose samples are not there is scored once more.
     """
 
     def __init__(
@@ -71,11 +68,9 @@ class EvaluationJob:
         return cls(workdir, options, every=chosen.every_steps)
 
     def run(self, steps: Sequence[int] | None = None, *, watch: bool = False) -> int:
-        """Evaluate what has no result yet; return how many results were added.
+        """Evaluate `steps` (None: all) that have no result; return how many results were added.
 
-        Args:
-            steps: Checkpoints; None: all that exist.
-            watch: Wait for more, until the run's last step has been evaluated.
+        `watch` waits for more, until the run's last step has been evaluated.
         """
         with contextlib.ExitStack() as held:
             with raise_on_all():
@@ -136,11 +131,11 @@ class EvaluationJob:
                 checkpoint.unpin(self._checkpoints, step, _PENDING)
                 continue
             key = self._recipe_id, digest
-            lacking: list[Weights] = [
-                w
-                for w in self._weights
-                if (step, w, *key) not in done or self._lacks_samples(step, w)
-            ]
+            lacking: list[Weights] = []
+            for weights in self._weights:
+                samples = self._sample_path(step, weights)
+                if (step, weights, *key) not in done or (samples and not samples.exists()):
+                    lacking.append(weights)
             if lacking:
                 pending.append((step, lacking))
             else:
@@ -150,12 +145,9 @@ class EvaluationJob:
     def _sample_path(self, step: int, weights: Weights) -> Path | None:
         return self._save and part_of(self._save, f"step_{step}_{weights}")
 
-    def _lacks_samples(self, step: int, weights: Weights) -> bool:
-        path = self._sample_path(step, weights)
-        return path is not None and not path.exists()
-
     def _is_last(self, step: int) -> bool:
-        return step == read_record(self._checkpoints, step).extra.get("num_train_steps")
+        last_step = read_record(self._checkpoints, step).extra.get("num_train_steps")
+        return last_step is not None and step >= last_step
 
     def _evaluate_step(self, step: int, lacking: list[Weights]) -> int:
         """Add the results that a step lacks; return how many."""
@@ -168,7 +160,7 @@ class EvaluationJob:
                         self._checkpoints,
                         step,
                         raw=weights == "raw",
-                        raw_statistics=self._evaluator.raw_statistics,
+                        raw_statistics=self._evaluator.config.evaluation.raw_statistics,
                     )
                     digest = checkpoint_digest(self._checkpoints, step)
             except (CheckpointError, AgreedError) as error:
@@ -211,7 +203,4 @@ class EvaluationJob:
 
     def _is_finished(self) -> bool:
         steps = checkpoint.committed_steps(self._checkpoints)
-        if not steps:
-            return False
-        last_step = read_record(self._checkpoints, steps[-1]).extra.get("num_train_steps")
-        return last_step is not None and steps[-1] >= last_step
+        return bool(steps) and self._is_last(steps[-1])

@@ -5,8 +5,10 @@ One module serves every size: bert-base-uncased as well as the small MiniLM.
 """
 
 import functools
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,22 +18,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields, read_json
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_sizes
 from xmcgan.pretrained.weights import find_file, read_safetensors
+from xmcgan.utils.files import parsing
 
-# What config.json must say, and may leave out unless None; see `read_fields`.
-_CONFIG = {
-    "model_type": "bert",
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "layer_norm_eps": 1e-12,
-    "vocab_size": None,
-    "hidden_size": None,
-    "num_hidden_layers": None,
-    "num_attention_heads": None,
-    "intermediate_size": None,
-    "max_position_embeddings": None,
-}
+# What config.json must say; see `read_sizes`. Its sizes are the fields of `Bert`.
+_KIND = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
 # Heads on top of the encoder, and a constant table: not part of what encodes words.
 _NOT_NEEDED = re.compile(r"(pooler|cls)\.|embeddings\.position_ids$")
 
@@ -78,19 +70,25 @@ class BertLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], word_mask: Bool[Array, "b t"]
     ) -> Float[Array, "b t d"]:
-        width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype)
-        # One product instead of three: small matrices leave an accelerator idle.
-        query_key_value = dense(3 * width, name="query_key_value")(x)
-        heads = query_key_value.reshape(*x.shape[:2], 3, self.num_heads, -1)
         mask = word_mask[:, None, None, :]
-        context = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), mask=mask)
-        context = dense(width, name="attention_output")(context.reshape(x.shape))
-        x = x + context.astype(jnp.float32)
+        x = x + self_attention(x, self.num_heads, self.dtype, mask=mask).astype(jnp.float32)
         x = layer_norm(self.layer_norm_eps, "attention_norm")(x)
         hidden = nn.gelu(dense(self.intermediate_size, name="intermediate")(x), approximate=False)
-        x = x + dense(width, name="output")(hidden).astype(jnp.float32)
+        x = x + dense(x.shape[-1], name="output")(hidden).astype(jnp.float32)
         return layer_norm(self.layer_norm_eps, "output_norm")(x)
+
+
+def self_attention(
+    x: Float[Array, "b t d"], num_heads: int, dtype: DTypeLike | None = None, **options: Any
+) -> Float[Array, "b t d"]:
+    """Self-attention in a compact module; `options` of `jax.nn.dot_product_attention`."""
+    width = x.shape[-1]
+    # One product instead of three: small matrices leave an accelerator idle.
+    query_key_value = nn.Dense(3 * width, dtype=dtype, name="query_key_value")(x)
+    heads = query_key_value.reshape(*x.shape[:2], 3, num_heads, -1)
+    context = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), **options)
+    return nn.Dense(width, dtype=dtype, name="attention_output")(context.reshape(x.shape))
 
 
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
@@ -125,10 +123,7 @@ def encode(
 
 
 def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Params]:
-    """Load a BERT as its publishers write it, `config.json` beside the weights.
-
-    `path` is the .safetensors file or its directory; the parameters are float32 NumPy arrays.
-    """
+    """Load a .safetensors file or its directory, with `config.json`, as its publishers write it."""
     file = find_file(path, "bert")
     module = read_config(file.with_name("config.json"), dtype)
     tensors, _ = read_safetensors(file)
@@ -145,9 +140,8 @@ def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Para
 
 def read_config(file: Path, dtype: DTypeLike) -> Bert:
     """Read the sizes of a BERT from its `config.json`; raises a WeightsError."""
-    fields = read_fields(read_json(file), file, _CONFIG)
-    sizes = {name: value for name, value in fields.items() if not isinstance(value, str)}
-    return Bert(**sizes, dtype=dtype)
+    with parsing(file, WeightsError, "the config of a BERT"):
+        return Bert(**read_sizes(json.loads(file.read_bytes()), file, Bert, _KIND), dtype=dtype)
 
 
 def _rename(name: str) -> str:

@@ -5,23 +5,24 @@ two pre-layer-norm transformers with quick GELU, one of image patches and one of
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from jaxtyping import Array, Float, Int
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.bert import layer_norm
-from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields, read_json
+from xmcgan.pretrained.bert import layer_norm, self_attention
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_sizes
 from xmcgan.pretrained.weights import find_file, identify_file, read_safetensors
+from xmcgan.utils.files import parsing
 
 # OpenAI's published files: pytorch_model.bin and model.safetensors of clip-vit-base-patch32, and
 # pytorch_model.bin of clip-vit-large-patch14-336.
@@ -35,29 +36,8 @@ _PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 _PIXEL_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 # Constant tables, and the temperature of training: not part of what encodes.
 _NOT_NEEDED = re.compile(r"logit_scale$|(text|vision)_model\.embeddings\.position_ids$")
-# Published configs leave out what equals these, the defaults of the library that wrote them.
-_SHARED_DEFAULTS = {
-    "model_type": "clip",
-    "projection_dim": 512,
-    "num_hidden_layers": 12,
-    "layer_norm_eps": 1e-5,
-    "hidden_act": "quick_gelu",
-}
-_TEXT_DEFAULTS = {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_attention_heads": 8,
-    "vocab_size": 49408,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-}
-_IMAGE_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-}
+# What config.json must say; see `read_sizes`.
+_KIND = {"model_type": "clip", "hidden_act": "quick_gelu"}
 # Older configs carry this meaningless id; their captions end at the highest id.
 _UNSET_END_TOKEN = 2
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
@@ -65,26 +45,25 @@ START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-class Sizes(NamedTuple):
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    layer_norm_eps: float
+# Fields of the networks are those of config.json, which leaves out what equals these defaults.
 
 
 class ImageTransformer(nn.Module):
     """Images, `image_size` pixels square, to the space that they share with captions."""
 
-    sizes: Sizes
-    image_size: int
-    patch_size: int
-    embed_dim: int
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_attention_heads: int = 12
+    num_hidden_layers: int = 12
+    layer_norm_eps: float = 1e-5
+    image_size: int = 224
+    patch_size: int = 32
+    projection_dim: int = 512
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b e"]:
         """Return embeddings, not normalized, of standardized images."""
-        width = self.sizes.hidden_size
+        width = self.hidden_size
         patch = (self.patch_size, self.patch_size)
         x = nn.Conv(width, patch, patch, padding="VALID", use_bias=False, name="patches")(images)
         x = x.reshape(x.shape[0], -1, width)
@@ -92,77 +71,77 @@ class ImageTransformer(nn.Module):
         first = self.param("class_embedding", initializer, (width,))
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = x + self.param("position_embeddings", initializer, x.shape[1:])
-        x = layer_norm(self.sizes.layer_norm_eps, "pre_norm")(x)
-        for index in range(self.sizes.num_hidden_layers):
-            x = Layer(self.sizes, causal=False, name=f"layer_{index}")(x)
-        x = layer_norm(self.sizes.layer_norm_eps, "post_norm")(x[:, 0])
-        return nn.Dense(self.embed_dim, use_bias=False, name="projection")(x)
+        x = layer_norm(self.layer_norm_eps, "pre_norm")(x)
+        x = _layers(self, x, causal=False)
+        x = layer_norm(self.layer_norm_eps, "post_norm")(x[:, 0])
+        return nn.Dense(self.projection_dim, use_bias=False, name="projection")(x)
 
 
 class TextTransformer(nn.Module):
-    """Captions to the space that they share with images.
+    """Captions to the space that they share with images."""
 
-    A caption is read at the first `end_token`; if None, at its highest id, as in the original code.
-    """
-
-    sizes: Sizes
-    vocab_size: int
-    max_positions: int
-    embed_dim: int
-    end_token: int | None = None
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_attention_heads: int = 8
+    num_hidden_layers: int = 12
+    layer_norm_eps: float = 1e-5
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    eos_token_id: int = 49407
+    projection_dim: int = 512
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Return embeddings, not normalized; what follows the end token changes nothing."""
         initializer = nn.initializers.normal(0.02)
-        width = self.sizes.hidden_size
+        width = self.hidden_size
         words = self.param("word_embeddings", initializer, (self.vocab_size, width))
-        positions = self.param("position_embeddings", initializer, (self.max_positions, width))
+        shape = (self.max_position_embeddings, width)
+        positions = self.param("position_embeddings", initializer, shape)
         x = jnp.take(words, token_ids, axis=0) + positions[: token_ids.shape[1]]
-        for index in range(self.sizes.num_hidden_layers):
-            x = Layer(self.sizes, causal=True, name=f"layer_{index}")(x)
-        is_end = token_ids if self.end_token is None else token_ids == self.end_token
+        x = _layers(self, x, causal=True)
+        is_unset = self.eos_token_id == _UNSET_END_TOKEN
+        is_end = token_ids if is_unset else token_ids == self.eos_token_id
         x = x[jnp.arange(x.shape[0]), jnp.argmax(is_end, axis=1)]
-        x = layer_norm(self.sizes.layer_norm_eps, "final_norm")(x)
-        return nn.Dense(self.embed_dim, use_bias=False, name="projection")(x)
+        x = layer_norm(self.layer_norm_eps, "final_norm")(x)
+        return nn.Dense(self.projection_dim, use_bias=False, name="projection")(x)
+
+
+def _layers(network: ImageTransformer | TextTransformer, x: Array, *, causal: bool) -> Array:
+    sizes = network.num_attention_heads, network.intermediate_size, network.layer_norm_eps
+    for index in range(network.num_hidden_layers):
+        x = Layer(*sizes, causal, name=f"layer_{index}")(x)
+    return x
 
 
 class Layer(nn.Module):
     """Self-attention and a feed-forward part, each on a layer norm of the residual stream."""
 
-    sizes: Sizes
+    num_heads: int
+    intermediate_size: int
+    layer_norm_eps: float
     causal: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        width = x.shape[-1]
-        # One product instead of three: small matrices leave an accelerator idle.
-        normed = layer_norm(self.sizes.layer_norm_eps, "attention_norm")(x)
-        query_key_value = nn.Dense(3 * width, name="query_key_value")(normed)
-        heads = query_key_value.reshape(*x.shape[:2], 3, self.sizes.num_attention_heads, -1)
-        context = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), is_causal=self.causal)
-        x = x + nn.Dense(width, name="attention_output")(context.reshape(x.shape))
-        normed = layer_norm(self.sizes.layer_norm_eps, "mlp_norm")(x)
-        hidden = nn.Dense(self.sizes.intermediate_size, name="intermediate")(normed)
+        normed = layer_norm(self.layer_norm_eps, "attention_norm")(x)
+        x = x + self_attention(normed, self.num_heads, is_causal=self.causal)
+        normed = layer_norm(self.layer_norm_eps, "mlp_norm")(x)
+        hidden = nn.Dense(self.intermediate_size, name="intermediate")(normed)
         hidden = hidden * jax.nn.sigmoid(1.702 * hidden)  # quick GELU
-        return x + nn.Dense(width, name="output")(hidden)
+        return x + nn.Dense(x.shape[-1], name="output")(hidden)
 
 
 class ClipTokenizer:
-    """Captions to token ids, from the start token to the end token.
+    """Captions to rows of `max_tokens` token ids, from the start token to the end token.
 
     Byte-level BPE of lower-case text. Deviation: the original code also repairs broken Unicode
     (ftfy) and HTML entities before, which clean captions do not need.
-
-    Args:
-        directory: Holds `tokenizer.json`, or else `vocab.json` and `merges.txt`.
-        max_tokens: Length of every row, special tokens included; 77 for the published networks.
     """
 
     def __init__(self, directory: Path, max_tokens: int):
         self._tokenizer = _read_tokenizer(directory)
-        end = self._tokenizer.token_to_id(END_TOKEN)
-        start = self._tokenizer.token_to_id(START_TOKEN)
+        start, end = map(self._tokenizer.token_to_id, (START_TOKEN, END_TOKEN))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         if end is None or start is None or self._tokenizer.encode("").ids != [start, end]:
@@ -186,38 +165,31 @@ class ClipTokenizer:
 
 def _read_tokenizer(directory: Path) -> Tokenizer:
     whole = directory / "tokenizer.json"
-    parts = directory / "vocab.json", directory / "merges.txt"
+    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    if not whole.is_file() and not (vocabulary.is_file() and merges.is_file()):
+        raise WeightsError(
+            f"no tokenizer in {directory}: put tokenizer.json, or vocab.json and merges.txt, "
+            "beside CLIP's weights"
+        )
     try:
         if whole.is_file():
             return Tokenizer.from_file(str(whole))
-        if all(part.is_file() for part in parts):
-            return _build_tokenizer(*parts)
+        return _build_tokenizer(str(vocabulary), str(merges))
     except Exception as error:  # the library raises bare Exception
         raise WeightsError(f"{directory}: not a readable tokenizer: {error}") from error
-    raise WeightsError(
-        f"no tokenizer in {directory}: put tokenizer.json, or vocab.json and merges.txt, "
-        "beside CLIP's weights"
-    )
 
 
-def _build_tokenizer(vocabulary: Path, merges: Path) -> Tokenizer:
-    bpe = models.BPE.from_file(
-        str(vocabulary), str(merges), unk_token=END_TOKEN, end_of_word_suffix="</w>"
-    )
+def _build_tokenizer(vocabulary: str, merges: str) -> Tokenizer:
+    bpe = models.BPE.from_file(vocabulary, merges, unk_token=END_TOKEN, end_of_word_suffix="</w>")
     start, end = bpe.token_to_id(START_TOKEN), bpe.token_to_id(END_TOKEN)
     if start is None or end is None:
         raise ValueError(f"{vocabulary} lacks {START_TOKEN} or {END_TOKEN}")
     tokenizer = Tokenizer(bpe)
-    tokenizer.add_special_tokens(
-        [tokenizers.AddedToken(token, special=True) for token in (START_TOKEN, END_TOKEN)]
-    )
+    tokenizer.add_special_tokens([START_TOKEN, END_TOKEN])
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True)
+    bytes_of_pieces = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytes_of_pieces])
     tokenizer.post_processor = processors.RobertaProcessing(
         (END_TOKEN, end), (START_TOKEN, start), trim_offsets=False
     )
@@ -226,11 +198,7 @@ def _build_tokenizer(vocabulary: Path, merges: Path) -> Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A frozen CLIP with its tokenizer.
-
-    `params` are NumPy arrays; put them on the devices once, and pass them to compiled functions as
-    an argument, or the compiler copies them into the program as constants.
-    """
+    """A frozen CLIP with its tokenizer; for `params` see `encoders.TextEncoder`."""
 
     image_transformer: ImageTransformer
     text_transformer: TextTransformer
@@ -248,7 +216,7 @@ class Clip:
         """The image network's sizes in words, for records."""
         image = self.image_transformer
         return (
-            f"ViT width {image.sizes.hidden_size}, {image.sizes.num_hidden_layers} layers, "
+            f"ViT width {image.hidden_size}, {image.num_hidden_layers} layers, "
             f"patch {image.patch_size}, image {image.image_size}"
         )
 
@@ -263,14 +231,11 @@ class Clip:
 
 
 def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
-    """Load a CLIP of any size as its publishers write it, config and tokenizer beside the weights.
-
-    `path` is the .safetensors file or its directory; see `identify_file` for `allow_unverified`.
-    """
+    """Load a .safetensors file or its directory, with config and tokenizer, as published."""
     file = find_file(path, "clip")
     identity = identify_file(file, PUBLISHED_SHA256, allow_unverified=allow_unverified)
     image, text = _read_config(file.with_name("config.json"))
-    tokenizer = ClipTokenizer(file.parent, text.max_positions)
+    tokenizer = ClipTokenizer(file.parent, text.max_position_embeddings)
     if tokenizer.vocab_size > text.vocab_size:
         raise WeightsError(
             f"the tokenizer in {file.parent} has {tokenizer.vocab_size} tokens and the network "
@@ -291,31 +256,21 @@ def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
 
 
 def _read_config(file: Path) -> tuple[ImageTransformer, TextTransformer]:
-    config = read_json(file)
-    sizes, image = _read_section(config, file, "vision_config", _IMAGE_DEFAULTS)
-    embed_dim = image["projection_dim"]
-    image = ImageTransformer(sizes, image["image_size"], image["patch_size"], embed_dim)
-    sizes, text = _read_section(config, file, "text_config", _TEXT_DEFAULTS)
-    end_token = None if text["eos_token_id"] == _UNSET_END_TOKEN else text["eos_token_id"]
-    max_positions = text["max_position_embeddings"]
-    return image, TextTransformer(sizes, text["vocab_size"], max_positions, embed_dim, end_token)
+    with parsing(file, WeightsError, "the config of a CLIP, with vision_config and text_config"):
+        config = json.loads(file.read_bytes())
+        image = ImageTransformer(**_read_part(config, file, "vision_config", ImageTransformer))
+        return image, TextTransformer(**_read_part(config, file, "text_config", TextTransformer))
 
 
-def _read_section(
-    config: dict[str, Any], file: Path, name: str, defaults: dict[str, Any]
-) -> tuple[Sizes, dict[str, Any]]:
-    """Return a part of the config; an older spelling of it, `*_dict`, wins."""
-    section: dict[str, Any] = {}
-    for spelling in (name, f"{name}_dict"):
-        part = config.get(spelling) or {}
-        if not isinstance(part, dict):
-            raise WeightsError(f"{file}: {spelling} must be a JSON object")
-        section |= part
+def _read_part(
+    config: dict[str, Any], file: Path, name: str, network: type[nn.Module]
+) -> dict[str, Any]:
+    """Return the fields of a network in its part of the config; an older `*_dict` of it wins."""
+    part = {**(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
     # These two belong to the whole; parts may repeat them, with other values.
-    section["model_type"] = config.get("model_type", "clip")
-    section["projection_dim"] = config.get("projection_dim", 512)
-    section = read_fields(section, file, _SHARED_DEFAULTS | defaults, prefix=f"{name}.")
-    return Sizes(*(section[field] for field in Sizes._fields)), section
+    part["model_type"] = config.get("model_type", "clip")
+    part["projection_dim"] = config.get("projection_dim", ImageTransformer.projection_dim)
+    return read_sizes(part, file, network, _KIND, prefix=f"{name}.")
 
 
 def _image_params(image: ImageTransformer, tensors: Tensors) -> Params:
@@ -328,7 +283,7 @@ def _image_params(image: ImageTransformer, tensors: Tensors) -> Params:
         "pre_norm": tensors.norm("vision_model.pre_layrnorm"),  # the file's own spelling
         "post_norm": tensors.norm("vision_model.post_layernorm"),
         "projection": _projection(tensors, "visual_projection"),
-        **_layer_params("vision_model", image.sizes, tensors),
+        **_layer_params("vision_model", image.num_hidden_layers, tensors),
     }
 
 
@@ -339,13 +294,13 @@ def _text_params(text: TextTransformer, tensors: Tensors) -> Params:
         "position_embeddings": tensors.take(f"{embeddings}.position_embedding.weight"),
         "final_norm": tensors.norm("text_model.final_layer_norm"),
         "projection": _projection(tensors, "text_projection"),
-        **_layer_params("text_model", text.sizes, tensors),
+        **_layer_params("text_model", text.num_hidden_layers, tensors),
     }
 
 
-def _layer_params(tower: str, sizes: Sizes, tensors: Tensors) -> Params:
+def _layer_params(tower: str, num_layers: int, tensors: Tensors) -> Params:
     params = {}
-    for index in range(sizes.num_hidden_layers):
+    for index in range(num_layers):
         layer = f"{tower}.encoder.layers.{index}"
         params[f"layer_{index}"] = {
             "attention_norm": tensors.norm(f"{layer}.layer_norm1"),

@@ -53,7 +53,8 @@ class Scale(NamedTuple):
     depth: float = 1.0
 
 
-LITE0, LITE2 = Scale(), Scale(1.1, 1.2)
+LITE0 = Scale()
+SCALES = {"efficientnet_lite0": LITE0, "efficientnet_lite2": Scale(1.1, 1.2)}
 
 
 def block_specs(scale: Scale = LITE0) -> Iterator[BlockSpec]:
@@ -84,10 +85,7 @@ class EfficientNetLite(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b 1280"], Float[Array, "b 1000"]]:
-        """Return pooled features and logits of images in [0, 1], any size from 32.
-
-        Trained at 224 x 224 (Lite0) or 260 x 260 (Lite2).
-        """
+        """Return pooled features and logits of images in [0, 1]; trained at 224 or 260 (Lite2)."""
         *_, x = _block_outputs(images, self.scale, self.dtype)
         x = nn.relu6(Conv1x1(NUM_FEATURES, self.dtype, name="head")(x))
         features = x.astype(jnp.float32).mean(axis=(1, 2))
@@ -152,14 +150,13 @@ class DepthwiseConv(nn.Module):
 
 
 def load_efficientnet_lite(
-    path: Path, scale: Scale, *, dtype: DTypeLike = jnp.float32
+    path: Path, network: str, *, dtype: DTypeLike = jnp.float32
 ) -> tuple[EfficientNetLite, Params]:
-    """Load a converted EfficientNet-Lite, `scale` being `LITE0` or `LITE2`."""
-    name = "efficientnet_lite0" if scale == LITE0 else "efficientnet_lite2"
-    return load_converted(path, name, lambda _: EfficientNetLite(dtype, scale))
+    """Load a converted network, a key of `SCALES`."""
+    return load_converted(path, network, lambda _: EfficientNetLite(dtype, SCALES[network]))
 
 
-load_efficientnet_lite0 = functools.partial(load_efficientnet_lite, scale=LITE0)
+load_efficientnet_lite0 = functools.partial(load_efficientnet_lite, network="efficientnet_lite0")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -26,15 +26,13 @@ IMAGE_NETWORKS = {
 }
 # load(path, sentence_pooling=..., dtype=...) -> TextEncoder.
 TEXT_ENCODERS = {"bert": "xmcgan.pretrained.encoders:load_bert_encoder"}
-IMAGE_FEATURES = ("pooled", "logits")
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoder:
     """A frozen text encoder; `apply(params, token_ids, word_mask)` gives words and sentence.
 
-    `params` are NumPy arrays; put them on the devices once, and pass them to the compiled step as
-    an argument, or the compiler copies them into the program as constants.
+    `params` are NumPy arrays, to be passed to the compiled step: it would copy closures of them.
     """
 
     apply: Callable[
@@ -93,13 +91,9 @@ def load_image_encoder(
 ) -> ImageEncoder:
     """Load an image encoder from its file of weights, or the directory that holds it.
 
-    Args:
-        input_size: Side in pixels to which images are resized, bilinear; the registered networks
-            were trained at 224, and smaller sides cost less.
-        feature: "pooled", the mean of the last feature map, or "logits" of ImageNet's classes.
+    Images are resized to `input_size`, bilinear. `feature` is "pooled", the mean of the last
+    feature map, or "logits" of ImageNet's classes.
     """
-    if feature not in IMAGE_FEATURES:
-        raise ValueError(f"feature is {feature!r}, not in {IMAGE_FEATURES}")
     module, params = find(kind, IMAGE_NETWORKS, "image network")(path, dtype=dtype)
     if feature == "pooled" and hasattr(module, "without_classifier"):
         module, params = module.without_classifier(params)

@@ -19,8 +19,6 @@ from jaxtyping import Array, Float
 
 from xmcgan.pretrained.params import Params, load_converted
 
-# The file pt_inception-2015-12-05-6726825d.pth.
-PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # The file inception_v3_weights_tf_dim_ordering_tf_kernels.h5: published with no better digest.
 PUBLISHED_MD5 = "9a0d58056eeedaa3f26cb7ebd46da564"
 
@@ -165,10 +163,9 @@ class InceptionV3(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b 2048"], Float[Array, "b k"]]:
-        """Return pooled features and logits of images in about [-1, 1], trained at 299 x 299.
+        """Return pooled features and logits of images in about [-1, 1], from 75 x 75; best at 299.
 
-        Any size from 75 works. The 1008 logits of "2015" have no bias: its inception score is
-        defined so.
+        The 1008 logits of "2015" have no bias: its inception score is defined so.
         """
         x = images.astype(self.dtype)
         for group in STEM:

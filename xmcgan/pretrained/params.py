@@ -1,7 +1,6 @@
 """Parameter trees from named tensors, and whether they fit a network."""
 
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,10 +21,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def load_converted(
     path: Path, network: str, build: Callable[[Mapping[str, str]], Module]
 ) -> tuple[Module, Params]:
-    """Load an image network from the file that scripts/convert_weights.py wrote, or its directory.
-
-    `build` makes the module from the file's metadata; the parameters are float32 NumPy arrays.
-    """
+    """Load an image network, built from the metadata of its converted file; may be a directory."""
     file = find_file(path, network)
     tensors, metadata = read_safetensors(file)
     found = metadata.get("network")
@@ -49,10 +45,7 @@ def check_params(
     path: Path,
     left_over: Iterable[str] = (),
 ) -> None:
-    """Check that parameters, by "layer_0/kernel", are those of `module.init(key, *inputs)`, finite.
-
-    `left_over` names the file's tensors that have no place in the tree.
-    """
+    """Check that parameters, by path, are those of `module.init`, finite, with none left over."""
     try:
         expected = _expected_shapes(module, *inputs)
     except (ArithmeticError, TypeError, ValueError) as error:
@@ -108,32 +101,25 @@ class Tensors(dict[str, np.ndarray]):
         return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Return a JSON object; raises WeightsError if it is missing or damaged."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file} is missing: it says the sizes of the network") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{file} must be a JSON object")
-    return content
-
-
-def read_fields(
-    config: Mapping[str, Any], file: Path, fields: Mapping[str, Any], prefix: str = ""
+def read_sizes(
+    config: Mapping[str, Any],
+    file: Path,
+    network: type[nn.Module],
+    kind: Mapping[str, str],
+    prefix: str = "",
 ) -> dict[str, Any]:
-    """Return checked fields of a transformer's config, given their defaults.
+    """Return the fields of a transformer in its config, which may leave out those with defaults.
 
-    A string is the only value that can be read, a float stands for any number above 0, and anything
-    else for a whole number from 1 to a million.
+    `kind` is what the config must say. A float stands for any number above 0, anything else for a
+    whole number from 1 to a million.
     """
-    found = {field: config.get(field, default) for field, default in fields.items()}
+    own = sorted(network.__annotations__.keys() - {"name", "parent", "dtype"})
+    defaults = {field: getattr(network, field, None) for field in own}
+    found = {field: config.get(field, default) for field, default in {**kind, **defaults}.items()}
     for field, value in found.items():
-        if isinstance(fields[field], str):
-            valid, wanted = value == fields[field], f"be {fields[field]!r}"
-        elif isinstance(fields[field], float):
+        if field in kind:
+            valid, wanted = value == kind[field], f"be {kind[field]!r}"
+        elif isinstance(defaults[field], float):
             valid = isinstance(value, int | float) and 0 < value < math.inf
             wanted = "be a number above 0"
         else:
@@ -144,4 +130,4 @@ def read_fields(
             raise WeightsError(f"{file}: {prefix}{field} must {wanted}, not {value!r}")
     if found["hidden_size"] % found["num_attention_heads"]:
         raise WeightsError(f"{file}: {prefix}hidden_size is no multiple of num_attention_heads")
-    return found
+    return {field: found[field] for field in own}

@@ -17,8 +17,12 @@ from xmcgan.pretrained.params import Params, load_converted
 NUM_CLASSES = 1000
 _STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # inner width, number of blocks
 _EXPANSION = 4
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def standardize(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Standardize images in [0, 1] by ImageNet's statistics."""
+    mean, deviation = jnp.array((0.485, 0.456, 0.406)), jnp.array((0.229, 0.224, 0.225))
+    return (images - mean) / deviation
 
 
 class ResNet50(nn.Module):
@@ -38,7 +42,7 @@ class ResNet50(nn.Module):
     ) -> tuple[Float[Array, "b 2048"], Float[Array, "b 1000"]]:
         """Return pooled features and logits of images in [0, 1], of any size from 32."""
         if not self.is_official:
-            images = (images - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)
+            images = standardize(images)
         stem = nn.Conv(64, (7, 7), 2, self._padding(7), dtype=self.dtype, name="stem")
         x = stem(images.astype(self.dtype))
         if not self.is_official:

@@ -16,12 +16,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from xmcgan.pretrained.params import Params, load_converted
+from xmcgan.pretrained.resnet import standardize
 
 NUM_CLASSES = 1000
 # Convolutions of each stage; a maximum of 2x2 follows each.
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _MAP_SIDE = 7  # of the map that the classifier sees
 
 
@@ -44,7 +43,7 @@ class VGG(nn.Module):
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b d"], Float[Array, "b 1000"] | None]:
         """Return features and logits of images in [0, 1], of any size from 32."""
-        x = ((images - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)).astype(self.dtype)
+        x = standardize(images).astype(self.dtype)
         for stage, depth in enumerate(self.depths, start=1):
             width = self.width * min(2 ** (stage - 1), 8)
             for index in range(1, depth + 1):

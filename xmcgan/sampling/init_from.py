@@ -1,6 +1,5 @@
 """First parameters of a new run: those of another run, of a model folder, or of a named model."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from xmcgan.errors import ConfigError, listed
 from xmcgan.sampling.model_folder import find_model, hub_commit, read_model
 from xmcgan.training.checkpoint import committed_steps, named_leaves, restore_subtree
 from xmcgan.training.state import TrainState
+from xmcgan.utils.files import path_of
 from xmcgan.utils.mesh import put
 
 _OF_RUN = ("g_params", "g_batch_stats", "ema_params", "ema_batch_stats", "d_params", "d_vectors")
@@ -61,7 +61,7 @@ def _why(name: str, own: dict[str, Any]) -> str:
 
 
 def _read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    checkpoints = Path(source).expanduser() / "checkpoints"
+    checkpoints = path_of(source).expanduser() / "checkpoints"
     if checkpoints.is_dir():
         steps = committed_steps(checkpoints)
         if not steps:

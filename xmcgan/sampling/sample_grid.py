@@ -13,6 +13,7 @@ from xmcgan.training.logging import MetricWriter
 from xmcgan.training.monitoring import diversity_warning, sample_diversity
 from xmcgan.training.state import TrainState
 from xmcgan.utils.distributed import is_host0
+from xmcgan.utils.files import atomic_file
 
 COLUMNS = 4
 
@@ -49,7 +50,8 @@ class FixedSamples:
             images, self._captions, COLUMNS, reference_images=self._real, title=f"step {step:,}"
         )
         self._folder.mkdir(parents=True, exist_ok=True)
-        grid.save(self._folder / f"step_{step:08d}.png")
+        with atomic_file(self._folder / f"step_{step:08d}.png") as file:
+            grid.save(file, "png")
         writer.write_images(step, {"samples": np.asarray(grid)[None]})
         if (self._real == self._real[0]).all():
             return ""  # a single image, or copies of one: nothing to compare with

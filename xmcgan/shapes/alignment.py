@@ -6,7 +6,6 @@ and relations are read from them too.
 """
 
 import collections
-import functools
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,10 @@ from jaxtyping import Float, UInt8
 
 from xmcgan.errors import EvaluationError
 from xmcgan.shapes.captions import relations
-from xmcgan.shapes.claims import ClaimedObject, Claims, parse_claims
+from xmcgan.shapes.claims import Claims, DescribedObject, parse_claims
 from xmcgan.shapes.detections import Detections
 from xmcgan.shapes.detector import open_detector
-from xmcgan.shapes.scene import POSITIONS, SceneObject
-from xmcgan.utils.statistics import Score, check_resamples, mean_score
+from xmcgan.utils.statistics import Score, mean_score
 
 KINDS = ("all", "objects", "colors", "positions", "placement", "relations", "sizes", "background",
          "counts")  # fmt: skip
@@ -43,8 +41,6 @@ def shapes_alignment(
     background, counts: the image has the claimed background, and number of objects.
     all: 1 if everything holds at once, else 0.
     """
-    if len(detections) != len(claims) or not claims:
-        raise EvaluationError(f"{len(detections)} images were seen for {len(claims)} captions")
     rows = [_shares(detections, image, claim) for image, claim in enumerate(claims)]
     return {kind: np.array([row.get(kind, np.nan) for row in rows]) for kind in KINDS}
 
@@ -62,8 +58,8 @@ class ShapesAlignment:
             "detector_accuracy": detector.accuracy,
         }
         self._detector, self._context = detector, context
-        for caption in context.captions:  # a foreign one is an error before an image is sampled
-            parse_claims(caption)
+        # A foreign one is an error before an image is sampled.
+        self._claims = [parse_claims(caption) for caption in context.captions]
 
     def extract(
         self, images: UInt8[np.ndarray, "n s s 3"], captions: Sequence[str]
@@ -77,7 +73,7 @@ class ShapesAlignment:
         """Scores of each kind of claim; see `detection_scores`."""
         return detection_scores(
             Detections(**fake),
-            [parse_claims(caption) for caption in self._context.captions],
+            self._claims,
             real=Detections(**real),
             resamples=self._context.resamples,
             seed=self._context.seed,
@@ -92,7 +88,6 @@ def detection_scores(
     The real images of the captions bound what the detector can tell; generated images with the
     captions of others are chance. The bootstrap resamples captions.
     """
-    check_resamples(resamples)
     if len(fake) < 2:
         raise EvaluationError("shuffled captions need at least two images")
     columns = {
@@ -127,74 +122,50 @@ def _shuffled(
         return {kind: np.nanmean([run[kind] for run in runs], axis=0) for kind in KINDS}
 
 
-def _shares(seen: Detections, image: int, claims: Claims) -> dict[str, float]:
+def _shares(detections: Detections, image: int, claims: Claims) -> dict[str, float]:
     """Share of each kind of claim that holds; kinds not claimed are absent."""
-    places = [seen.areas_of(image, item.shape, item.color) for item in claims.objects]
-    looked_for = list(zip(claims.objects, places, strict=True))
-    placed = [(POSITIONS.index(o.position), areas) for o, areas in looked_for if o.position]
+    seen = detections.objects_of(image)
+    found = [[o for o in seen if (o.shape, o.color) == (c.shape, c.color)] for c in claims.objects]
+    pairs = list(zip(claims.objects, found, strict=True))
+    placed = [[o.position == c.position for o in objects] for c, objects in pairs if c.position]
     held: dict[str, list[bool]] = {
-        "objects": [bool(areas) for areas in places],
-        "colors": _colors_held(claims.objects, seen.colors_of(image)),
-        "positions": [wanted in areas for wanted, areas in placed],
+        "objects": list(map(bool, found)),
+        "colors": _colors_held(claims.objects, seen),
+        "positions": list(map(any, placed)),
         "relations": [
-            any(_related(a, name, b) for a in places[subject] for b in places[other])
+            any(_related(a, name, b) for a in found[subject] for b in found[other])
             for subject, name, other in claims.relations
         ],
-        "sizes": [
-            any(seen.size_at(image, area) == item.size for area in areas)
-            for item, areas in looked_for
-            if item.size
-        ],
+        "sizes": [any(o.size == c.size for o in objects) for c, objects in pairs if c.size],
     }
     if claims.background is not None:
-        held["background"] = [seen.background_of(image) == claims.background]
+        held["background"] = [detections.background_of(image) == claims.background]
     if claims.count is not None:
-        held["counts"] = [int(seen.present[image].sum()) == claims.count]
-    shares = {kind: float(np.mean(values)) for kind, values in held.items() if values}
-    if right := [area == wanted for wanted, areas in placed for area in areas]:
-        shares["placement"] = float(np.mean(right))
+        held["counts"] = [len(seen) == claims.count]
     # Each kind may hold for another of two equal objects; all must hold for the same ones.
-    whole = all(itertools.chain.from_iterable(held.values()))
-    shares["all"] = float(whole and _hold_together(seen, image, claims, places))
-    return shares
+    fitting = [
+        [o for o in objects if c.size in (None, o.size) and c.position in (None, o.position)]
+        for c, objects in pairs
+    ]
+    together = any(
+        all(_related(chosen[a], name, chosen[b]) for a, name, b in claims.relations)
+        for chosen in itertools.product(*fitting)
+    )
+    whole = together and all(itertools.chain.from_iterable(held.values()))
+    held["placement"] = list(itertools.chain.from_iterable(placed))
+    shares = {kind: float(np.mean(values)) for kind, values in held.items() if values}
+    return {**shares, "all": float(whole)}
 
 
-def _colors_held(items: Sequence[ClaimedObject], there: list[str]) -> list[bool]:
-    left = collections.Counter(there)
+def _colors_held(claimed: Sequence[DescribedObject], seen: Sequence[DescribedObject]) -> list[bool]:
+    left = collections.Counter(item.color for item in seen)
     held = []
-    for item in items:
+    for item in claimed:
         held.append(left[item.color] > 0)
         left[item.color] -= 1
     return held
 
 
-@functools.cache
-def _related(first: int, relation: str, second: int) -> bool:
+def _related(first: DescribedObject, relation: str, second: DescribedObject) -> bool:
     """Whether the captions' own rule relates an object in one area to one in another."""
-    a, b = (
-        SceneObject("circle", "red", "small", POSITIONS[area], 0.0, 0.0, 1.0, 0.0, (0, 0, 0))
-        for area in (first, second)
-    )
-    return relation in relations(a, b)
-
-
-def _hold_together(
-    seen: Detections, image: int, claims: Claims, places: Sequence[tuple[int, ...]]
-) -> bool:
-    """Whether one choice of areas satisfies sizes, positions and relations together."""
-    fitting = [
-        [
-            area
-            for area in areas
-            if item.position in (None, POSITIONS[area])
-            and item.size in (None, seen.size_at(image, area))
-        ]
-        for item, areas in zip(claims.objects, places, strict=True)
-    ]
-    return any(
-        all(
-            _related(areas[subject], name, areas[other])
-            for subject, name, other in claims.relations
-        )
-        for areas in itertools.product(*fitting)
-    )
+    return relation in relations(str(first.position), str(second.position))

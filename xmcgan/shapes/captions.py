@@ -4,11 +4,12 @@ Every caption is true of its scene. None says all there is to say: what a captio
 (a size, a second object, the background) may be anything, as in captions that people write.
 """
 
+import functools
 import itertools
 
 import numpy as np
 
-from xmcgan.shapes.scene import Scene, SceneObject
+from xmcgan.shapes.scene import Scene, SceneObject, cell
 
 PLACES = {
     "top left": ("in the top left", "in the top left corner", "at the top left"),
@@ -30,13 +31,14 @@ RELATIONS = {
 COUNTS = {1: "one shape", 2: "two shapes", 3: "three shapes"}
 
 
-def relations(first: SceneObject, second: SceneObject) -> tuple[str, ...]:
-    """Relations (keys of `RELATIONS`) that are plain to see, as in "first is left of second".
+@functools.cache
+def relations(first: str, second: str) -> tuple[str, ...]:
+    """Relations (keys of `RELATIONS`) of two `POSITIONS`, as in "first is left of second".
 
     An axis is named only if the areas differ at least as much along it as along the other: one row
     down and two columns right is "right of", not "below".
     """
-    rows, columns = (b - a for a, b in zip(first.cell, second.cell, strict=True))
+    rows, columns = (b - a for a, b in zip(cell(first), cell(second), strict=True))
     found = []
     if columns and abs(columns) >= abs(rows):
         found.append("left of" if columns > 0 else "right of")
@@ -102,7 +104,7 @@ def _relation(rng: np.random.Generator, scene: Scene) -> str:
     pairs = [
         (first, second, name)
         for first, second in itertools.permutations(scene.objects, 2)
-        for name in relations(first, second)
+        for name in relations(first.position, second.position)
     ]
     if not pairs:
         return _places(rng, scene)

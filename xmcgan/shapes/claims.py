@@ -11,8 +11,8 @@ from xmcgan.shapes.scene import BACKGROUNDS, COLORS, RADIUS, SHAPES
 
 
 @dataclasses.dataclass(frozen=True)
-class ClaimedObject:
-    """What a caption says of one object; None: it leaves this open."""
+class DescribedObject:
+    """An object in words, as claimed or as detected; None: left open."""
 
     shape: str
     color: str
@@ -24,7 +24,7 @@ class ClaimedObject:
 class Claims:
     """Everything that a caption claims of its image."""
 
-    objects: tuple[ClaimedObject, ...] = ()  # as ordered there; no two share shape and color
+    objects: tuple[DescribedObject, ...] = ()  # as ordered there; no two share shape and color
     relations: tuple[tuple[int, str, int], ...] = ()  # (index of subject, relation, of object)
     background: str | None = None
     count: int | None = None  # of all objects
@@ -38,13 +38,17 @@ def _one_of(words: Iterable[str]) -> str:
 _COUNTS = {words: number for number, words in COUNTS.items()}
 _POSITION_OF = {place: position for position, places in PLACES.items() for place in places}
 _RELATION_OF = {words: name for name, options in RELATIONS.items() for words in options}
-_SHAPE, _COLOR, _PLACE = _one_of(SHAPES), _one_of(COLORS), _one_of(_POSITION_OF)
+_SHAPE = rf"(?P<shape>{_one_of(SHAPES)})"
+_COLOR = rf"(?P<color>{_one_of(COLORS)})"
+_PLACE = rf"(?P<place>{_one_of(_POSITION_OF)})"
 
-_NOUN = re.compile(rf"an? (?:({_one_of(RADIUS)}) )?({_COLOR}) ({_SHAPE})")
-_PHRASE = re.compile(rf"({_NOUN.pattern})(?: ({_PLACE}))?")
-_THE_SHAPE = re.compile(rf"the ({_SHAPE}) ({_PLACE}) is ({_COLOR})")
-_THE_OBJECT = re.compile(rf"the ({_COLOR}) ({_SHAPE}) is ({_PLACE})")
-_PLACE_FIRST = re.compile(rf"({_PLACE}) there is (.+)")
+_NOUN = re.compile(rf"an? (?:(?P<size>{_one_of(RADIUS)}) )?{_COLOR} {_SHAPE}")
+_PHRASE = re.compile(rf"{_NOUN.pattern}(?: {_PLACE})?")
+_SENTENCES = (
+    re.compile(rf"the {_SHAPE} {_PLACE} is {_COLOR}"),
+    re.compile(rf"the {_COLOR} {_SHAPE} is {_PLACE}"),
+)
+_PLACE_FIRST = re.compile(rf"{_PLACE} there is (.+)")
 _GROUND = re.compile(r"(.+) on an? (.+) background")
 _OPENING = re.compile(rf"(?:a picture of|there is|an image with|({_one_of(_COUNTS)}):) (.+)")
 _RELATED = re.compile(rf"(.+?) (?:is )?({_one_of(_RELATION_OF)}) (an? .+)")
@@ -54,29 +58,18 @@ _JOINT = re.compile(r", | and ")
 def parse_claims(caption: str) -> Claims:
     """Parse a caption of `write_captions`, or a new combination of its parts.
 
-    Case, outer spaces, a period at the end, and "a" or "an" do not matter.
-
-    Raises:
-        DataError: A part (quoted) is outside the grammar, or two objects have one shape and color.
+    A DataError quotes the part outside the grammar, or two objects of one shape and color.
     """
     text = caption.strip().lower().removesuffix(".").rstrip()
-    claims = _parse_sentence(text) or _parse_description(text, caption)
+    sentences = filter(None, (pattern.fullmatch(text) for pattern in _SENTENCES))
+    if sentence := next(sentences, None):
+        return Claims((_described(sentence),))
+    claims = _parse_description(text, caption)
     looks = [(item.color, item.shape) for item in claims.objects]
     for color, shape in looks:
         if looks.count((color, shape)) > 1:
             _fail(caption, f"{color} {shape}", "it is named twice, and one cannot tell which")
     return claims
-
-
-def _parse_sentence(text: str) -> Claims | None:
-    """Parse "the ... is ...", which names one object and its place."""
-    if match := _THE_SHAPE.fullmatch(text):
-        shape, place, color = match.groups()
-    elif match := _THE_OBJECT.fullmatch(text):
-        color, shape, place = match.groups()
-    else:
-        return None
-    return Claims((ClaimedObject(shape, color, None, _POSITION_OF[place]),))
 
 
 def _parse_description(text: str, caption: str) -> Claims:
@@ -90,34 +83,32 @@ def _parse_description(text: str, caption: str) -> Claims:
         return Claims(background=background, count=_COUNTS[text])
     if match := _PLACE_FIRST.fullmatch(text):
         place, noun = match.groups()
-        item = dataclasses.replace(_parse_noun(noun, caption), position=_POSITION_OF[place])
+        item = dataclasses.replace(_parse(noun, caption, _NOUN), position=_POSITION_OF[place])
         return Claims((item,), background=background)
     if match := _OPENING.fullmatch(text):
         number, text = match.groups()
         count = _COUNTS.get(number)
     if match := _RELATED.fullmatch(text):
         subject, words, other = match.groups()
-        objects = _parse_noun(subject, caption), _parse_noun(other, caption)
+        objects = _parse(subject, caption, _NOUN), _parse(other, caption, _NOUN)
         return Claims(objects, ((0, _RELATION_OF[words], 1),), background, count)
-    objects = tuple(_parse_phrase(phrase, caption) for phrase in _JOINT.split(text))
+    objects = tuple(_parse(phrase, caption, _PHRASE) for phrase in _JOINT.split(text))
     return Claims(objects, (), background, count)
 
 
-def _parse_noun(text: str, caption: str) -> ClaimedObject:
-    if match := _NOUN.fullmatch(text):
-        size, color, shape = match.groups()
-        return ClaimedObject(shape, color, size)
+def _parse(text: str, caption: str, pattern: re.Pattern[str]) -> DescribedObject:
+    if match := pattern.fullmatch(text):
+        return _described(match)
+    if pattern is _PHRASE and (match := _NOUN.match(text)):
+        expected = 'a place is named as in "in the top left corner"'
+        _fail(caption, text[match.end() :].strip(), expected)
     _fail(caption, text, 'an object is named as in "a small red circle", with or without a size')
 
 
-def _parse_phrase(text: str, caption: str) -> ClaimedObject:
-    if match := _PHRASE.fullmatch(text):
-        _, size, color, shape, place = match.groups()
-        return ClaimedObject(shape, color, size, _POSITION_OF[place] if place else None)
-    if match := _NOUN.match(text):
-        expected = 'a place is named as in "in the top left corner"'
-        _fail(caption, text[match.end() :].strip(), expected)
-    return _parse_noun(text, caption)
+def _described(match: re.Match[str]) -> DescribedObject:
+    found = match.groupdict()
+    place = found.pop("place", None)
+    return DescribedObject(**found, position=_POSITION_OF[place] if place else None)
 
 
 def _fail(caption: str, part: str, expected: str) -> NoReturn:

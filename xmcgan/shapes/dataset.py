@@ -57,12 +57,13 @@ class Shapes(Prepared):
     ) -> Contents:
         """Scenes to draw."""
         nums = {"train": num_train, "validation": num_validation}
-        recipe = {"num_train": num_train, "num_validation": num_validation}
+        recipe = {f"num_{split}": num for split, num in nums.items()}
         recipe |= {"max_objects": max_objects, "seed": seed}
-        if min(nums.values()) < 1 or seed < 0:
-            raise DataError(f"shapes needs at least 1 image per split and a seed >= 0: {recipe}")
-        if not 1 <= max_objects <= MAX_OBJECTS:
-            raise DataError(f"max_objects is {max_objects}: it must be from 1 to {MAX_OBJECTS}")
+        if min(nums.values()) < 1 or seed < 0 or not 1 <= max_objects <= MAX_OBJECTS:
+            raise DataError(
+                f"shapes needs at least 1 image per split, a seed >= 0, and max_objects from 1 to "
+                f"{MAX_OBJECTS}: {recipe}"
+            )
         splits = {
             split: [SceneEntry(seed, split, index, max_objects) for index in range(num)]
             for split, num in nums.items()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
+from xmcgan.shapes.claims import DescribedObject
 from xmcgan.shapes.scene import BACKGROUNDS, COLORS, POSITIONS, RADIUS, SHAPES, Scene
 
 _COLORS, _SIZES, _BACKGROUNDS = tuple(COLORS), tuple(RADIUS), tuple(BACKGROUNDS)
@@ -28,19 +29,16 @@ class Detections:
         """Detections of some of the images."""
         return Detections(**{name: array[indices] for name, array in vars(self).items()})
 
-    def areas_of(self, image: int, shape: str, color: str) -> tuple[int, ...]:
-        """Areas of an image where an object of this shape and color stands."""
-        found = self.present[image] & (self.shape[image] == SHAPES.index(shape))
-        found &= self.color[image] == _COLORS.index(color)
-        return tuple(np.flatnonzero(found).tolist())
-
-    def colors_of(self, image: int) -> list[str]:
-        """Color of each object of an image."""
-        return [_COLORS[color] for color in self.color[image][self.present[image]]]
-
-    def size_at(self, image: int, area: int) -> str:
-        """Size of the object in an area."""
-        return _SIZES[self.size[image, area]]
+    def objects_of(self, image: int) -> list[DescribedObject]:
+        """Objects of an image, in the order of their areas."""
+        indices = (self.shape[image], self.color[image], self.size[image])
+        return [
+            DescribedObject(SHAPES[shape], _COLORS[color], _SIZES[size], position)
+            for there, shape, color, size, position in zip(
+                self.present[image], *indices, POSITIONS, strict=True
+            )
+            if there
+        ]
 
     def background_of(self, image: int) -> str:
         """Background of an image."""

@@ -25,7 +25,7 @@ from xmcgan.shapes.detector_training import (
     train_detector,
     view,
 )
-from xmcgan.utils.files import atomic_file, clear_leftovers, lock_folder
+from xmcgan.utils.files import atomic_file, clear_leftovers, lock_folder, writing
 from xmcgan.utils.provenance import fingerprint_differences
 
 HELD_OUT_SCENES = 1000
@@ -40,7 +40,7 @@ class Detector:
     def __init__(
         self, training: TrainingRecipe, params: Any, accuracy: dict[str, float] | None = None
     ) -> None:
-        self.image_size, self.params = training.image_size, params
+        self.params = params
         self.recipe, self.accuracy = _recipe(training), accuracy or {}
         module = ShapesDetector(training.width)
 
@@ -58,16 +58,15 @@ class Detector:
     @property
     def sha256(self) -> str:
         """Digest of recipe, accuracy and parameters, by which a score names its detector."""
-        return _digest(_flat(self.params), self.recipe, self.accuracy)
+        return _digest(self.tensors, self.recipe, self.accuracy)
+
+    @property
+    def tensors(self) -> Any:
+        """Parameters by path."""
+        return flatten_dict(self.params, sep="/")
 
     def __call__(self, images: UInt8[np.ndarray, "n s s 3"]) -> Detections:
         """Detect, with the same result however the images are batched."""
-        side = self.image_size
-        if images.shape[1:] != (side, side, 3) or images.dtype != np.uint8 or not len(images):
-            raise EvaluationError(
-                f"the detector of shapes takes uint8 images of {side} x {side} pixels, not "
-                f"{images.dtype} of shape {images.shape}"
-            )
         parts = []
         with jax.default_matmul_precision("highest"):
             for start in range(0, len(images), _BATCH_SIZE):
@@ -92,16 +91,10 @@ def default_recipe(image_size: int) -> TrainingRecipe:
 def open_detector(
     directory: Path, image_size: int, training: TrainingRecipe | None = None
 ) -> Detector:
-    """Read the detector of a size of image, or train it and write it.
+    """Read the detector of a size of image, or train it and write it; a second process waits.
 
-    A second process waits and reads.
-
-    Args:
-        training: If not `default_recipe`.
-
-    Raises:
-        EvaluationError: The size cannot work, the folder cannot be written, or the file is damaged
-            or was made by another recipe.
+    Raises EvaluationError if the size cannot work, the folder cannot be written, or the file is
+    damaged or was made by another recipe than `training` (if None, `default_recipe`).
     """
     training = training or default_recipe(image_size)
     path = directory / f"shapes-detector-{image_size}.safetensors"
@@ -114,7 +107,10 @@ def open_detector(
         images, truth, _ = held_out_scenes(HELD_OUT_SCENES, image_size)
         detector = Detector(training, params)
         detector.accuracy = accuracy(detector(images), truth)
-        _write(path, detector)
+        metadata = {name: json.dumps(getattr(detector, name)) for name in ("recipe", "accuracy")}
+        metadata["sha256"] = detector.sha256
+        with writing(path, EvaluationError), atomic_file(path) as file:
+            file.write(safetensors.numpy.save(detector.tensors, metadata))
         return detector
 
 
@@ -125,26 +121,12 @@ def _recipe(training: TrainingRecipe) -> dict[str, Any]:
     return {"version": _VERSION, "scenes": digest[:16], **dataclasses.asdict(training)}
 
 
-def _flat(params: Any) -> Any:
-    return flatten_dict(params, sep="/")
-
-
 def _digest(tensors: dict[str, np.ndarray], recipe: Any, shares: Any) -> str:
     digest = hashlib.sha256(json.dumps([recipe, shares], sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name} {value.dtype} {value.shape}\n".encode() + value.tobytes())
     return digest.hexdigest()
-
-
-def _write(path: Path, detector: Detector) -> None:
-    metadata = {name: json.dumps(getattr(detector, name)) for name in ("recipe", "accuracy")}
-    metadata["sha256"] = detector.sha256
-    try:
-        with atomic_file(path) as file:
-            file.write(safetensors.numpy.save(_flat(detector.params), metadata))
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _read(path: Path, training: TrainingRecipe) -> Detector:

@@ -86,16 +86,11 @@ class ShapesDetector(nn.Module):
             x = convolve(x, 2 * self.width, 2)
         x = convolve(x, 2 * self.width, 1).reshape(len(x), -1)
         x = nn.relu(nn.Dense(128, kernel_init=he_normal, name="hidden")(x))
-        counts = {
-            "present": 1,
-            "shape": len(SHAPES),
-            "color": len(COLORS),
-            "size": len(RADIUS),
-            "background": len(BACKGROUNDS),
-        }
-        logits = nn.Dense(sum(counts.values()), name="head")(x)
-        ends = np.cumsum(list(counts.values()))[:-1].tolist()
-        return dict(zip(counts, jnp.split(logits, ends, axis=-1), strict=True))
+        names = ("present", "shape", "color", "size", "background")
+        counts = [1, *map(len, (SHAPES, COLORS, RADIUS, BACKGROUNDS))]
+        logits = nn.Dense(sum(counts), name="head")(x)
+        parts = jnp.split(logits, np.cumsum(counts)[:-1].tolist(), axis=-1)
+        return dict(zip(names, parts, strict=True))
 
 
 def _rng(purpose: int, seed: int, index: int) -> np.random.Generator:
@@ -138,10 +133,7 @@ def held_out_scenes(
 
 
 def training_areas(recipe: TrainingRecipe) -> dict[str, np.ndarray]:
-    """Areas (n, a, a, 3) of crowded scenes, half of them a pixel or two aside, and their contents.
-
-    These are named as in `Detections`.
-    """
+    """Areas (n, a, a, 3) of crowded scenes, some a bit aside, and fields of `Detections`."""
     images, scenes = [], []
     for index in range(recipe.num_scenes):
         rng = _rng(_TRAINING, recipe.seed, index)

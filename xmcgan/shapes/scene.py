@@ -54,6 +54,11 @@ _MAX_TILT = math.radians(7)  # a square stays a square and never reads as a diam
 _LIGHTNESS_JITTER, _CHANNEL_JITTER = 10, 4
 
 
+def cell(position: str) -> tuple[int, int]:
+    """(row, column) of an area."""
+    return divmod(POSITIONS.index(position), 3)
+
+
 @dataclasses.dataclass(frozen=True)
 class SceneObject:
     """One drawn object: its named attributes and exact geometry in pixels."""
@@ -67,11 +72,6 @@ class SceneObject:
     radius: float
     tilt: float
     rgb: tuple[int, int, int]
-
-    @property
-    def cell(self) -> tuple[int, int]:
-        """(row, column) of the named area."""
-        return divmod(POSITIONS.index(self.position), 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +97,10 @@ def _jittered(rng: np.random.Generator, rgb: tuple[int, int, int]) -> tuple[int,
 
 def _sample_object(rng: np.random.Generator, shape: str, color: str, position: str) -> SceneObject:
     size = ("small", "large")[rng.integers(2)]
-    row, column = divmod(POSITIONS.index(position), 3)
-    cell = IMAGE_SIZE / 3
+    row, column = cell(position)
+    side = IMAGE_SIZE / 3
     dx, dy = rng.uniform(-JITTER[size], JITTER[size], size=2)
-    x, y = round((column + 0.5) * cell + float(dx), 2), round((row + 0.5) * cell + float(dy), 2)
+    x, y = round((column + 0.5) * side + float(dx), 2), round((row + 0.5) * side + float(dy), 2)
     radius = round(float(rng.uniform(*RADIUS[size])), 2)
     tilt = round(float(rng.uniform(-_MAX_TILT, _MAX_TILT)), 4)
     rgb = _jittered(rng, COLORS[color])

@@ -1,8 +1,4 @@
-"""A run on one page: how far it is, samples, curves, scores, starts and settings.
-
-WORKDIR/report.md             the page
-WORKDIR/report_curves.png     its curves
-"""
+"""A run on one page: how far it is, samples, curves, scores, starts and settings."""
 
 import os
 from collections.abc import Sequence
@@ -13,11 +9,11 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import changed_fields, read_config
 from xmcgan.errors import EvaluationError, UserError
-from xmcgan.evaluation.results import ResultFile, newest, result_rows
+from xmcgan.evaluation.results import ResultFile, of_last_recipe, result_rows
 from xmcgan.evaluation.results import curves as score_curves
 from xmcgan.studies.training_curves import draw_curves
 from xmcgan.training.logging import Curves, read_curves
-from xmcgan.utils.files import atomic_file, lock_holder, write_text
+from xmcgan.utils.files import atomic_file, is_in_bucket, lock_holder, write_text, writing
 from xmcgan.utils.provenance import read_starts, starts_table
 from xmcgan.utils.tables import markdown_table
 
@@ -30,18 +26,14 @@ _MAX_OLDER_SAMPLES = 8
 
 
 def write_report(workdir: Path, out: Path | None = None) -> Path:
-    """Write the page of a run, which may be training, to `out` (the workdir by default).
-
-    Raises:
-        UserError: the folder is no workdir, or `out` cannot be written to.
-    """
+    """Write the page of a run, which may be training, to `out` (the workdir by default)."""
     config = read_config(workdir / "config.json")
     curves = read_curves(workdir / "metrics.jsonl")
     starts = read_starts(workdir)
     out, name = out or workdir, workdir.resolve().name
     chance = 1 / (config.contrastive_group_size or config.batch_size)
     lines = [f"# Run {name}", "", _state(workdir, config, curves, starts), ""]
-    try:
+    with writing(out, UserError):
         out.mkdir(parents=True, exist_ok=True)
         lines += _samples(workdir, out) + _training_curves(curves, chance) + _scores(workdir, out)
         lines += _starts(starts) + _settings(config)
@@ -51,8 +43,6 @@ def write_report(workdir: Path, out: Path | None = None) -> Path:
             with atomic_file(out / CURVES_FILE) as file:
                 figure.savefig(file, format="png", dpi=90)
         write_text(out / "report.md", "\n".join(lines))
-    except OSError as error:
-        raise UserError(f"cannot write the report to {out}: {error.strerror}") from None
     return out / "report.md"
 
 
@@ -105,13 +95,12 @@ def _training_curves(curves: Curves, chance: float) -> list[str]:
 def _scores(workdir: Path, out: Path) -> list[str]:
     folder = workdir / "evaluation"
     try:
-        everything = ResultFile(folder).read()
+        results = of_last_recipe(ResultFile(folder).read())
     except EvaluationError as error:
         return ["## Evaluation", "", f"{error}", ""]
-    if not everything:
+    if not results:
         return []
-    recipe = everything[-1].recipe
-    results = newest(result for result in everything if result.recipe == recipe)
+    recipe = results[-1].recipe
     lines = ["## Evaluation", "", *markdown_table(result_rows(results)), "", f"Recipe {recipe}."]
     with atomic_file(out / SCORES_FILE) as file:
         score_curves(results, f"recipe {recipe}").savefig(file, format="png", dpi=90)
@@ -136,4 +125,6 @@ def _settings(config: ConfigDict) -> list[str]:
 
 
 def _link(path: Path, out: Path) -> str:
+    if is_in_bucket(path) and not is_in_bucket(out):
+        return str(path)
     return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix().replace(" ", "%20")

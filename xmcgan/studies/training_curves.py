@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from xmcgan.evaluation.figures import draw_panels
 from xmcgan.training.logging import Curves
 
 _COLUMNS = 3
@@ -40,16 +41,15 @@ def draw_curves(curves: Curves, title: str, *, chance: float, resumed_at: Sequen
     `chance` is the retrieval accuracy of a guess; `resumed_at` are steps at which a run went on.
     """
     panels = _assign(curves)
-    rows = -(-len(panels) // _COLUMNS)
-    height = 2.6 * rows + 0.9
-    figure = Figure(figsize=(4.4 * _COLUMNS, height))
+    figure, axes = draw_panels(len(panels), "", (4.4, 2.6), _COLUMNS)
     # Set by hand: a layout that is computed takes longer than the drawing.
+    figure.set_layout_engine(None)
+    height = figure.get_figheight()
     margins = {"left": 0.045, "right": 0.985, "bottom": 0.5 / height, "top": 1 - 0.75 / height}
     figure.subplots_adjust(**margins, wspace=0.17, hspace=0.45)
     figure.suptitle(title, fontsize=12, y=1 - 0.2 / height)
-    axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
     colors: dict[str, str] = {}  # one label, one color in all panels
-    for axis, (name, labels) in zip(axes, panels.items(), strict=False):
+    for axis, (name, labels) in zip(axes, panels.items(), strict=True):
         for curve, label in labels.items():
             steps, values = curves[curve]
             new = _COLORS[len(colors) % len(_COLORS)]
@@ -70,11 +70,6 @@ def draw_curves(curves: Curves, title: str, *, chance: float, resumed_at: Sequen
             axis.legend(fontsize=8, frameon=False)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("step", fontsize=8, labelpad=1)
-        axis.tick_params(labelsize=8, which="both")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
     return figure
 
 

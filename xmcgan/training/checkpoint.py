@@ -6,7 +6,8 @@
     checkpoints/pins/STEP.REASON   keeps a step from being removed
     checkpoints/set-aside-STEP     a step of a branch that `restore_step` abandoned
 
-A step is complete or absent: Orbax renames it into place. Process 0 alone renames and removes.
+A step is complete or absent: Orbax renames it into place, in a bucket it writes `_COMMITTED` last.
+Process 0 alone renames and removes.
 """
 
 import contextlib
@@ -14,7 +15,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,13 +29,22 @@ from etils import epath
 import xmcgan
 from xmcgan.errors import CheckpointError, listed
 from xmcgan.utils.distributed import all_gather_json, is_host0
-from xmcgan.utils.files import clear_leftovers, lock_folder, write_text
+from xmcgan.utils.files import (
+    absolute,
+    clear_leftovers,
+    errors_of_bucket,
+    is_in_bucket,
+    lock_folder,
+    remove_tree,
+    write_text,
+)
 from xmcgan.utils.mesh import fetch
 from xmcgan.utils.provenance import fingerprint_differences
 
 PyTree = Any
 JSON = Any
 _TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax's suffix of an incomplete step
+_COMMITTED = "commit_success.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +66,11 @@ class Checkpointer(contextlib.AbstractContextManager):
     """
 
     def __init__(self, directory: Path, *, keep: int, fingerprint: Mapping[str, JSON]) -> None:
-        self._directory = Path(directory).absolute()
+        self._directory = absolute(directory)
         if is_host0():
             self._directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self._directory.glob(f"*{_TEMPORARY}*"):  # of a killed save
-                shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in _incomplete(self._directory):
+                remove_tree(leftover)
             clear_leftovers(self._directory)
         all_gather_json("cleared")
         self._fingerprint, self._keep = _plain_json(fingerprint), keep
@@ -181,9 +190,13 @@ class Checkpointer(contextlib.AbstractContextManager):
         remaining = max(set(steps) - set(abandoned), default=-1)
         write_text(self._directory / "newest", str(remaining))
         for other in abandoned:
-            target = self._directory / f"set-aside-{other}"
-            shutil.rmtree(target, ignore_errors=True)
-            (self._directory / str(other)).rename(target)
+            path, target = self._directory / str(other), self._directory / f"set-aside-{other}"
+            remove_tree(target)
+            if is_in_bucket(path):  # moved file by file
+                _hide(path).rename(target)
+                (target / _COMMITTED).touch()
+            else:
+                path.rename(target)
             logging.warning("step %d belongs to an abandoned branch; moved to %s", other, target)
 
     def _read_newest(self) -> int:
@@ -207,7 +220,29 @@ class Checkpointer(contextlib.AbstractContextManager):
 
 def committed_steps(directory: Path) -> list[int]:
     """Return the complete steps of a checkpoint directory, oldest first."""
-    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+    if is_in_bucket(directory):
+        with errors_of_bucket(directory):
+            names = [path.parent.name for path in directory.glob(f"*/{_COMMITTED}")]
+    else:
+        names = [path.name for path in directory.glob("*")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _incomplete(directory: Path) -> list[Path]:
+    """Return what killed saves and removals left."""
+    if not is_in_bucket(directory):
+        return list(directory.glob(f"*{_TEMPORARY}*"))
+    complete = {str(step) for step in committed_steps(directory)}
+    numbered = (path for path in directory.glob("*") if path.name.isdigit())
+    return [path for path in numbered if path.name not in complete]
+
+
+def _hide(path: Path) -> Path:
+    """Make a step incomplete before it is removed, so that nobody sees half of it."""
+    if is_in_bucket(path):
+        (path / _COMMITTED).unlink()
+        return path
+    return path.rename(f"{path}{_TEMPORARY}-removed")
 
 
 def read_record(directory: Path, step: int) -> Record:
@@ -260,6 +295,8 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 
 def pin(directory: Path, step: int, reason: str) -> bool:
     """Keep a step, for a reason such as "evaluation", until it is unpinned; False if it is gone."""
+    if step in pinned_steps(directory, reason):
+        return step in committed_steps(directory)
     # A file, so that it outlives a killed evaluation.
     with lock_folder(directory / "pins", CheckpointError):
         if step not in committed_steps(directory):
@@ -282,17 +319,16 @@ def remove_old(directory: Path, keep: int) -> None:
     """Remove all steps but the newest `keep` and the pinned ones."""
     with lock_folder(directory / "pins", CheckpointError):
         old = {*committed_steps(directory)[:-keep]} - pinned_steps(directory)
-        # Renamed before deletion: nobody sees half a step.
-        doomed = [(directory / str(s)).rename(directory / f"{s}{_TEMPORARY}-removed") for s in old]
+        doomed = [_hide(directory / str(step)) for step in old]
     for path in doomed:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
 
 
 def _restore_arrays(
     directory: Path, record: Record, request: Callable[[Any], ocp.args.PyTreeRestore]
 ) -> PyTree:
     # Reads what `request` makes of the stored tree, and compares digests.
-    path = epath.Path(directory.absolute() / str(record.step) / "state")
+    path = epath.Path(absolute(directory) / str(record.step) / "state")
     with (
         _wrap_restore_errors(directory, record.step),
         contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader,

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from xmcgan.config import known_configs
 from xmcgan.errors import ConfigError, did_you_mean
 from xmcgan.utils.distributed import add_flags
+from xmcgan.utils.files import path_of
 
 
 def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -28,7 +29,7 @@ def parse_args(arguments: list[str] | None = None) -> tuple[argparse.Namespace, 
     text = "such as shapes:quickstart or folder:name=my_photos,64"
     parser.add_argument("--config", required=True, metavar="NAME", help=text)
     text = "of the run (default: runs/ and the config's name)"
-    parser.add_argument("--workdir", type=Path, metavar="DIR", help=text)
+    parser.add_argument("--workdir", type=path_of, metavar="DIR", help=text)
     text = "set a field, such as --config.batch_size=8; repeatable"
     parser.add_argument("--config.FIELD", metavar="VALUE", dest="ignored", help=text)
     text = "print config, layers and plan; train nothing"

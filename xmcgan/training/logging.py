@@ -1,6 +1,8 @@
 """What a run reports: metrics to files, TensorBoard and Weights & Biases, lines to the terminal."""
 
 import contextlib
+import io
+import itertools
 import json
 import math
 import os
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TextIO
 
 import jax
 import numpy as np
@@ -23,7 +25,7 @@ from tensorboardX import SummaryWriter
 
 from xmcgan.errors import ConfigError, TrainingError
 from xmcgan.utils.distributed import is_host0
-from xmcgan.utils.files import atomic_file, write_text
+from xmcgan.utils.files import atomic_file, is_in_bucket, local_folder, write_text
 
 SKIPPED = "skipped_updates"  # the one metric that is summed, not averaged
 WANDB_ID_FILE = "wandb_run_id"
@@ -55,6 +57,11 @@ class MetricWriter(contextlib.AbstractContextManager):
         for writer in self._writers:
             writer.write_hparams(hparams)
 
+    def flush(self) -> None:
+        """Copy what is written to the bucket, if the workdir is in one; on a disk it is there."""
+        for writer in self._writers:
+            writer.flush()
+
     def close(self) -> None:
         """Flush and close; nothing may be written afterwards."""
         for writer in self._writers:
@@ -75,7 +82,12 @@ class JsonLinesWriter(MetricWriter):
         if path.exists():
             with atomic_file(path) as file:
                 file.writelines(kept)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file: TextIO = io.StringIO()  # nothing can be appended to an object
+        if is_in_bucket(path):
+            self._file.write(b"".join(kept).decode())
+        else:
+            self._file = path.open("a", encoding="utf-8")
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
@@ -86,7 +98,12 @@ class JsonLinesWriter(MetricWriter):
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()  # so that whoever follows the file sees whole lines
 
+    def flush(self) -> None:
+        if isinstance(self._file, io.StringIO):
+            write_text(self._path, self._file.getvalue())
+
     def close(self) -> None:
+        self.flush()
         self._file.close()
 
 
@@ -118,9 +135,16 @@ class TensorBoardWriter(MetricWriter):
 
     def __init__(self, directory: Path, *, purge_step: int | None = None) -> None:
         super().__init__()
+        self._directory, self._numbers = directory, itertools.count(purge_step or 0)
+        self._open(purge_step)
+
+    def _open(self, purge_step: int | None = None) -> None:
+        self._opened = contextlib.ExitStack()
+        folder = self._opened.enter_context(local_folder(self._directory))
         # The default file name is unique only within a second.
-        suffix = f".{os.getpid()}.{purge_step or 0}"
-        self._writer = SummaryWriter(str(directory), purge_step=purge_step, filename_suffix=suffix)
+        suffix = f".{os.getpid()}.{next(self._numbers)}"
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)
+        self._opened.callback(self._writer.close)
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         for name, value in scalars.items():
@@ -140,8 +164,13 @@ class TensorBoardWriter(MetricWriter):
         rows = [f"| {name} | {value} |" for name, value in sorted(hparams.items())]
         self._writer.add_text("hparams", "\n".join(["| name | value |", "|---|---|", *rows]))
 
+    def flush(self) -> None:
+        if is_in_bucket(self._directory):
+            self.close()
+            self._open()  # another file: what was copied is never copied again
+
     def close(self) -> None:
-        self._writer.close()
+        self._opened.close()
 
 
 class WandbWriter(MetricWriter):
@@ -161,7 +190,7 @@ class WandbWriter(MetricWriter):
                 name=workdir.resolve().name,
                 id=id_path.read_text(encoding="utf-8").strip(),
                 resume="allow",
-                dir=str(workdir),
+                dir=None if is_in_bucket(workdir) else str(workdir),
                 # The terminal and the source code are not uploaded; a dead network ends no run.
                 settings=wandb.Settings(console="off", save_code=False, finish_timeout=120),
             )

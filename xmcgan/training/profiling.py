@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from xmcgan.utils import distributed
+from xmcgan.utils.files import local_folder
 
 
 def compile_step(
@@ -87,6 +88,7 @@ class Trace:
         first, _, last = steps.partition("-")
         self._steps = range(int(first), int(last or first) + 1) if steps else range(0)
         self._folder, self._is_active = folder, False
+        self._copying = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -95,13 +97,14 @@ class Trace:
         if self._is_active:
             self._is_active = False
             jax.profiler.stop_trace()
+            self._copying.close()
 
     def run(self, step: int, train_step: Callable[..., Any], *inputs: Any) -> Any:
         """Return `train_step(*inputs)`; waits for it only at the end of a trace."""
         if step not in self._steps:
             return train_step(*inputs)
         if not self._is_active:
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._copying.enter_context(local_folder(self._folder)))
             self._is_active = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             results = train_step(*inputs)

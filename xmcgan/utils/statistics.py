@@ -28,6 +28,22 @@ class Score:
     flattered: bool = False  # training used the network that the score is made with
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Value with its 95 % interval, if there is one; `source` says over what it was taken."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    source: str = ""  # "seeds", "images" or "captions"
+
+    def text(self, digits: int = 2, scale: float = 1, sign: str = "") -> str:
+        """Return such as `12.34 (11.20 to 13.48)`; `sign` "+" shows the sign of positive values."""
+        values = (self.value, self.low, self.high)
+        shown = [f"{scale * each:{sign}.{digits}f}" for each in values if each is not None]
+        return shown[0] if len(shown) < 3 else f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
 def check_resamples(resamples: int) -> None:
     """Raise EvaluationError if `resamples` is neither 0 nor enough to estimate a spread."""
     if resamples != 0 and resamples < MIN_RESAMPLES:
@@ -38,6 +54,7 @@ def check_resamples(resamples: int) -> None:
 
 def resample_counts(num: int, resamples: int, seed: int | Sequence[int]) -> Int[np.ndarray, "r n"]:
     """How often each of `num` images counts in each bootstrap resample."""
+    check_resamples(resamples)
     # Poisson numbers of mean 1, the limit of drawing n of n with replacement (Hanley and MacGibbon,
     # "Creating non-parametric bootstrap samples using Poisson frequencies", 2006).
     return np.random.default_rng(seed).poisson(1.0, (resamples, num))
@@ -47,7 +64,6 @@ def resample_pair(
     num_real: int, num_fake: int, resamples: int, seed: int
 ) -> tuple[Int[np.ndarray, "1+r n"], Int[np.ndarray, "1+r m"]]:
     """Weights of both sides, resampled independently; the first row counts every image once."""
-    check_resamples(resamples)
     usable = resamples if min(num_real, num_fake) >= MIN_IMAGES else 0
     real, fake = (
         np.concatenate([np.ones((1, num), int), resample_counts(num, usable, [seed, side])])
@@ -90,7 +106,6 @@ def mean_score(
     note: str = "",
 ) -> Score:
     """Mean over examples of numbers from 0 to `most`, the higher the better."""
-    check_resamples(resamples)
     counts = resample_counts(len(per_example), resamples, seed)
     if len(per_example) < MIN_IMAGES:
         counts = counts[:0]

@@ -23,12 +23,8 @@ def parse_variant(
 ) -> ConfigDict:
     """Read a variant such as `64`, `quickstart` or `64,ablation=sentence+word`; may be empty.
 
-    Args:
-        sizes, names, options: image sizes, plain items and items `NAME=VALUE` that it may have.
-
-    Returns:
-        `size` (int or None), `names` (those given), `ablation` (losses to keep beside the hinge,
-        or None for all that the config switches on), and each option (a string, maybe empty).
+    It may have image sizes, plain names and options `NAME=VALUE`. Returns `size` (int or None),
+    `names`, `ablation` (losses to keep beside the hinge, or None), and each option (maybe empty).
     """
     parsed = ConfigDict({"size": None, "names": [], "ablation": None})
     parsed.update(dict.fromkeys(options, ""))

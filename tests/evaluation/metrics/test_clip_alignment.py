@@ -1,6 +1,8 @@
 """CLIPScore and R-precision are the published formulas; embeddings do not depend on batches."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +12,9 @@ from PIL import Image
 
 from xmcgan.errors import EvaluationError, WeightsError
 from xmcgan.evaluation.features import Networks
+from xmcgan.evaluation.metrics import clip_alignment
 from xmcgan.evaluation.metrics.clip_alignment import (
     ClipExtractor,
-    alignment_scores,
     clip_score,
     preprocess,
     r_precision,
@@ -36,6 +38,25 @@ def embeddings(seed: int, num: int = NUM) -> np.ndarray:
 
 def numbered(num: int = NUM) -> tuple[list[str], list[int]]:
     return [f"caption {index}" for index in range(num)], list(range(num))
+
+
+@pytest.fixture
+def scores_of(monkeypatch):
+    """Return a function that scores embeddings."""
+    monkeypatch.setattr(
+        clip_alignment, "ClipExtractor", lambda *_: SimpleNamespace(recipe={}, texts=len)
+    )
+
+    def score(fake, real, texts, plain, labels=None, resamples=0):
+        captions, ids = labels or numbered()
+        context: Any = SimpleNamespace(
+            networks=None, captions=captions, image_ids=ids, resamples=resamples, seed=0
+        )
+        both = {"texts": texts, "plain_texts": plain}
+        metric = clip_alignment.ClipAlignment(context, "")
+        return metric.compute({"images": real, **both}, {"images": fake, **both})
+
+    return score
 
 
 def test_clip_score_is_two_and_a_half_times_the_positive_cosine():
@@ -115,12 +136,10 @@ def test_too_few_distinct_captions_is_an_error_that_says_how_many_are_needed():
         sample_distractors([*captions, captions[5]], [*ids, 0], 99, 0)
 
 
-def test_every_score_stands_beside_that_of_the_real_images_with_its_interval():
+def test_every_score_stands_beside_that_of_the_real_images_with_its_interval(scores_of):
     texts = embeddings(0)
     fake, real = texts + 2 * embeddings(1), texts + embeddings(2)
-    scores = alignment_scores(
-        fake, texts, texts, *numbered(), real_images_emb=real, resamples=200, seed=0
-    )
+    scores = scores_of(fake, real, texts, texts, resamples=200)
     values = {name: score.value for name, score in scores.items()}
     assert list(values) == [
         name + side
@@ -139,7 +158,7 @@ def test_every_score_stands_beside_that_of_the_real_images_with_its_interval():
         assert (score.high - score.low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.25)
 
 
-def test_order_of_the_examples_changes_no_score():
+def test_order_of_the_examples_changes_no_score(scores_of):
     texts = embeddings(0)
     sides = texts + 2 * embeddings(1), texts + embeddings(2)
     captions, ids = numbered()
@@ -147,20 +166,16 @@ def test_order_of_the_examples_changes_no_score():
     for order in (np.arange(NUM), np.random.default_rng(1).permutation(NUM)):
         fake, real = (side[order] for side in sides)
         labels = [captions[i] for i in order], [ids[i] for i in order]
-        scores = alignment_scores(
-            fake, texts[order], texts[order], *labels, real_images_emb=real, resamples=0, seed=0
-        )
+        scores = scores_of(fake, real, texts[order], texts[order], labels)
         values.append([score.value for score in scores.values()])
     assert values[1] == pytest.approx(values[0], rel=1e-9)
 
 
-def test_intervals_end_where_the_scores_do():
+def test_intervals_end_where_the_scores_do(scores_of):
     texts = embeddings(0)
     only = np.arange(NUM)[:, None] == 0
     fake, real = np.where(only, texts, -texts), np.where(only, -texts, texts)
-    found = alignment_scores(
-        fake, texts, texts, *numbered(), real_images_emb=real, resamples=50, seed=0
-    )
+    found = scores_of(fake, real, texts, texts, resamples=50)
     scores = [found[name] for name in ("score", "score_real", "r_precision", "r_precision_real")]
     assert [scores[0].low, scores[2].low] == [0, 0]
     assert min(scores[0].value, scores[2].value) > 0
@@ -168,14 +183,12 @@ def test_intervals_end_where_the_scores_do():
     assert scores[3].value < scores[3].high == 1.0
 
 
-def test_no_resamples_give_no_interval_and_too_few_are_an_error():
+def test_no_resamples_give_no_interval_and_too_few_are_an_error(scores_of):
     texts, both = embeddings(0), embeddings(1)
-    scores = alignment_scores(
-        both, texts, texts, *numbered(), real_images_emb=both, resamples=0, seed=0
-    )
+    scores = scores_of(both, both, texts, texts)
     assert {(score.low, score.high) for score in scores.values()} == {(None, None)}
     with pytest.raises(EvaluationError, match="5"):
-        alignment_scores(both, texts, texts, *numbered(), real_images_emb=both, resamples=1, seed=0)
+        scores_of(both, both, texts, texts, resamples=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0])
@@ -260,12 +273,10 @@ def test_unverified_weights_need_permission(directory):
         ClipExtractor(directory, Networks(make_mesh(jax.devices()[:1])))
 
 
-def test_r_precision_is_of_plain_captions_with_its_deviation_over_ten_chunks():
+def test_r_precision_is_of_plain_captions_with_its_deviation_over_ten_chunks(scores_of):
     plain, prefixed = embeddings(0), embeddings(5)
     fake = plain + 2 * embeddings(1)
-    found = alignment_scores(
-        fake, prefixed, plain, *numbered(), real_images_emb=fake, resamples=0, seed=0
-    )
+    found = scores_of(fake, fake, prefixed, plain)
     hits = r_precision(fake, plain, *numbered(), seed=0)
     assert found["r_precision"].value == pytest.approx(hits.mean())
     means = hits.reshape(10, 15).mean(axis=1)

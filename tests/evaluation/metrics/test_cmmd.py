@@ -1,11 +1,15 @@
 """CMMD equals literal loops over pairs of normalized embeddings."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from xmcgan.errors import EvaluationError
 from xmcgan.evaluation.metrics import cmmd
-from xmcgan.evaluation.metrics.cmmd import cmmd_score, rbf_distances
+from xmcgan.evaluation.metrics.cmmd import CMMD, rbf_distances
+from xmcgan.utils.statistics import Score
 
 
 def pair(n: int = 40, m: int = 40, d: int = 6, shift: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
@@ -62,19 +66,31 @@ def test_weights_stand_for_repeated_rows():
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_cmmd_normalizes_embeddings():
+@pytest.fixture
+def score_of(monkeypatch):
+    """Return a function that scores embeddings."""
+    monkeypatch.setattr(cmmd, "ClipExtractor", lambda *_: SimpleNamespace(recipe={}))
+
+    def score(real: np.ndarray, fake: np.ndarray, resamples: int = 0) -> Score:
+        context: Any = SimpleNamespace(networks=None, resamples=resamples, seed=0)
+        return CMMD(context, "").compute({"embeddings": real}, {"embeddings": fake})["cmmd"]
+
+    return score
+
+
+def test_cmmd_normalizes_embeddings(score_of):
     real, fake = pair(120, 120, shift=0.5)
     units = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (real, fake)]
-    score = cmmd_score(3 * real, fake * np.linspace(1, 9, len(fake))[:, None], resamples=8, seed=0)
+    score = score_of(3 * real, fake * np.linspace(1, 9, len(fake))[:, None], resamples=8)
     assert score.value == pytest.approx(rbf_distance(*units), rel=1e-5)
     assert score.low < score.value < score.high
     assert score.better == "lower"
-    assert cmmd_score(real, fake, resamples=0, seed=0).low is None
+    assert score_of(real, fake).low is None
 
 
 @pytest.mark.parametrize(("value", "row"), [(0, 3), (np.nan, 7)])
-def test_an_embedding_of_no_length_or_not_finite_is_refused(value: float, row: int):
+def test_an_embedding_of_no_length_or_not_finite_is_refused(score_of, value: float, row: int):
     real, fake = pair()
     fake[row] = value
     with pytest.raises(EvaluationError, match=f"image {row} "):
-        cmmd_score(real, fake, resamples=0, seed=0)
+        score_of(real, fake)

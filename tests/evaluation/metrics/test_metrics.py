@@ -1,6 +1,5 @@
 """Metrics are found by name or by dotted path, share networks, and give scores with intervals."""
 
-import math
 from types import SimpleNamespace
 
 import jax
@@ -106,21 +105,11 @@ def test_resamples_that_tell_no_spread_are_refused(resamples: int):
         scores_of(features(), features(), resamples=resamples)
 
 
-@pytest.mark.parametrize("name", ["values", "logits"])
-def test_features_that_are_not_finite_give_no_score(name: str):
-    fake = features(seed=1)
-    fake[name][17, 3] = math.nan
-    with pytest.raises(EvaluationError, match="image 17 "):
-        scores_of(features(), fake)
-
-
 @pytest.mark.parametrize("name", ["fid", "kid", "precision_recall"])
-def test_features_of_two_networks_or_too_few_give_no_score(name: str):
+def test_features_of_too_few_images_give_no_score(name: str):
     extractor = SimpleNamespace(recipe={}, protocol=SimpleNamespace(label="FID"))
     context = SimpleNamespace(features=lambda _: extractor, resamples=0, seed=0)
     metric = registry.find(name, METRICS, "metric")(context, "")
-    with pytest.raises(EvaluationError, match=r"10 .* 8"):
-        metric.compute(features(d=10), features(d=8))
     with pytest.raises(EvaluationError, match="at least"):
         metric.compute(features(), {"values": features()["values"][:1]})
 

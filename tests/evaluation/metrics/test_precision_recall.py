@@ -172,10 +172,3 @@ def test_no_more_images_than_neighbors_are_refused():
     real, fake = pair(10, 3)
     with pytest.raises(EvaluationError, match="4"):
         precision_recall(real, fake)
-
-
-def test_features_that_are_not_finite_are_refused():
-    real, fake = pair()
-    real[9, 1] = np.inf
-    with pytest.raises(EvaluationError, match="image 9 "):
-        density_coverage(real, fake)

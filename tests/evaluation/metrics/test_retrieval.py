@@ -1,12 +1,14 @@
 """Retrieval: closed forms, chance, ties, order, and too few images."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.metrics.retrieval import Retrieval, retrieval, retrieval_scores
+from xmcgan.evaluation.metrics.retrieval import Retrieval, retrieval
+from xmcgan.utils.statistics import Score
 
 N = 300
 
@@ -16,6 +18,18 @@ NO_TWINS = np.full(2000, -1)
 
 def rates(hits) -> tuple[float, float]:
     return float(hits[1].mean()), float(hits[10].mean())
+
+
+def scores_of(real, fake, targets, twins, resamples=0) -> dict[str, Score]:
+    context: Any = SimpleNamespace(
+        features=lambda _: SimpleNamespace(recipe={}),
+        num_real=len(real),
+        targets=targets,
+        find_twins=lambda: twins,
+        resamples=resamples,
+        seed=0,
+    )
+    return Retrieval(context, "").compute({"values": real}, {"values": fake})
 
 
 def features(n: int = N, d: int = 32, seed: int = 0) -> np.ndarray:
@@ -74,13 +88,13 @@ def test_intervals_hold_the_value_and_shrink_with_more_images():
     real, widths = features(1600), []
     for n in (100, 1600):
         fake = real[:n] + 2 * features(n, seed=1)
-        scores = retrieval_scores(real, fake, np.arange(n), NO_TWINS, resamples=50, seed=0)
+        scores = scores_of(real, fake, np.arange(n), NO_TWINS, resamples=50)
         assert list(scores) == ["retrieval@1", "retrieval@10"]
         for score in scores.values():
             assert 0 <= score.low < score.value < score.high <= 1
         widths.append(score.high - score.low)
     assert widths[1] < 0.5 * widths[0]
-    scores = retrieval_scores(real, real, np.arange(1600), NO_TWINS, resamples=0, seed=0)
+    scores = scores_of(real, real, np.arange(1600), NO_TWINS)
     assert (scores["retrieval@1"].value, scores["retrieval@1"].low) == (1, None)
 
 
@@ -107,12 +121,12 @@ def test_real_images_with_the_same_caption_are_a_ruler():
     targets, twins = np.arange(0, 200, 2), np.arange(1, 200, 2)
     twins[50:] = -1
     fake = features(100, seed=2)
-    found = retrieval_scores(real, fake, targets, twins, resamples=0, seed=0)
+    found = scores_of(real, fake, targets, twins)
     assert found["retrieval@1"].value < 0.1
     assert found["retrieval@1_real"].value == 1
     assert "50" in found["retrieval@1_real"].note
     twins[10:] = -1  # too few to say
-    found = retrieval_scores(real, fake, targets, twins, resamples=0, seed=0)
+    found = scores_of(real, fake, targets, twins)
     assert list(found) == ["retrieval@1", "retrieval@10"]
 
 

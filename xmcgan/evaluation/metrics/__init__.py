@@ -152,7 +152,6 @@ def build_metrics(
     missing = specs.keys() - {metric.settings["name"] for metric in built}
     if missing or not built:
         raise EvaluationError(
-            f"no metrics: {', '.join(protocols)} cannot give {', '.join(missing) or 'any'}; known: "
-            f"{', '.join(METRICS)}"
+            f"no metrics: {', '.join(protocols)} cannot give {', '.join(missing) or 'any'}"
         )
     return built

@@ -55,47 +55,25 @@ class ClipAlignment:
         }
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
-        """Scores of `alignment_scores`."""
-        return alignment_scores(
-            fake["images"],
-            fake["texts"],
-            fake["plain_texts"],
-            self._context.captions,
-            self._context.image_ids,
-            real_images_emb=real["images"],
-            resamples=self._context.resamples,
-            seed=self._context.seed,
-        )
+        """Scores `score`, `r_precision` (of plain captions, as published), `r_precision_prefixed`.
 
-
-def alignment_scores(
-    fake_images_emb: Float[np.ndarray, "n e"],
-    text_emb: Float[np.ndarray, "n e"],
-    plain_text_emb: Float[np.ndarray, "n e"],
-    captions: Sequence[str],
-    image_ids: Sequence[Hashable],
-    *,
-    real_images_emb: Float[np.ndarray, "n e"],
-    resamples: int,
-    seed: int,
-) -> dict[str, Score]:
-    """Scores `score`, `r_precision` (of plain captions, as published), `r_precision_prefixed`.
-
-    `*_real` are those of the real images of the captions. Captions are resampled for the intervals,
-    the same ones for every score; distractors stay.
-    """
-    sides = {"": fake_images_emb, "_real": real_images_emb}
-    resampling: Any = {"resamples": resamples, "seed": seed}
-    scores = {}
-    for side, images in sides.items():
-        cosines = clip_score(images, text_emb)
-        scores[f"score{side}"] = mean_score(cosines, most=_BEST_CLIP_SCORE, **resampling)
-    for kind, texts in (("", plain_text_emb), ("_prefixed", text_emb)):
+        `*_real` are those of the real images of the captions. Captions are resampled for the
+        intervals, the same ones for every score; distractors stay.
+        """
+        context, sides = self._context, {"": fake["images"], "_real": real["images"]}
+        resampling: Any = {"resamples": context.resamples, "seed": context.seed}
+        labels = context.captions, context.image_ids
+        scores = {}
         for side, images in sides.items():
-            is_nearest = r_precision(images, texts, captions, image_ids, seed=seed)
-            note = _over_chunks(is_nearest) if len(is_nearest) >= _NUM_CHUNKS else ""
-            scores[f"r_precision{kind}{side}"] = mean_score(is_nearest, note=note, **resampling)
-    return scores
+            cosines = clip_score(images, fake["texts"])
+            scores[f"score{side}"] = mean_score(cosines, most=_BEST_CLIP_SCORE, **resampling)
+        for kind, texts in (("", fake["plain_texts"]), ("_prefixed", fake["texts"])):
+            for side, images in sides.items():
+                is_nearest = r_precision(images, texts, *labels, seed=context.seed)
+                note = _over_chunks(is_nearest) if len(is_nearest) >= _NUM_CHUNKS else ""
+                score = mean_score(is_nearest, note=note, **resampling)
+                scores[f"r_precision{kind}{side}"] = score
+        return scores
 
 
 def _over_chunks(values: Float[np.ndarray, "n"]) -> str:
@@ -156,8 +134,7 @@ def sample_distractors(
     needed = num + max((len(own) for own in texts_of_image.values()), default=1)
     if len(texts) < needed:
         raise EvaluationError(
-            f"R-precision ranks each caption among {num} of other images, which needs {needed} "
-            f"distinct captions here; there are {len(texts)}: use more samples"
+            f"R-precision needs {needed} distinct captions here; there are {len(texts)}"
         )
     rows = np.empty((len(keys), num), np.int64)
     for row, (image, text) in enumerate(zip(image_ids, text_of.tolist(), strict=True)):

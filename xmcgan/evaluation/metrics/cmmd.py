@@ -1,11 +1,12 @@
 """CMMD: kernel distance of CLIP embeddings, Jayasumana et al., "Rethinking FID", CVPR 2024."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from xmcgan.evaluation.features import Arrays, Images, require_comparable, unit_rows
+from xmcgan.evaluation.features import Arrays, Images, require_images, unit_rows
 from xmcgan.evaluation.metrics import Context
 from xmcgan.evaluation.metrics.clip_alignment import ClipExtractor
 from xmcgan.utils.statistics import Score, resample_pair, score
@@ -22,25 +23,20 @@ class CMMD:
     def __init__(self, context: Context, weights: str) -> None:
         self._clip = ClipExtractor(weights, context.networks)
         self.recipe = self._clip.recipe
-        self._resampling = {"resamples": context.resamples, "seed": context.seed}
+        self._resampling: Any = {"resamples": context.resamples, "seed": context.seed}
 
     def extract(self, images: Images, captions: Sequence[str]) -> Arrays:
         """Embeddings (n, e)."""
         return {"embeddings": self._clip.images(images)}
 
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
-        """Score `cmmd`."""
-        return {"cmmd": cmmd_score(real["embeddings"], fake["embeddings"], **self._resampling)}
-
-
-def cmmd_score(
-    real: Float[np.ndarray, "n e"], fake: Float[np.ndarray, "m e"], *, resamples: int, seed: int
-) -> Score:
-    """CMMD of embeddings of any length."""
-    require_comparable(real, fake, at_least=1)
-    weights = resample_pair(len(real), len(fake), resamples, seed)
-    sides = unit_rows(real, "embeddings"), unit_rows(fake, "embeddings")
-    return score(rbf_distances(*sides, *weights), "lower", least=0.0)
+        """Score `cmmd`, of embeddings of any length."""
+        x, y = real["embeddings"], fake["embeddings"]
+        require_images(x, y, at_least=1)
+        weights = resample_pair(len(x), len(y), **self._resampling)
+        x, y = unit_rows(x, "embeddings"), unit_rows(y, "embeddings")
+        distances = rbf_distances(x, y, *weights)
+        return {"cmmd": score(distances, "lower", least=0.0)}
 
 
 def rbf_distances(

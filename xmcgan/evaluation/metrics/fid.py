@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.features import Arrays, require_comparable, require_finite
+from xmcgan.evaluation.features import Arrays, require_images
 from xmcgan.evaluation.metrics import FeatureMetric
-from xmcgan.utils.statistics import MIN_IMAGES, Score, check_resamples, resample_counts, score
+from xmcgan.utils.statistics import MIN_IMAGES, Score, resample_counts, score
 
 # A resample takes seconds at 2048 dimensions. 20 of them know the spread to 16 %, for which
 # Student's t makes allowance.
@@ -34,12 +34,15 @@ def frechet_score(real: Arrays, fake: Arrays, *, resamples: int, seed: int) -> S
 
     Statistics stay fixed in the bootstrap; the note says so.
     """
-    check_resamples(resamples)
     if "values" in real and "values" in fake:
-        require_comparable(real["values"], fake["values"])
+        require_images(real["values"], fake["values"])
     nums = [len(side["values"]) for side in (real, fake) if "values" in side]
     usable = min(resamples, MAX_RESAMPLES) if min(nums, default=0) >= MIN_IMAGES else 0
-    notes = [_too_few(real, "real"), _too_few(fake, "generated")]
+    notes = []
+    num: Any
+    for side, name in ((real, "real "), (fake, "generated ")):
+        num, width = side["values"].shape if "values" in side else (side.get("n"), len(side["mu"]))
+        notes.append(too_few(num, width, name))
     a, b = (real, [seed, 0]), (fake, [seed, 1])
     if "values" not in fake or ("values" in real and len(fake["values"]) < len(real["values"])):
         # The distance is symmetric: the factor of a fixed side is reused, and that of the smaller
@@ -63,18 +66,16 @@ def _moments(side: Arrays, resamples: int, seed: list[int]) -> Iterator[tuple[An
     if "values" not in side:
         return itertools.repeat((side["mu"], side["sigma"]))
     values = side["values"]
-    require_finite(values)
     counts = [None, *resample_counts(len(values), resamples, seed)]
     return (mean_and_covariance(values, each) for each in counts)
 
 
-def _too_few(side: Arrays, name: str) -> str:
-    values = side.get("values")
-    num, width = (side.get("n"), len(side["mu"])) if values is None else values.shape
+def too_few(num: int | None, width: int, name: str = "") -> str:
+    """Why a distance of `num` images (None: unknown) with `width` features misleads, or nothing."""
     if num is None or num > width:
         return ""
     return (
-        f"{num} {name} images are too few for {width} dimensions: the distance is biased upwards "
+        f"{num} {name}images are too few for {width} dimensions: the distance is biased upwards "
         "and compares with no other number of images"
     )
 
@@ -107,15 +108,11 @@ def frechet_distance(
     *,
     factor_a: Float[np.ndarray, "d r"] | None = None,
 ) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr sqrt(S_a S_b), equation 6; at least 0.
+    """|mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr sqrt(S_a S_b), equation 6; all in float64.
 
     With S_a = R R^T (`factor_a`) the product S_a S_b has the eigenvalues of R^T S_b R, which is
     symmetric: two symmetric eigenproblems take the place of a matrix square root.
     """
-    mu_a, mu_b = np.asarray(mu_a, np.float64), np.asarray(mu_b, np.float64)
-    sigma_a, sigma_b = np.asarray(sigma_a, np.float64), np.asarray(sigma_b, np.float64)
-    if not np.isfinite(np.concatenate([mu_a, mu_b])).all():
-        raise EvaluationError("a mean holds NaN or infinity; compute the statistics again")
     _require_symmetric(sigma_b)
     factor = covariance_factor(sigma_a) if factor_a is None else factor_a
     eigenvalues = np.linalg.eigvalsh(factor.T @ sigma_b @ factor) if factor.size else np.zeros(1)
@@ -132,7 +129,7 @@ def covariance_factor(sigma: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r
     Without the columns of rounding noise, fewer images than dimensions cost no accuracy.
     """
     _require_symmetric(sigma)
-    eigenvalues, vectors = np.linalg.eigh(np.asarray(sigma, np.float64))
+    eigenvalues, vectors = np.linalg.eigh(sigma)
     _require_positive(eigenvalues)
     kept = eigenvalues > len(sigma) * np.finfo(np.float64).eps * max(eigenvalues[-1], 0.0)
     return vectors[:, kept] * np.sqrt(eigenvalues[kept])
@@ -142,14 +139,12 @@ def _require_symmetric(sigma: np.ndarray) -> None:
     # LAPACK reads one triangle, and hangs or returns nonsense on NaN.
     tolerance = MAX_NEGATIVE * np.abs(sigma).max(initial=0)
     if not np.isfinite(sigma).all() or np.abs(sigma - sigma.T).max(initial=0) > tolerance:
-        raise EvaluationError(
-            "a covariance is not symmetric, or holds NaN; compute the statistics again"
-        )
+        raise EvaluationError("a covariance is not symmetric, or holds NaN: compute it again")
 
 
 def _require_positive(eigenvalues: np.ndarray) -> None:
     if eigenvalues[0] < -MAX_NEGATIVE * np.abs(eigenvalues).max():
         raise EvaluationError(
-            f"a covariance has the eigenvalue {eigenvalues[0]:.3g} beside one of "
-            f"{eigenvalues[-1]:.3g}, so it is none; compute the statistics again, in float64"
+            f"a covariance has the eigenvalue {eigenvalues[0]:.3g}, below zero: compute it again, "
+            "in float64"
         )

@@ -5,7 +5,7 @@ import scipy.special
 from jaxtyping import Float
 
 from xmcgan.errors import EvaluationError
-from xmcgan.evaluation.features import Arrays, require_finite
+from xmcgan.evaluation.features import Arrays
 from xmcgan.evaluation.metrics import FeatureMetric
 from xmcgan.utils.statistics import Score, resample_pair, score
 
@@ -23,7 +23,6 @@ class InceptionScore(FeatureMetric):
         The official XMC-GAN code has one split. Smaller splits give lower scores.
         """
         logits = fake["logits"]
-        require_finite(logits, "logits of the generated images")
         _, weights = resample_pair(len(logits), len(logits), **self.resampling)
         splits = split_scores(logits, weights, seed=self.resampling["seed"])
         note = f"standard deviation {splits[:, 0].std():.3g} over {len(splits)} splits"
@@ -47,8 +46,7 @@ def split_scores(
     """
     if len(logits) < num_splits:
         raise EvaluationError(
-            f"the inception score needs at least one image for each of its {num_splits} splits; "
-            f"there are {len(logits)}"
+            f"the inception score needs {num_splits} images; there are {len(logits)}"
         )
     scores = np.empty((num_splits, len(weights)))
     order = np.random.default_rng(seed).permutation(len(logits))

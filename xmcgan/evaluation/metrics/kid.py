@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from xmcgan.evaluation.features import Arrays, require_comparable
+from xmcgan.evaluation.features import Arrays, require_images
 from xmcgan.evaluation.metrics import FeatureMetric
 from xmcgan.utils.statistics import Score, resample_pair, score
 
@@ -16,7 +16,7 @@ class KernelDistance(FeatureMetric):
     def compute(self, real: Arrays, fake: Arrays) -> dict[str, Score]:
         """Score `kid`."""
         x, y = real["values"], fake["values"]
-        require_comparable(x, y)
+        require_images(x, y)
         weights = resample_pair(len(x), len(y), **self.resampling)
         distances = subset_distances(x, y, *weights, seed=self.resampling["seed"])
         size = min(SUBSET_SIZE, len(x), len(y))

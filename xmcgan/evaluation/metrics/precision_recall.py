@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from xmcgan.evaluation.features import Arrays, require_comparable
+from xmcgan.evaluation.features import Arrays, require_images
 from xmcgan.evaluation.metrics import FeatureMetric
 from xmcgan.utils.statistics import Score, resample_pair, score
 
@@ -58,7 +58,7 @@ def neighbor_scores(
     The balls are those of all images under every weighting, because in a bootstrap resample copies
     would have balls of radius zero. An image of weight 0 is absent, and so is its ball.
     """
-    require_comparable(real, fake, at_least=max(precision_k, density_k) + 1)
+    require_images(real, fake, at_least=max(precision_k, density_k) + 1)
     # Distances do not change with the origin; near the features they lose the fewest digits.
     origin = real.mean(axis=0, dtype=np.float64)
     near_real, dense_real = _squared_radii(real, origin, precision_k, density_k)

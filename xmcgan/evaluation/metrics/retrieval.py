@@ -1,7 +1,5 @@
 """Retrieval: is a generated image nearer to the real image of its caption than to 99 others?"""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -21,15 +19,13 @@ class Retrieval(FeatureMetric):
     def __init__(self, context: Context, protocol: str) -> None:
         if context.targets is None:
             raise EvaluationError(
-                "retrieval ranks the real image of each caption, so the references must be all "
-                "images of the captions' split: leave out --reference-split and "
+                "retrieval ranks the real image of each caption: leave out --reference-split and "
                 "evaluation.num_references, or take other --metrics"
             )
         if context.num_real <= NUM_DISTRACTORS:
             raise EvaluationError(
-                f"retrieval ranks one real image among {NUM_DISTRACTORS} others and needs "
-                f"{NUM_DISTRACTORS + 1}, but there are {context.num_real} real images; take "
-                "another --split, or other --metrics"
+                f"retrieval needs {NUM_DISTRACTORS + 1} real images; there are {context.num_real} "
+                "real ones: take another --split, or other --metrics"
             )
         super().__init__(context, protocol)
         self._context = context
@@ -39,35 +35,20 @@ class Retrieval(FeatureMetric):
         targets, find_twins = self._context.targets, self._context.find_twins
         assert targets is not None
         assert find_twins is not None
-        values = real["values"], fake["values"]
-        return retrieval_scores(*values, targets, find_twins(), **self.resampling)
-
-
-def retrieval_scores(
-    real: Float[np.ndarray, "m d"],
-    fake: Float[np.ndarray, "n d"],
-    targets: Int[np.ndarray, "n"],
-    twins: Int[np.ndarray, "n"],
-    *,
-    resamples: int,
-    seed: int,
-) -> dict[str, Score]:
-    """Shares of hits; `twins`: rows of another real image of the caption, -1 if there is none."""
-
-    def shares(hits: dict[int, Bool[np.ndarray, "n"]], suffix: str, note: str) -> dict[str, Score]:
-        options: Any = {"resamples": resamples, "seed": seed}
-        return {
-            f"retrieval@{k}{suffix}": mean_score(hit * 1.0, note=note or f"chance {k} %", **options)
+        x, seed, twins = real["values"], self._context.seed, find_twins()
+        hits = retrieval(x, fake["values"], seed, targets)
+        scores = {
+            f"retrieval@{k}": mean_score(hit * 1.0, note=f"chance {k} %", **self.resampling)
             for k, hit in hits.items()
         }
-
-    scores = shares(retrieval(real, fake, seed, targets), "", "")
-    shared = np.flatnonzero(twins >= 0)
-    if len(shared) >= MIN_IMAGES:
-        rows = twins[shared]
-        note = f"real images, of the {len(shared)} captions that another image has as well"
-        scores |= shares(retrieval(real, real[rows], seed, targets[shared], rows), "_real", note)
-    return scores
+        shared = np.flatnonzero(twins >= 0)
+        if len(shared) >= MIN_IMAGES:
+            note = f"real images, of the {len(shared)} captions that another image has as well"
+            hits = retrieval(x, x[twins[shared]], seed, targets[shared], twins[shared])
+            for k, hit in hits.items():
+                score = mean_score(hit * 1.0, note=note, **self.resampling)
+                scores[f"retrieval@{k}_real"] = score
+        return scores
 
 
 def retrieval(
@@ -80,11 +61,8 @@ def retrieval(
     """For each k of `TOP`, whether the target is among the k nearest of 100 real images.
 
     The other 99 follow from the seed and the target, not from the order of the generated images. By
-    chance 1 % and 10 % are hits. A tie counts against the generated image.
-
-    Args:
-        targets: Row of the real image of each generated image's caption.
-        own: If real images stand in for generated ones, their rows, which are skipped.
+    chance 1 % and 10 % are hits. A tie counts against the generated image. If real images stand in
+    for generated ones, their `own` rows are skipped.
     """
     real, fake = unit_rows(real, "features"), unit_rows(fake, "features of the generated images")
     ranks = np.empty(len(fake), np.int64)

@@ -1,9 +1,4 @@
-"""The ablation table on disk.
-
-OUT/ablation.md      the tables and how they were made, for people
-OUT/ablation.json    the same numbers of every seed, and all other scores
-OUT/ablation.png     the scores as a picture
-"""
+"""The ablation table as ablation.md, with all numbers as ablation.json, and as ablation.png."""
 
 import dataclasses
 import json
@@ -12,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
 from xmcgan.errors import EvaluationError, listed
+from xmcgan.evaluation.figures import add_legend, draw_panels
 from xmcgan.evaluation.protocols import FeatureProtocol
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import BASELINE, Cell
-from xmcgan.studies.estimates import Estimate
 from xmcgan.utils.files import write_text
 from xmcgan.utils.provenance import provenance
-from xmcgan.utils.statistics import Score
+from xmcgan.utils.statistics import Estimate
 from xmcgan.utils.tables import markdown_table
 
 # Scores of the table beside the Frechet distance, where the evaluation has them.
@@ -34,6 +30,9 @@ _SHOWN = (
 )  # fmt: skip
 # Scores that put another one in proportion: what real images reach, and what chance gives.
 _RULERS = {"_real": "real images", "_shuffled": "shuffled captions"}
+Results = Mapping[int, Result]  # of one combination of losses, by seed
+Row = Mapping[str, Any]  # as ablation.json has it
+
 _SINGLE = (
     "Intervals: 95 %, the evaluation's bootstrap over images. With one seed nothing tells how much "
     "training varies, so that differences have none."
@@ -43,60 +42,38 @@ _SEVERAL = (
     "alike and see the same batches. What has one seed only has the evaluation's bootstrap over "
     "images instead, and no interval of its difference."
 )
-_MAX_COLUMNS = 3
 
 
 def students_interval(values: Sequence[float]) -> Estimate:
     """Return the mean with Student's interval, if the values are several and differ."""
     if len(set(values)) < 2:
         return Estimate(values[0])
-    test = stats.ttest_1samp(values, 0)
-    low, high = test.confidence_interval(0.95)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     return Estimate(sum(values) / len(values), float(low), float(high), "seeds")
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What one combination of losses reached: results by seed, of the runs that have one."""
+def compare_scores(results: Results, baseline: Results) -> dict[str, dict[str, Any]]:
+    """Return by score its `values`, one per seed, their `mean`, and `difference` from the baseline.
 
-    losses: str
-    results: dict[int, Result]
-
-    @property
-    def label(self) -> str:
-        """Name of the row, with spaces at which a terminal may break it."""
-        return self.losses.replace("+", " + ")
-
-    def scores(self, name: str) -> dict[int, Score]:
-        """Return a score by seed, of the seeds that have it."""
-        return {
-            s: result.scores[name] for s, result in self.results.items() if name in result.scores
-        }
-
-    def values(self, name: str) -> list[float]:
-        """Return the values of a score, one per seed."""
-        return [score.value for score in self.scores(name).values()]
-
-    def mean(self, name: str) -> Estimate | None:
-        """Return the mean of a score over seeds, None if no run has it.
-
-        One seed says nothing of how training varies: its interval is that of the evaluation.
-        """
-        scores = list(self.scores(name).values())
-        if len(scores) == 1:
-            source = "" if scores[0].low is None else "images"
-            return Estimate(scores[0].value, scores[0].low, scores[0].high, source)
-        return students_interval(self.values(name)) if scores else None
-
-    def difference(self, name: str, baseline: "Row") -> Estimate | None:
-        """Return how far a score lies from the baseline's, None if no seed has both.
-
-        Runs of one seed begin with the same parameters, as far as they have them in common, and see
-        the same batches, so their scores rise and fall together: differences are within seeds.
-        """
-        ours, theirs = self.scores(name), baseline.scores(name)
+    Runs of one seed begin with the same parameters, as far as they have them in common, and see
+    the same batches, so their scores rise and fall together: differences are within seeds.
+    """
+    compared = {}
+    for name in dict.fromkeys(name for result in results.values() for name in result.scores):
+        ours, theirs = (
+            {seed: result.scores[name] for seed, result in side.items() if name in result.scores}
+            for side in (results, baseline)
+        )
+        values = [score.value for score in ours.values()]
+        mean = students_interval(values)
+        if len(values) == 1:  # says nothing of how training varies
+            (score,) = ours.values()
+            source = "" if score.low is None else "images"
+            mean = Estimate(score.value, score.low, score.high, source)
         within = [ours[seed].value - theirs[seed].value for seed in ours if seed in theirs]
-        return students_interval(within) if within else None
+        difference = students_interval(within) if within and results is not baseline else None
+        compared[name] = {"values": values, "mean": mean, "difference": difference}
+    return compared
 
 
 def write_report(
@@ -106,26 +83,27 @@ def write_report(
     failures: Sequence[str],
     out: Path,
 ) -> str:
-    """Write the table of all runs that have a score (`found`, by workdir), and return its text.
-
-    Raises:
-        EvaluationError: runs were scored in different ways.
-    """
-    rows = [
-        Row(losses, {c.seed: found[c.workdir] for c in cells
-                     if c.losses == losses and c.workdir in found})
+    """Write the table of all runs that have a score (`found`, by workdir), and return its text."""
+    results = {
+        losses: {c.seed: found[c.workdir] for c in cells
+                 if c.losses == losses and c.workdir in found}
         for losses in dict.fromkeys(cell.losses for cell in cells)
-    ]  # fmt: skip
+    }  # fmt: skip
+    baseline = results[cells[0].losses]  # `plan_cells` begins with it
+    rows = [
+        {"losses": losses, "seeds": [*reached], "scores": compare_scores(reached, baseline)}
+        for losses, reached in results.items()
+    ]
     made = _provenance(cells, found)
-    named = {name for result in found.values() for name in result.scores}
+    better = {n: score.better for result in found.values() for n, score in result.scores.items()}
     shown = (f"{protocol.name}/{protocol.label.lower()}", *_SHOWN)
-    names = [n for each in shown if (n := each.format(protocol=protocol.name)) in named]
+    names = [n for each in shown if (n := each.format(protocol=protocol.name)) in better]
     seeds = f"{made['seeds']} seed{'s' * (made['seeds'] > 1)}"
     heading = f"{made['config']}: {made['steps']:,} steps, {seeds}"
     directions = [
         f"{way.capitalize()} is better: {', '.join(map(_label, those))}"
         for way in ("lower", "higher")
-        if (those := [name for name in names if _better(rows, name) == way])
+        if (those := [name for name in names if better[name] == way])
     ]
     notes = ["; ".join(directions), _SEVERAL if made["seeds"] > 1 else _SINGLE, *_how(made)]
     if missing := [cell.name for cell in cells if cell.workdir not in found]:
@@ -134,12 +112,16 @@ def write_report(
     lines = ["# Ablation of the contrastive losses", "", heading, ""]
     lines += [*markdown_table(_means(rows, names)), ""]
     lines += [f"## Difference to `{BASELINE}`, the hinge loss alone", ""]
-    lines += [*markdown_table(_differences(rows, names)), "", *(f"- {note}" for note in notes), ""]
-    content = {"rows": _json(rows), "failures": list(failures), "protocol": made}
+    differences = [[_name(row), *_texts(row, names, "difference", "+")] for row in rows[1:]]
+    lines += markdown_table([["losses", *map(_label, names)], *differences])
+    lines += ["", *(f"- {note}" for note in notes), ""]
+    content = {"rows": rows, "failures": list(failures), "protocol": made}
     text = json.dumps(content, indent=2, allow_nan=False, default=dataclasses.asdict)
     write_text(out / "ablation.json", text + "\n")
     write_text(out / "ablation.md", "\n".join([*lines, "![as a picture](ablation.png)", ""]))
-    chart(rows, names, heading).savefig(out / "ablation.png", dpi=110)
+    chart(rows, {name: better[name] for name in names}, heading).savefig(
+        out / "ablation.png", dpi=110
+    )
     return "\n".join(lines)
 
 
@@ -149,8 +131,8 @@ def _provenance(cells: Sequence[Cell], found: Mapping[Path, Result]) -> dict[str
     if len(workdirs) > 1:
         lines = [f"recipe {recipe}: {workdir}" for recipe, workdir in workdirs.items()]
         raise EvaluationError(
-            "runs of this table were scored in different ways, by another version for instance; "
-            f"delete `evaluation/` in those to be scored again, such as{listed(lines)}"
+            "runs of this table were scored in different ways; delete `evaluation/` in those to be "
+            f"scored again, such as{listed(lines)}"
         )
     ((recipe_id, workdir),) = workdirs.items()
     recipe = ResultFile(workdir / "evaluation").read_recipe(recipe_id)
@@ -197,34 +179,20 @@ def _how(made: dict[str, Any]) -> list[str]:
 def _means(rows: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
     """Return the header, the means of all rows, and the rulers below them."""
     cells = [["losses", "seeds", *map(_label, names)]]
-    for row in rows:
-        cells.append([row.label, f"{len(row.results)}", *(_text(row.mean(n), n) for n in names)])
+    cells += [[_name(row), f"{len(row['seeds'])}", *_texts(row, names, "mean")] for row in rows]
     for suffix, kind in _RULERS.items():
         values = [_ruler(rows, name + suffix) for name in names]
         if any(values):
-            shown = [_text(value, name) for value, name in zip(values, names, strict=True)]
-            cells.append([kind, "", *shown])
+            cells.append([kind, "", *map(_text, values, names)])
     return cells
 
 
-def _differences(rows: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
-    baseline, *others = rows  # `plan_cells` begins with it
-    found = [[_text(row.difference(n, baseline), n, "+") for n in names] for row in others]
-    cells = [[row.label, *texts] for row, texts in zip(others, found, strict=True)]
-    return [["losses", *map(_label, names)], *cells]
+def _texts(row: Row, names: Sequence[str], part: str, sign: str = "") -> list[str]:
+    return [_text(row["scores"].get(name, {}).get(part), name, sign) for name in names]
 
 
-def _json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    baseline = rows[0]
-    content = []
-    for row in rows:
-        scores = {}
-        for name in dict.fromkeys(n for result in row.results.values() for n in result.scores):
-            difference = None if row is baseline else row.difference(name, baseline)
-            values, mean = row.values(name), row.mean(name)
-            scores[name] = {"values": values, "mean": mean, "difference": difference}
-        content.append({"losses": row.losses, "seeds": list(row.results), "scores": scores})
-    return content
+def _name(row: Row) -> str:
+    return row["losses"].replace("+", " + ")  # a terminal may break it at spaces
 
 
 def _scale(name: str) -> int:
@@ -242,52 +210,40 @@ def _text(found: Estimate | None, name: str, sign: str = "") -> str:
     return found.text(1 if scale == 100 else digits, scale, sign) if found else "-"
 
 
-def _better(rows: Sequence[Row], name: str) -> str:
-    return next(score.better for row in rows for score in row.scores(name).values())
-
-
 def _ruler(rows: Sequence[Row], name: str) -> Estimate | None:
     """Return the mean of a score over all runs, None if none has it."""
-    values = [value for row in rows for value in row.values(name)]
+    values = [value for row in rows for value in row["scores"].get(name, {}).get("values", [])]
     return Estimate(sum(values) / len(values)) if values else None
 
 
-def chart(rows: Sequence[Row], names: Sequence[str], heading: str) -> Figure:
-    """Draw a panel per score: a line per row, with its mean, interval and seeds."""
-    columns = 2 if len(names) == 4 else min(_MAX_COLUMNS, len(names))
-    lines = -(-len(names) // columns)
-    size = (4.3 * columns + 1.2, lines * (0.33 * len(rows) + 1.2) + 1.1)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for panel, name in zip(panels.flat, names, strict=False):
+def chart(rows: Sequence[Row], better: Mapping[str, str], heading: str) -> Figure:
+    """Draw a panel per score of `better`: a line per row, with its mean, interval and seeds."""
+    columns = 2 if len(better) == 4 else min(3, len(better))
+    size = (4.7, 0.33 * len(rows) + 1.2)
+    figure, panels = draw_panels(len(better), heading, size, columns, share_y=True)
+    for panel, name in zip(panels, better, strict=True):
         _draw(panel, rows, name)
-    for panel in list(panels.flat)[len(names) :]:
-        panel.set_axis_off()
-    panels[0, 0].set_yticks(range(len(rows)), [row.losses for row in rows], fontsize=9)
-    panels[0, 0].set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
-    figure.suptitle(heading, fontsize=11)
-    pairs = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in figure.axes]
-    handles = {label: handle for each in pairs for handle, label in each}  # each label once
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False
-    )
+        panel.set_title(f"{_label(name)} ({better[name]} is better)", fontsize=10)
+    panels[0].set_yticks(range(len(rows)), [row["losses"] for row in rows], fontsize=9)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
+    add_legend(figure, panels)
     return figure
 
 
 def _draw(panel: Axes, rows: Sequence[Row], name: str) -> None:
     scale, shown = _scale(name), []
     for height, row in enumerate(rows):
-        seeds = [scale * value for value in row.values(name)]
-        shown += seeds
+        if name not in row["scores"]:
+            continue
+        mean, seeds = row["scores"][name]["mean"], scale * np.array(row["scores"][name]["values"])
+        shown += [*seeds]
         if len(seeds) > 1:
             panel.plot(seeds, [height] * len(seeds), "o", color="#9bbcf2", ms=5, label="a seed")
-        if (mean := row.mean(name)) is None:
-            continue
-        if mean.low is not None and mean.high is not None:
+        if mean.low is not None:
             panel.hlines(height, scale * mean.low, scale * mean.high, "#1f6feb", lw=1.6)
         label = "mean, 95 % interval"
         panel.plot([scale * mean.value], [height], "D", color="#0b3d91", ms=5, label=label)
-        if row.losses == BASELINE:
+        if row["losses"] == BASELINE:
             label = "without these losses"
             panel.axvline(scale * mean.value, color="#555555", ls="--", lw=1, label=label)
     if chance := _ruler(rows, f"{name}_shuffled"):
@@ -298,7 +254,3 @@ def _draw(panel: Axes, rows: Sequence[Row], name: str) -> None:
     room = 0.75 * (max(shown) - min(shown)) or 1.0
     low, high = panel.get_xlim()
     panel.set_xlim(max(low, min(shown) - room), min(high, max(shown) + room))
-    panel.set_title(f"{_label(name)} ({_better(rows, name)} is better)", fontsize=10)
-    panel.tick_params(labelsize=9)
-    panel.grid(axis="x", alpha=0.25)
-    panel.spines[["top", "right"]].set_visible(False)

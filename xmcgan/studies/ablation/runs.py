@@ -19,7 +19,14 @@ from pathlib import Path
 from xmcgan.config import fingerprint, read_config
 from xmcgan.data import DataSet
 from xmcgan.data.pipeline import num_steps
-from xmcgan.errors import CheckpointError, ConfigError, DataError, EvaluationError, UserError
+from xmcgan.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    EvaluationError,
+    TrainingError,
+    UserError,
+)
 from xmcgan.evaluation.protocols import flattered_by, get_protocol, load_network
 from xmcgan.evaluation.results import Result, ResultFile
 from xmcgan.studies.ablation.plan import Cell
@@ -40,12 +47,7 @@ class Scoring:
     clip: str | None = None  # folder of CLIP ViT-B/32, for CLIPScore and R-precision
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """Refuse now what would fail after the first run was trained.
-
-        Raises:
-            UserError: too few samples, an unknown protocol, weights that cannot be read, or a
-                protocol that flatters some rows and not the others.
-        """
+        """Refuse now what would fail after the first run was trained, or flatter some rows only."""
         if self.num_samples < 2:
             raise EvaluationError(f"--num-samples is {self.num_samples}: at least 2")
         protocol = get_protocol(self.protocol)
@@ -55,8 +57,8 @@ class Scoring:
             )
         if len({flattered_by(cell.config, protocol) for cell in cells}) > 1:
             raise EvaluationError(
-                f"--protocol {protocol.name} would flatter some rows: its network takes part in "
-                "their training and not in that of others; take fd-effnet-lite2"
+                f"--protocol {protocol.name} would flatter the rows that train with its network; "
+                "take fd-effnet-lite2"
             )
         load_network(protocol, self.weights)
         if self.clip is not None and not Path(self.clip).exists():
@@ -70,11 +72,7 @@ class Scoring:
         return flags + (["--clip", self.clip] if self.clip else [])
 
     def find_result(self, cell: Cell) -> Result | None:
-        """Return the scores of a finished run, None if they are still to be made.
-
-        Raises:
-            UserError: the checkpoint or the results are damaged.
-        """
+        """Return the scores of a finished run, None if they are still to be made."""
         step = finished_step(cell)
         if step is None:
             return None
@@ -135,34 +133,30 @@ def run_cells(
             break
         print(f"[{number} of {len(cells)}] {cell.name}", flush=True)
         try:
-            problem = _finish(cell, scoring, evaluate, stop)
+            _finish(cell, scoring, evaluate, stop)
         except UserError as error:
-            problem = str(error)
-        if problem and not stop.received:
-            failures.append(f"{cell.name}: {problem}")
-            print(f"failed: {failures[-1]}", file=sys.stderr, flush=True)
+            if not stop.received:
+                failures.append(f"{cell.name}: {error}")
+                print(f"failed: {failures[-1]}", file=sys.stderr, flush=True)
     return failures
 
 
-def _finish(cell: Cell, scoring: Scoring, evaluate: Sequence[str], stop: StopSignal) -> str | None:
-    """Return what went wrong, None if the run has its scores."""
+def _finish(cell: Cell, scoring: Scoring, evaluate: Sequence[str], stop: StopSignal) -> None:
     if scoring.find_result(cell):
-        return None
+        return
     if finished_step(cell) is None:
-        problem = _call("training", cell.train_command, stop)
-        if problem or stop.received:
-            return problem
+        _call("training", cell.train_command, stop)
     step = finished_step(cell)
     if step is None:
-        return (
-            f"{cell.workdir} does not end where this table's runs end; use another --out for "
-            "another length or config"
+        raise TrainingError(
+            f"{cell.workdir} does not end where this table's runs end; use another --out"
         )
-    return _call("evaluation", [*evaluate, *scoring.flags(cell.workdir, step)], stop)
+    if not stop.received:
+        _call("evaluation", [*evaluate, *scoring.flags(cell.workdir, step)], stop)
 
 
-def _call(what: str, command: Sequence[str], stop: StopSignal) -> str | None:
-    """Run a program to its end, forward a signal to it once, and return what went wrong."""
+def _call(what: str, command: Sequence[str], stop: StopSignal) -> None:
+    """Run a program to its end and forward a signal to it once; an error if it fails."""
     shown = shlex.join(command)
     print(f"$ {shown}", flush=True)
     # In a group of its own a terminal's Ctrl-C does not reach it beside the one from here.
@@ -178,17 +172,13 @@ def _call(what: str, command: Sequence[str], stop: StopSignal) -> str | None:
                     forwarded = True
             except KeyboardInterrupt:  # the second signal: at once
                 process.send_signal(signal.SIGINT)
-    if status == 0:
-        return None
-    how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-    return f"{what} {how}; its output is above, and comes again with\n  {shown}"
+    if status != 0:
+        how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        raise TrainingError(f"{what} {how}; its output is above, and comes again with\n  {shown}")
 
 
 def dry_run(cells: Sequence[Cell], scoring: Scoring) -> str:
-    """Return one status line per run, and what is left to do.
-
-    The time follows from the speed that runs of the table have logged, if any has.
-    """
+    """Return a line per run, and what is left to do; its time, if a run has logged its speed."""
     length = _planned_steps(cells[0])
     lines = [f"{len(cells)} runs, each of {f'{length:,} steps' if length else 'unknown length'}:"]
     images, evaluations, seconds, speeds = 0, 0, [], []
@@ -208,18 +198,16 @@ def dry_run(cells: Sequence[Cell], scoring: Scoring) -> str:
         f"left: {images:,} images of generator updates, {evaluations} evaluations of "
         f"{scoring.num_samples:,} images"
     )
-    if not speeds or not length:
-        return "\n".join(
-            [*lines, "time: not known before a run of this table has logged its speed"]
+    time = "not known before a run of this table has logged its speed"
+    if speeds and length:
+        speed = statistics.median(speeds)
+        left = images / speed + (evaluations * statistics.median(seconds) if seconds else 0)
+        missing = ", evaluations not counted" if evaluations and not seconds else ""
+        time = (
+            f"about {left / 60:.0f} minutes at the logged {speed:.0f} images per second, plus "
+            f"start and compilation of each program{missing}"
         )
-    speed = statistics.median(speeds)
-    left = images / speed + (evaluations * statistics.median(seconds) if seconds else 0)
-    missing = ", evaluations not counted" if evaluations and not seconds else ""
-    lines.append(
-        f"time: about {left / 60:.0f} minutes at the logged {speed:.0f} images per second, plus "
-        f"start and compilation of each program{missing}"
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"time: {time}"])
 
 
 def _planned_steps(cell: Cell) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from xmcgan.errors import DataError
 from xmcgan.studies.human_eval.page import FORMAT, Key
+from xmcgan.utils.files import parsing
 
 QUESTIONS = ("quality", "alignment")
 
@@ -32,11 +33,7 @@ class Answers:
 
 
 def result_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the .json files in given folders except keys.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Return the given files, and the .json files in given folders except keys."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -55,14 +52,9 @@ def checksum(body: Mapping[str, Any]) -> str:
 
 
 def read_answers(path: Path, key: Key) -> Answers:
-    """Read a rater's file.
-
-    Raises:
-        DataError: it cannot be read, was edited, is of another page, or does not rank this page's
-            images.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    """Read a rater's file; raises DataError unless it is as the page of the key wrote it."""
+    with parsing(path, DataError, "a results file of this ranking page"):
+        content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
         stated, page = content.pop("checksum"), content["page"]
@@ -70,31 +62,21 @@ def read_answers(path: Path, key: Key) -> Answers:
             raise DataError(f"{path} was edited after the page wrote it: leave it out")
         if page != key.page:
             raise DataError(f"{path} has answers to page {page}, but the key is of {key.page}")
-        return _parse(path, content, key, stated)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is no results file of this ranking page: {error!r}") from None
-
-
-def _parse(path: Path, content: Mapping[str, Any], key: Key, stated: str) -> Answers:
-    rankings: dict[str, dict[str, tuple[str, ...]]] = {question: {} for question in QUESTIONS}
-    skipped: dict[str, str] = {}
-    for answer in content["answers"]:
-        item = answer["item"]
-        if item in skipped or item in rankings[QUESTIONS[0]]:
-            raise ValueError(f"item {item} is answered twice")
-        if answer["skipped"]:
-            skipped[item] = str(answer["skipped"])
-            continue
-        for question in QUESTIONS:
-            order = tuple(answer[question])
-            if sorted(order) != sorted(key.items[item].models):
-                raise ValueError(f"{question} of item {item} does not rank its images")
-            rankings[question][item] = order
-    rater, finished = content["rater"], str(content["finished"])
-    name, identity = str(rater["name"]), str(rater["id"])
-    return Answers(path, name, identity, finished, stated, rankings, skipped)
+        answers = {answer["item"]: answer for answer in content["answers"]}
+        if len(answers) < len(content["answers"]):
+            raise ValueError("an item is answered twice")
+        skipped = {i: str(answer["skipped"]) for i, answer in answers.items() if answer["skipped"]}
+        rankings = {
+            question: {i: tuple(answers[i][question]) for i in answers if i not in skipped}
+            for question in QUESTIONS
+        }
+        for question, orders in rankings.items():
+            for item, order in orders.items():
+                if sorted(order) != sorted(key.items[item].models):
+                    raise ValueError(f"{question} of item {item} does not rank its images")
+        rater, finished = content["rater"], str(content["finished"])
+        name, identity = str(rater["name"]), str(rater["id"])
+        return Answers(path, name, identity, finished, stated, rankings, skipped)
 
 
 def drop_duplicates(answers: Sequence[Answers]) -> tuple[list[Answers], list[str]]:
@@ -130,11 +112,7 @@ def attention(one: Answers, key: Key) -> tuple[int, int]:
 def drop_inattentive_raters(
     answers: Sequence[Answers], key: Key, min_share: float
 ) -> tuple[list[Answers], list[str]]:
-    """Keep raters with at least this share of check questions right; also return a note per other.
-
-    Raises:
-        DataError: nobody is left.
-    """
+    """Keep raters with at least this share of check questions right; also a note per other."""
     kept, notes = [], []
     for one in answers:
         right, total = attention(one, key)

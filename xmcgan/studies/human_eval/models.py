@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from xmcgan.data.sources import ImageStore, clean_captions, parse_jsonl
+from xmcgan.data.readers import decode_text, parse_jsonl
+from xmcgan.data.sources import ImageStore, clean_captions
 from xmcgan.errors import DataError
+from xmcgan.sampling.sample_files import MANIFEST
+from xmcgan.utils.files import parsing
 
-MANIFEST = "manifest.json"
 MAX_MODELS = 10  # nobody ranks more pictures than that with care
 
 
@@ -27,16 +29,9 @@ def read_models(folders: Sequence[tuple[str, Path]], captions: Path | None) -> l
     `captions` says which file shows which caption, in any of the folders: JSON lines with `image`
     and `captions`, or lines `NAME<tab>CAPTION`; suffixes of images do not matter. If None, each
     folder has a `manifest.json`, as `scripts/generate.py` writes it.
-
-    Raises:
-        DataError: fewer than two models, a name or folder twice, an image that is missing, or
-            different captions.
     """
     if not 2 <= len(folders) <= MAX_MODELS:
-        raise DataError(
-            f"models given: {len(folders)}; a ranking needs 2 to {MAX_MODELS}: repeat --images "
-            "NAME=DIR"
-        )
+        raise DataError(f"models given: {len(folders)}; repeat --images for 2 to {MAX_MODELS}")
     names, places = {name for name, _ in folders}, {folder.resolve() for _, folder in folders}
     if min(len(names), len(places)) < len(folders):
         raise DataError("--images: a name or a folder is given twice")
@@ -53,62 +48,56 @@ def read_models(folders: Sequence[tuple[str, Path]], captions: Path | None) -> l
     for other in models[1:]:
         if differing := sorted(first.files.keys() ^ other.files.keys()):
             raise DataError(
-                f"different captions: {len(differing)} are in only one of {first.name} and "
-                f"{other.name}, such as {differing[0][:80]!r}"
+                f"different captions: only one of {first.name} and {other.name} has "
+                f"{differing[0][:80]!r}"
             )
     return models
 
 
 def _read_captions(path: Path) -> dict[str, str]:
     """Return captions by the name of their image, without its suffix."""
-    try:
+    with parsing(path, DataError, "a file of captions"):
         data = path.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
     if path.suffix in (".json", ".jsonl"):
-        pairs = [(entry.image, entry.captions[0]) for entry in parse_jsonl(data, str(path))[0]]
+        pairs = [
+            (row.image, clean_captions(row.captions, row.where)[0])
+            for row in parse_jsonl(data, str(path))
+        ]
     else:
         pairs = []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(decode_text(data, str(path)).splitlines(), start=1):
             file, tab, caption = line.partition("\t")
             if line.strip() and not tab:
                 raise DataError(f"{path}, line {number}: expected NAME<tab>CAPTION")
             if tab:
-                kept, _ = clean_captions([caption], f"{path}, line {number}")
-                pairs.append((file.strip(), kept[0]))
+                text = clean_captions([caption], f"{path}, line {number}")[0]
+                pairs.append((file.strip(), text))
     captions = {_stem(file): caption for file, caption in pairs}
     if not captions or len(captions) < len(pairs):
         raise DataError(f"{path} has {'the same image twice' if pairs else 'no captions'}")
     return captions
 
 
-def _by_name(
-    store: ImageStore, folder: Path, captions: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
+def _by_name(store: ImageStore, folder: Path, captions: Mapping[str, str]) -> list[tuple[str, str]]:
     images: dict[str, str] = {}
     for image in store.images():
         if images.setdefault(_stem(image), image) != image:
             raise DataError(f"{folder}: {images[_stem(image)]} and {image} have the same name")
-    for stem in sorted(captions):
-        if stem not in images:
-            raise DataError(f"{folder}: there is no image {stem}.* for {captions[stem]!r}")
-        yield images[stem], captions[stem]
+    for stem in sorted(captions.keys() - images):
+        raise DataError(f"{folder}: there is no image {stem}.* for {captions[stem]!r}")
+    return [(images[stem], captions[stem]) for stem in sorted(captions)]
 
 
-def _by_manifest(store: ImageStore, folder: Path) -> Iterator[tuple[str, str]]:
+def _by_manifest(store: ImageStore, folder: Path) -> list[tuple[str, str]]:
     path = folder / MANIFEST
     if MANIFEST not in store:
         raise DataError(f"there is no {path} (scripts/generate.py writes it): give --captions FILE")
-    try:
+    with parsing(path, DataError, "a list of images"):
         entries = json.loads(store.read(MANIFEST))["images"]
         pairs = [(str(entry["file"]), str(entry["caption"])) for entry in entries]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged, or no list of images: {error!r}") from None
-    for file, caption in pairs:
-        if file not in store:
-            raise DataError(f"{folder}: the image {file} of {MANIFEST} is missing")
-        yield file, clean_captions([caption], f"{path}, {file}")[0][0]
+    if missing := [file for file, _ in pairs if file not in store]:
+        raise DataError(f"{folder}: the image {missing[0]} of {MANIFEST} is missing")
+    return [(file, clean_captions([caption], f"{path}, {file}")[0]) for file, caption in pairs]
 
 
 def _stem(file: str) -> str:

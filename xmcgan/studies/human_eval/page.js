@@ -9,8 +9,7 @@
       text: "Which shows best what the caption says? Ignore how well it is drawn." },
   ];
   const byId = (id) => document.getElementById(id);
-  let state = null;      // what is kept: rater, order, answers, when finished
-  let order = [];        // item ids as this rater sees them
+  let state = null;      // what is kept: rater, order of items, answers, when finished
   let shownAt = 0;       // when the item came up, for the time it took
   let broken = new Set(); // images of this item that failed to load
   let saved = true;      // whether the browser keeps progress
@@ -22,7 +21,7 @@
       localStorage.setItem(`${storeKey}-try`, "1");
       localStorage.removeItem(`${storeKey}-try`);
       const kept = text ? JSON.parse(text) : null;
-      return kept && kept.rater && kept.answers ? kept : null;
+      return kept?.order && kept.answers ? kept : null;
     } catch {
       return lost();
     }
@@ -56,22 +55,15 @@
     notice("This page is open in another tab as well. Go on in one of them only.");
   });
 
-  // ---- random, the same for the same rater -----------------------------------------------------
+  // ---- random ----------------------------------------------------------------------------------
   function newId() {
     const bytes = crypto.getRandomValues(new Uint8Array(16));
     return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   }
-  function shuffled(values, seedText) {
-    let seed = parseInt(sha256(seedText).slice(0, 8), 16);
-    const next = () => { // mulberry32
-      seed = (seed + 0x6d2b79f5) | 0;
-      let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-      return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-    };
-    const result = values.slice();
+  function shuffled(values) {
+    const result = [...values];
     for (let i = result.length - 1; i > 0; i--) {
-      const j = Math.floor(next() * (i + 1));
+      const j = Math.floor(Math.random() * (i + 1));
       [result[i], result[j]] = [result[j], result[i]];
     }
     return result;
@@ -90,15 +82,15 @@
       show("start");
       return;
     }
-    order = shuffled([...items.keys()], state.rater.id);
-    if (state.finished || state.at >= order.length) showEnd();
+    if (state.finished || state.at >= state.order.length) showEnd();
     else showItem();
   }
   byId("enter").addEventListener("submit", (event) => {
     event.preventDefault();
     const name = byId("name").value.replace(/[\ud800-\udfff]|\p{Cc}/gu, "").trim();
     if (!name || state) return;
-    state = { rater: { id: newId(), name }, started: now(), at: 0, answers: {}, finished: null };
+    state = { rater: { id: newId(), name }, order: shuffled(items.keys()), at: 0, answers: {},
+      started: now(), finished: null };
     save();
     begin();
   });
@@ -106,11 +98,14 @@
   const counted = (num, word) => `${num} ${word}${num === 1 ? "" : "s"}`;
 
   // ---- one caption -----------------------------------------------------------------------------
-  const current = () => items.get(order[state.at]);
-  const shownImages = (item) => shuffled(item.images, state.rater.id + item.id);
+  const current = () => items.get(state.order[state.at]);
   function answer() {
-    const id = order[state.at];
-    state.answers[id] ??= { quality: [], alignment: [], skipped: null, failed: [], seconds: 0 };
+    const { id, images } = current();
+    if (!state.answers[id]) {
+      state.answers[id] = { shown: shuffled(images.map((image) => image.id)), quality: [],
+        alignment: [], skipped: null, failed: [], seconds: 0 };
+      save();
+    }
     return state.answers[id];
   }
   const complete = (ranking) => ranking.length === current().images.length;
@@ -120,13 +115,13 @@
     const item = current();
     broken = new Set();
     shownAt = Date.now();
-    byId("place").textContent = `Caption ${state.at + 1} of ${order.length}`;
-    byId("progress").max = order.length;
+    byId("place").textContent = `Caption ${state.at + 1} of ${state.order.length}`;
+    byId("progress").max = state.order.length;
     byId("progress").value = state.at;
     byId("caption").textContent = `“${item.caption}”`;
     byId("broken").hidden = true;
     byId("back").disabled = state.at === 0;
-    byId("next").textContent = state.at + 1 === order.length ? "Finish" : "Next";
+    byId("next").textContent = state.at + 1 === state.order.length ? "Finish" : "Next";
     byId("questions").replaceChildren(...QUESTIONS.map((question) => row(question, item)));
     show("rate");
     update();
@@ -142,7 +137,8 @@
     clear.addEventListener("click", () => change(question.key, []));
     legend.append(clear);
     const cards = make("div", { className: "cards" });
-    shownImages(item).forEach((image, index) => cards.append(card(question.key, image, index)));
+    answer().shown.forEach((id, index) => cards.append(
+      card(question.key, item.images.find((image) => image.id === id), index)));
     set.append(legend, cards);
     return set;
   }
@@ -279,6 +275,7 @@
 
   // ---- the end ---------------------------------------------------------------------------------
   function showEnd() {
+    const { order } = state;
     const skipped = order.filter((id) => state.answers[id]?.skipped);
     byId("end-title").textContent = state.finished ? "Thank you" : "All captions done";
     byId("summary").textContent = `${counted(order.length - skipped.length, "caption")} ranked, ` +
@@ -297,7 +294,7 @@
     byId("end-title").focus();
   }
   byId("review").addEventListener("click", () => {
-    state.at = order.length - 1;
+    state.at = state.order.length - 1;
     begin();
   });
   byId("another").addEventListener("click", () => {
@@ -328,9 +325,8 @@
     const body = {
       format: study.format, page: study.page, rater: state.rater, started: state.started,
       finished: state.finished,
-      answers: order.filter((id) => state.answers[id]).map((id) => ({
-        item: id, shown: shownImages(items.get(id)).map((image) => image.id), ...state.answers[id],
-      })),
+      answers: state.order.filter((id) => state.answers[id])
+        .map((id) => ({ item: id, ...state.answers[id] })),
     };
     return JSON.stringify({ ...body, checksum: sha256(canonical(body)) }, null, 1) + "\n";
   }
@@ -343,11 +339,11 @@
   }
   // FIPS 180-4. Browsers offer crypto.subtle on https only, and this page is a file.
   function sha256(text) {
-    const bytes = [...new TextEncoder().encode(text)];
-    const bits = bytes.length * 8;
-    bytes.push(0x80);
-    while (bytes.length % 64 !== 56) bytes.push(0);
-    for (let i = 7; i >= 0; i--) bytes.push(Math.floor(bits / 2 ** (8 * i)) & 255);
+    const bytes = new TextEncoder().encode(text);
+    const padded = new DataView(new ArrayBuffer(64 * Math.ceil((bytes.length + 9) / 64)));
+    bytes.forEach((byte, i) => padded.setUint8(i, byte));
+    padded.setUint8(bytes.length, 0x80);
+    padded.setUint32(padded.byteLength - 4, 8 * bytes.length);
     const primes = [];
     for (let n = 2; primes.length < 64; n++) if (primes.every((p) => n % p)) primes.push(n);
     const fraction = (x) => Math.floor((x - Math.floor(x)) * 2 ** 32);
@@ -355,16 +351,11 @@
     const hash = primes.slice(0, 8).map((p) => fraction(Math.sqrt(p)));
     const turn = (x, n) => (x >>> n) | (x << (32 - n));
     const w = new Array(64);
-    for (let start = 0; start < bytes.length; start += 64) {
+    for (let start = 0; start < padded.byteLength; start += 64) {
       for (let t = 0; t < 64; t++) {
-        if (t < 16) {
-          const at = start + 4 * t;
-          w[t] = (bytes[at] << 24) | (bytes[at + 1] << 16) | (bytes[at + 2] << 8) | bytes[at + 3];
-        } else {
-          const s0 = turn(w[t - 15], 7) ^ turn(w[t - 15], 18) ^ (w[t - 15] >>> 3);
-          const s1 = turn(w[t - 2], 17) ^ turn(w[t - 2], 19) ^ (w[t - 2] >>> 10);
-          w[t] = (w[t - 16] + s0 + w[t - 7] + s1) | 0;
-        }
+        const s0 = turn(w[t - 15], 7) ^ turn(w[t - 15], 18) ^ (w[t - 15] >>> 3);
+        const s1 = turn(w[t - 2], 17) ^ turn(w[t - 2], 19) ^ (w[t - 2] >>> 10);
+        w[t] = t < 16 ? padded.getInt32(start + 4 * t) : (w[t - 16] + s0 + w[t - 7] + s1) | 0;
       }
       let [a, b, c, d, e, f, g, h] = hash;
       for (let t = 0; t < 64; t++) {

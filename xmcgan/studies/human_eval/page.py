@@ -20,7 +20,7 @@ from PIL import Image
 from xmcgan.data.images import decode_image, resize_image
 from xmcgan.errors import DataError
 from xmcgan.studies.human_eval.models import ModelImages
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import parsing, write_text, writing
 
 FORMAT = "xmcgan-ranking-1"
 DEFAULT_TITLE = "Which picture is better?"
@@ -60,11 +60,11 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What joins answers with models: id of the page, names of the models, items by id."""
+    """What joins answers with models."""
 
     page: str
     models: tuple[str, ...]
-    items: Mapping[str, Item]
+    items: Mapping[str, Item]  # by id
 
 
 def write_page(
@@ -77,53 +77,39 @@ def write_page(
     image_size: int = 256,
     title: str = DEFAULT_TITLE,
 ) -> tuple[Path, Path]:
-    """Write a page of `num` captions and `checks` attention checks, and its key beside it.
-
-    Raises:
-        DataError: there are fewer captions, an image cannot be read, the page gets too large, or
-            the key of another page is there.
-    """
+    """Write a page of `num` captions and `checks` attention checks, and its key beside it."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise DataError(f"--out {out}: must end in .html")
     available = len(models[0].files)
     num = min(DEFAULT_NUM, available) if num is None else num
     if not 1 <= num <= available:
         raise DataError(f"--num {num}: the folders have {available} different captions")
-    checks = default_checks(num) if checks is None else checks
+    checks = max(2, round(num / 10)) if checks is None else checks
     items, webp = _choose_items(models, num, checks, seed, image_size)
     page = _page_id(items, webp)
     text = render(page, items, webp, title)
     size = len(text.encode())
     if size > MAX_PAGE_BYTES:
         raise DataError(
-            f"the page would have {size / 1e6:.0f} MB, more than {MAX_PAGE_BYTES / 1e6:.0f}; "
-            f"lower --image-size ({image_size}) or --num"
+            f"the page would have {size / 1e6:.0f} MB: lower --image-size ({image_size}) or --num"
         )
     key = out.with_name(f"{out.stem}.key.json")
     if key.exists() and read_key(key).page != page:
-        raise DataError(
-            f"{key} belongs to another page, whose answers it explains: choose another --out"
-        )
+        raise DataError(f"{key} belongs to another page: choose another --out")
     content = {"format": FORMAT, "page": page, "seed": seed}
     content |= {"models": [model.name for model in models]}
     content |= {"items": [dataclasses.asdict(item) for item in items]}
-    try:
+    with writing(out, DataError):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(key, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         write_text(out, text)
-    except OSError as error:
-        raise DataError(f"cannot write to --out {out}: {error.strerror}") from None
     return out, key
 
 
 def read_key(path: Path) -> Key:
-    """Read the key of a page.
-
-    Raises:
-        DataError: it cannot be read, or is none.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    """Read the key of a page; raises DataError if it is none."""
+    with parsing(path, DataError, "a key of a ranking page"):
+        content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
         items = [
@@ -131,15 +117,6 @@ def read_key(path: Path) -> Key:
             for item in content["items"]
         ]
         return Key(content["page"], tuple(content["models"]), {item.id: item for item in items})
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is no key of a ranking page: {error!r}") from None
-
-
-def default_checks(num: int) -> int:
-    """Return how many attention checks go with `num` captions: one in ten, at least two."""
-    return max(2, round(num / 10))
 
 
 def render(page: str, items: Sequence[Item], webp: Mapping[str, bytes], title: str) -> str:
@@ -173,11 +150,7 @@ def encode_webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 def _choose_items(
     models: Sequence[ModelImages], num: int, checks: int, seed: int, image_size: int
 ) -> tuple[list[Item], dict[str, bytes]]:
-    """Choose captions and one image of each model, and put all in random order.
-
-    Returns:
-        The items, and the WebP files of their images by id.
-    """
+    """Return captions with one image of each model, in random order, and WebP files by id."""
     rng = np.random.default_rng(seed)
     webp: dict[str, bytes] = {}
 

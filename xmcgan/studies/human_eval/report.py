@@ -1,9 +1,4 @@
-"""The answers of all raters as a table like the paper's, as JSON and as histograms.
-
-OUT/report.md      the tables, for people
-OUT/report.json    the same numbers, and which files they were made from
-OUT/ranks.png      how often each model got each rank
-"""
+"""The answers of all raters: report.md, a table like the paper's, report.json and ranks.png."""
 
 import dataclasses
 import itertools
@@ -11,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from xmcgan.errors import DataError
-from xmcgan.studies.estimates import Estimate
+from xmcgan.evaluation.figures import add_legend, draw_panels
 from xmcgan.studies.human_eval.answers import (
     QUESTIONS,
     Answers,
@@ -28,7 +24,8 @@ from xmcgan.studies.human_eval.answers import (
     result_files,
 )
 from xmcgan.studies.human_eval.page import Key, read_key
-from xmcgan.utils.files import write_text
+from xmcgan.utils.files import write_text, writing
+from xmcgan.utils.statistics import Estimate
 from xmcgan.utils.tables import markdown_table
 
 TITLES = {"quality": "Image quality", "alignment": "Match with the caption"}
@@ -58,22 +55,13 @@ def krippendorff_alpha(ratings: Float[np.ndarray, "r u"]) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelRanks:
-    """How one model was ranked."""
-
-    ranked_best: Estimate  # share of rankings with the model on top
-    mean_rank: Estimate  # 1 is best
-    share_of_ranks: list[float]
-
-
-@dataclasses.dataclass(frozen=True)
 class Ranking:
     """What the raters said to one question."""
 
     captions: int  # that have an answer
     rankings: int  # of all raters
     krippendorff_alpha_ordinal: float | None  # over all images; None for a single rater
-    models: dict[str, ModelRanks]
+    models: dict[str, dict[str, Any]]  # `ranked_best`, `mean_rank`, `share_of_ranks`
     preferred: dict[tuple[str, str], Estimate]  # share of rankings with the first above the second
 
 
@@ -84,9 +72,6 @@ def rank_models(
 
     Each caption counts the same: its raters are averaged first. Intervals are percentiles of a
     bootstrap over captions, so they tell what other captions would change, with these raters.
-
-    Raises:
-        DataError: nobody ranked anything.
     """
     ranks = _ranks(answers, key, question)
     ranks = ranks[:, ~np.isnan(ranks).all(axis=(0, 2))]
@@ -94,38 +79,36 @@ def rank_models(
         raise DataError(f"nobody ranked a caption for {question}: all were skipped")
     answered = ~np.isnan(ranks[..., 0])
 
-    def estimate(indicator: Bool[np.ndarray, "r c"] | Float[np.ndarray, "r c"]) -> Estimate:
-        by_caption = np.nanmean(np.where(answered, indicator, np.nan), axis=0)
-        value = float(by_caption.mean())
-        if len(by_caption) < 2:
-            return Estimate(value)
+    def by_caption(values: Bool[np.ndarray, "r c"] | Float[np.ndarray, "r c"]) -> np.ndarray:
+        return np.nanmean(np.where(answered, values, np.nan), axis=0)
+
+    def estimate(values: Bool[np.ndarray, "r c"] | Float[np.ndarray, "r c"]) -> Estimate:
+        means = by_caption(values)
+        if len(means) < 2:
+            return Estimate(float(means[0]))
         found = stats.bootstrap(
-            (by_caption,), np.mean, n_resamples=resamples, method="percentile", rng=seed
+            (means,), np.mean, n_resamples=resamples, method="percentile", rng=seed
         ).confidence_interval
-        return Estimate(value, float(found.low), float(found.high), "captions")
+        return Estimate(float(means.mean()), float(found.low), float(found.high), "captions")
 
     by_model = dict(zip(key.models, np.moveaxis(ranks, 2, 0), strict=True))
     alpha = krippendorff_alpha(ranks.reshape(len(ranks), -1))
-    return Ranking(
-        captions=ranks.shape[1],
-        rankings=int(answered.sum()),
-        krippendorff_alpha_ordinal=None if math.isnan(alpha) else alpha,
-        models={
-            name: ModelRanks(
-                ranked_best=estimate(own == 1),
-                mean_rank=estimate(own),
-                share_of_ranks=[
-                    float(np.nanmean(np.where(answered, own == rank, np.nan), axis=0).mean())
-                    for rank in range(1, len(by_model) + 1)
-                ],
-            )
-            for name, own in by_model.items()
-        },
-        preferred={
-            (one, two): estimate(by_model[one] < by_model[two])
-            for one, two in itertools.permutations(by_model, 2)
-        },
-    )
+    models = {
+        name: {
+            "ranked_best": estimate(own == 1),
+            "mean_rank": estimate(own),  # 1 is best
+            "share_of_ranks": [
+                float(by_caption(own == rank).mean()) for rank in range(1, len(by_model) + 1)
+            ],
+        }
+        for name, own in by_model.items()
+    }
+    preferred = {
+        (one, two): estimate(by_model[one] < by_model[two])
+        for one, two in itertools.permutations(by_model, 2)
+    }
+    num, alpha = int(answered.sum()), None if math.isnan(alpha) else alpha
+    return Ranking(ranks.shape[1], num, alpha, models, preferred)
 
 
 def _ranks(answers: Sequence[Answers], key: Key, question: str) -> Float[np.ndarray, "r c m"]:
@@ -152,9 +135,6 @@ def write_report(
     """Join raters' files (or folders of them) with the key, write the report, return its text.
 
     Raters with less than `min_share` of the attention questions right are left out.
-
-    Raises:
-        DataError: a file cannot be used, or no rater is valid.
     """
     key = read_key(key_file)
     given = [read_answers(path, key) for path in result_files(results)]
@@ -178,6 +158,13 @@ def write_report(
         f"- Intervals: 95 %, percentiles of {resamples} bootstrap resamples of the captions; each "
         "caption counts the same"
     ]
+    questions = {}
+    for question, ranking in found.items():
+        preferred = [
+            {"model": one, "over": two, **vars(share)}
+            for (one, two), share in ranking.preferred.items()
+        ]
+        questions[question] = vars(ranking) | {"preferred": preferred}
     content = {
         "page": key.page,
         "models": key.models,
@@ -187,18 +174,17 @@ def write_report(
         ],
         "sent_twice": doubles,
         "inattentive": inattentive,
-        "questions": {question: _json(ranking) for question, ranking in found.items()},
+        "questions": questions,
         "min_checks": min_share,
         "resamples": resamples,
         "seed": seed,
     }
-    try:
+    with writing(out, DataError):
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "report.md", "\n".join([*lines, "", "![ranks](ranks.png)", ""]))
-        write_text(out / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=2, allow_nan=False, default=vars)
+        write_text(out / "report.json", text + "\n")
         histograms(found).savefig(out / "ranks.png", dpi=110)
-    except OSError as error:
-        raise DataError(f"cannot write to --out {out}: {error.strerror}") from None
     return "\n".join(lines)
 
 
@@ -208,10 +194,12 @@ def _section(title: str, found: Ranking) -> list[str]:
     names = list(found.models)
     lower_ranks = [f"rank {rank}, %" for rank in range(2, len(names) + 1)]
     ranks = [["model", "ranked best, %", "mean rank", *lower_ranks]]
-    pairs = [["", *names]]
     for name, model in found.models.items():
-        shares = [f"{100 * share:.1f}" for share in model.share_of_ranks[1:]]
-        ranks.append([name, model.ranked_best.text(1, 100), model.mean_rank.text(), *shares])
+        shares = [f"{100 * share:.1f}" for share in model["share_of_ranks"][1:]]
+        texts = model["ranked_best"].text(1, 100), model["mean_rank"].text()
+        ranks.append([name, *texts, *shares])
+    pairs = [["", *names]]
+    for name in names:
         over = [found.preferred.get((name, other)) for other in names]
         pairs.append([name, *(share.text(1, 100) if share else "-" for share in over)])
     heading = (
@@ -223,29 +211,16 @@ def _section(title: str, found: Ranking) -> list[str]:
     return lines
 
 
-def _json(found: Ranking) -> dict[str, object]:
-    preferred = [
-        {"model": one, "over": two, **dataclasses.asdict(share)}
-        for (one, two), share in found.preferred.items()
-    ]
-    return {**dataclasses.asdict(found), "preferred": preferred}
-
-
 def histograms(rankings: Mapping[str, Ranking]) -> Figure:
     """Draw how often each model got each rank, a panel per question."""
-    figure = Figure(figsize=(5 * len(rankings), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(rankings), squeeze=False, sharey=True)[0]
+    figure, panels = draw_panels(len(rankings), "", (5, 2.9), len(rankings), share_y=True)
     for axis, (question, found) in zip(panels, rankings.items(), strict=True):
         places, width = np.arange(1, len(found.models) + 1), 0.8 / len(found.models)
         for index, (name, model) in enumerate(found.models.items()):
             at = places + (index + 0.5) * width - 0.4
-            heights = 100 * np.array(model.share_of_ranks)
+            heights = 100 * np.array(model["share_of_ranks"])
             axis.bar(at, heights, width, label=name, hatch=_HATCHES[index], edgecolor="white")
         axis.set(title=TITLES[question], xlabel="rank (1 = best)", xticks=places)
-        axis.grid(axis="y", alpha=0.25)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("% of rankings")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    add_legend(figure, panels, columns=5)
     return figure
