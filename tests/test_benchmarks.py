@@ -1,7 +1,11 @@
 """The benchmarks compare the same function, count work as stated, and say what they cannot do."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -252,6 +256,13 @@ def test_a_mistake_is_named_before_anything_is_compiled(run, arguments, hint):
     status, _, errors = run(BENCHMARK, *arguments)
     assert (status, errors.count("\n")) == (2, 1)
     assert hint in errors
+
+
+def test_the_measures_find_the_oracle_by_themselves(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'scripts'}"}
+    command = [sys.executable, "-c", "import benchmarks.measures"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
 
 
 def test_sampling_is_timed_from_the_command_to_the_image_and_by_batch(run, tiny_workdir, tmp_path):

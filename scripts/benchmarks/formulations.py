@@ -1,9 +1,7 @@
 """Ours and the literal formulation of one training step, from the same parameters and inputs."""
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
+from oracle.golden import Golden
+from oracle.literal import Arrays
+from oracle.params import Sizes, array_shapes, draw_arrays
+from oracle.step import Settings, literal_state, make_literal_step
 
 from xmcgan.config import apply_override, default_config, load_config, validate
 from xmcgan.errors import ConfigError
@@ -18,13 +20,6 @@ from xmcgan.losses import build_losses
 from xmcgan.training.build import build_networks
 from xmcgan.training.state import create_state
 from xmcgan.training.step import FrozenNetworks, make_train_step
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-
-from oracle.golden import Golden
-from oracle.literal import Arrays
-from oracle.params import Sizes, array_shapes, draw_arrays
-from oracle.step import Settings, literal_state, make_literal_step
 
 
 class Formulation(NamedTuple):

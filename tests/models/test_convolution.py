@@ -34,6 +34,7 @@ def _assert_same(merged_fn, literal_fn, x):
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 1, 1), (2, 4, 4), (1, 3, 5)])
 def test_upsample_conv_equals_upsampling_then_convolving(batch, height, width, form):
     x = jax.random.normal(jax.random.key(0), (batch, height, width, 3))
+
     def literal(x, kernel):
         return conv3x3(upsample_nearest(x), kernel)
 

@@ -63,9 +63,7 @@ def _apply(x, group_size=0, *, train, variables=None):
     """Return outputs and statistics of a BatchNorm without modulation, above relu's zero."""
     module, zeros = BatchNorm(group_size), jnp.zeros((len(x), 1, 1, x.shape[-1]))
     variables = variables or module.init(jax.random.key(0), x, zeros, zeros, train=False)
-    y, updates = module.apply(
-        variables, x, zeros, zeros + 10, train=train, mutable=["batch_stats"]
-    )
+    y, updates = module.apply(variables, x, zeros, zeros + 10, train=train, mutable=["batch_stats"])
     return y - 10, updates["batch_stats"]
 
 

@@ -135,9 +135,7 @@ def average_pool(x: Float[Array, "b 2*h 2*w c"]) -> Float[Array, "b h w c"]:
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
 
 
-def _convolve(
-    x: Array, kernel: Array, padding: Any, stride: int = 1, dilation: int = 1
-) -> Array:
+def _convolve(x: Array, kernel: Array, padding: Any, stride: int = 1, dilation: int = 1) -> Array:
     kernel = kernel.astype(x.dtype)  # merged taps are added up in float32 and rounded once, here
     dimensions = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(

@@ -37,9 +37,9 @@ def batch_norm_relu(
 ) -> tuple[Float[Array, "b h w c"], Statistics]:
     """relu((1 + gamma) * normalize(x) + beta), in the dtype of `gamma`, and the batch's statistics.
 
-    Statistics are of `group_size` images (0: the whole batch), at least in float32; no gradient
-    comes through their second use. The backward pass is by hand: it keeps `x` alone, and reads it
-    twice, where that of autodiff keeps three arrays of its size.
+    Statistics are of `group_size` images (0: the whole batch), at least in float32; as a result
+    they have no gradient. The backward pass is by hand: it keeps no array of the size of `x` but
+    `x`, and autodiff keeps three.
     """
     return _forward(x, gamma, beta, group_size)[0]
 
@@ -56,23 +56,22 @@ def _forward(x: Array, gamma: Array, beta: Array, group_size: int) -> Any:
     return (y.astype(gamma.dtype).reshape(x.shape), statistics), (x, gamma, beta, statistics)
 
 
-def _backward(group_size: int, residuals: Any, gradients: Any) -> tuple[Array, Array, Array]:
+def _backward(group_size: int, residuals: Any, gradients: Any) -> tuple[Array, ...]:
     x, gamma, beta, statistics = residuals
     blocks, slope, offset = _in_blocks(x, gamma, beta, group_size)
     normalized = _normalize(blocks, statistics)
     d_y = _reshape(gradients[0], gamma, group_size)
     d_y = jnp.where(normalized * slope + offset > 0, d_y, 0)
     # Both sums in one pass over the pixels; those over a group are sums of those over its blocks.
-    sums = jax.lax.reduce((d_y, d_y * normalized), (0.0, 0.0), _add, _OF_BLOCK)
+    sums: Any = jax.lax.reduce((d_y, d_y * normalized), (0.0, 0.0), _add, _OF_BLOCK)
     d_offset, d_slope = (jnp.expand_dims(total, _OF_BLOCK) for total in sums)
     num = blocks[0, ..., 0].size
     mean, along = (
         jnp.sum(slope * total, _OF_GROUP, keepdims=True) / num for total in (d_offset, d_slope)
     )
     d_x = jax.lax.rsqrt(statistics.var + _EPSILON) * (d_y * slope - mean - along * normalized)
-    of = ((d_x, x), (d_slope, gamma), (d_offset, beta))
-    d_x, d_gamma, d_beta = (d.reshape(value.shape).astype(value.dtype) for d, value in of)
-    return d_x, d_gamma, d_beta
+    pairs = ((d_x, x), (d_slope, gamma), (d_offset, beta))
+    return tuple(d.reshape(value.shape).astype(value.dtype) for d, value in pairs)
 
 
 batch_norm_relu.defvjp(_forward, _backward)
@@ -128,7 +127,8 @@ class BatchNorm(nn.Module):
             blocks, slope, offset = _in_blocks(x, gamma, beta, group_size=0)
             y = nn.relu(_normalize(blocks, Statistics(mean.value, var.value)) * slope + offset)
             return y.reshape(x.shape).astype(gamma.dtype)
-        y, statistics = batch_norm_relu(x, gamma, beta, self.group_size)
+        output: Any = batch_norm_relu(x, gamma, beta, self.group_size)
+        y, statistics = output
         if not self.is_initializing():
             for running, value in zip((mean, var), statistics, strict=True):
                 value = jnp.mean(value, axis=0).reshape(size)
