@@ -58,17 +58,23 @@ def _forward(x: Array, gamma: Array, beta: Array, group_size: int) -> Any:
 
 def _backward(group_size: int, residuals: Any, gradients: Any) -> tuple[Array, ...]:
     x, gamma, beta, statistics = residuals
-    blocks, slope, offset = _in_blocks(x, gamma, beta, group_size)
-    normalized = _normalize(blocks, statistics)
-    d_y = _reshape(gradients[0], gamma, group_size)
-    d_y = jnp.where(normalized * slope + offset > 0, d_y, 0)
+
+    def normalize(x: Array, d_y: Array) -> tuple[Array, Array, Array, int]:
+        """Return normalized pixels, their gradient behind the relu, 1 + gamma, a group's size."""
+        blocks, slope, offset = _in_blocks(x, gamma, beta, group_size)
+        normalized = _normalize(blocks, statistics)
+        d_y = _reshape(d_y, gamma, group_size)
+        d_y = jnp.where(normalized * slope + offset > 0, d_y, 0)
+        return normalized, d_y, slope, blocks[0, ..., 0].size
+
+    normalized, d_y, slope, num = normalize(x, gradients[0])
     # Both sums in one pass over the pixels; those over a group are sums of those over its blocks.
     sums: Any = jax.lax.reduce((d_y, d_y * normalized), (0.0, 0.0), _add, _OF_BLOCK)
     d_offset, d_slope = (jnp.expand_dims(total, _OF_BLOCK) for total in sums)
-    num = blocks[0, ..., 0].size
-    mean, along = (
-        jnp.sum(slope * total, _OF_GROUP, keepdims=True) / num for total in (d_offset, d_slope)
-    )
+    means = [jnp.sum(slope * d, _OF_GROUP, keepdims=True) / num for d in (d_offset, d_slope)]
+    # The second pass computes its input again, which a GPU would keep from the first in float32.
+    again, mean, along = jax.lax.optimization_barrier(((x, gradients[0]), *means))
+    normalized, d_y, slope, _ = normalize(*again)
     d_x = jax.lax.rsqrt(statistics.var + _EPSILON) * (d_y * slope - mean - along * normalized)
     pairs = ((d_x, x), (d_slope, gamma), (d_offset, beta))
     return tuple(d.reshape(value.shape).astype(value.dtype) for d, value in pairs)
