@@ -236,6 +236,7 @@ def test_two_processes_train_there_and_one_resumes_after_a_kill(
     deadline = time.monotonic() + 300
     while not committed_steps(directory / "checkpoints"):
         assert time.monotonic() < deadline
+        assert running[0].poll() is None, processes.finish(running, 60)
         time.sleep(0.2)
     for process in running:
         process.send_signal(signal.SIGKILL)
