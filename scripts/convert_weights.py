@@ -27,7 +27,7 @@ from weight_formats.torch_files import read_torch
 
 from xmcgan.errors import WeightsError, did_you_mean, run_cli
 from xmcgan.pretrained import resnet, vgg
-from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, EfficientNetLite, Scale, block_specs
+from xmcgan.pretrained.efficientnet_lite import SCALES, EfficientNetLite, Scale, block_specs
 from xmcgan.pretrained.inception import STEM, InceptionV3, Unit, Variant
 from xmcgan.pretrained.inception import block_specs as inception_blocks
 from xmcgan.pretrained.params import Params, Tensors, check_params, flatten
@@ -257,8 +257,7 @@ def find_network(name: str, suffix: str) -> Network | None:
         official = suffix == ".npy"
         module = resnet.ResNet50(official)
         return Network(module, lambda tensors: resnet_params(tensors, official=official))
-    if name.startswith("efficientnet"):
-        scale = LITE0 if name.endswith("0") else LITE2
+    if scale := SCALES.get(name):
         module = EfficientNetLite(scale=scale)
         return Network(module, lambda tensors: efficientnet_params(tensors, scale))
     if name in vgg.DEPTHS:

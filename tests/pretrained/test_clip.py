@@ -89,7 +89,8 @@ def test_caption_is_read_at_the_first_end_token_or_in_old_configs_at_the_highest
 
 
 def test_sizes_come_from_the_config(clip):
-    assert (clip.image_size, clip.image_transformer.embed_dim) == (tiny_clip.IMAGE, tiny_clip.EMBED)
+    sizes = clip.image_size, clip.image_transformer.projection_dim
+    assert sizes == (tiny_clip.IMAGE, tiny_clip.EMBED)
     assert clip.architecture == "ViT width 32, 2 layers, patch 8, image 32"
     assert {leaf.dtype for leaf in jax.tree.leaves(clip.params)} == {np.dtype(np.float32)}
 

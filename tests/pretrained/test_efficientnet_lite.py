@@ -10,7 +10,6 @@ from torch_writer import Tensor, save_legacy
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained.efficientnet_lite import (
-    LITE2,
     depthwise_conv,
     load_efficientnet_lite,
     load_efficientnet_lite0,
@@ -82,7 +81,7 @@ def waves() -> np.ndarray:
 
 
 def test_lite2_has_the_values_of_the_published_network(efficientnet_lite2_dir):
-    module, params = load_efficientnet_lite(efficientnet_lite2_dir, LITE2)
+    module, params = load_efficientnet_lite(efficientnet_lite2_dir, "efficientnet_lite2")
     with jax.default_matmul_precision("highest"):
         features, logits = jax.jit(module.apply)({"params": params}, waves())
     np.testing.assert_allclose(features[:, ::160], LITE2_FEATURES, rtol=1e-4, atol=1e-5)
@@ -94,7 +93,7 @@ def test_lite2_has_the_values_of_the_published_network(efficientnet_lite2_dir):
 
 def test_weights_of_the_other_size_are_refused(efficientnet_dir):
     with pytest.raises(WeightsError, match="efficientnet_lite0"):
-        load_efficientnet_lite(efficientnet_dir, LITE2)
+        load_efficientnet_lite(efficientnet_dir, "efficientnet_lite2")
 
 
 def test_gradient_of_the_features_is_the_slope_along_it(efficientnet_dir):

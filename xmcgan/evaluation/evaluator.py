@@ -362,14 +362,12 @@ class Evaluator:
                     with jax.default_matmul_precision("highest"):
                         images = self.sampler(variables, captions[chunk], z[chunk])
                     if writer:
-                        chosen = enumerate(draw.manifest.choices[chunk], start=start)
-                        writer.add(
-                            images,
-                            [
-                                {"caption": each.caption, "image_id": each.image_id, "noise": row}
-                                for row, each in chosen
-                            ],
-                        )
+                        chosen = draw.manifest.choices[chunk]
+                        entries = [
+                            {"caption": each.caption, "image_id": each.image_id, "noise": row}
+                            for row, each in enumerate(chosen, start=start)
+                        ]
+                        writer.add(images, entries)
                     yield images, captions[chunk]
 
             return extract(metrics, batches(), len(z), title)

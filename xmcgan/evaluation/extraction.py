@@ -125,8 +125,7 @@ def _check(arrays: Arrays, num: int, first: int) -> None:
     for name, array in arrays.items():
         if len(array) != num:
             raise EvaluationError(f"{num} images gave {len(array)} rows of {name}: no score")
-        is_number = np.issubdtype(array.dtype, np.floating)
-        finite = np.isfinite(array).reshape(num, -1).all(axis=1) if is_number else np.array(True)
-        if not finite.all():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            finite = np.isfinite(array).reshape(num, -1).all(axis=1)
             image = first + int(np.argmin(finite))
             raise EvaluationError(f"{name} of image {image} (from 0) are not finite: no score")

@@ -89,10 +89,9 @@ class Statistics:
         images, size = self.recipe.get("images", {}), self.recipe.get("image_size")
         if isinstance(images, str):  # a job's references, described in the recipe itself
             names = ("images", "data", "split", "image_resize", "mirrored")
-            images = {name: self.recipe[name] for name in names if name in self.recipe} | {
-                "image_size": [size, size],
-                "preparation": f"{images}, as for training",
-            }
+            known = {name: self.recipe[name] for name in names if name in self.recipe}
+            prepared = f"{images}, as for training"
+            images = known | {"image_size": [size, size], "preparation": prepared}
         return {**images, "statistics": str(self.path), "num_images": self.n}
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from xmcgan.errors import EvaluationError, did_you_mean
-from xmcgan.pretrained.efficientnet_lite import LITE0, LITE2, load_efficientnet_lite
+from xmcgan.pretrained.efficientnet_lite import SCALES, load_efficientnet_lite
 from xmcgan.pretrained.inception import PUBLISHED_MD5, load_inception
 from xmcgan.pretrained.sources import SOURCES
 from xmcgan.pretrained.vgg import load_vgg
@@ -188,10 +188,7 @@ _NETWORKS: dict[str, tuple[str, Callable[[Path], tuple[Any, Any]]]] = {
     "inception-2015": (_sha256("inception-2015"), partial(load_inception, "2015")),
     "inception-keras": (PUBLISHED_MD5, partial(load_inception, "keras")),
     "vgg16": (_sha256("vgg16"), partial(load_vgg, network="vgg16", feature="fc2")),
-    **{
-        name: (_sha256(name), partial(load_efficientnet_lite, scale=scale))
-        for name, scale in (("efficientnet_lite0", LITE0), ("efficientnet_lite2", LITE2))
-    },
+    **{name: (_sha256(name), partial(load_efficientnet_lite, network=name)) for name in SCALES},
 }
 
 

@@ -18,23 +18,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xmcgan.errors import WeightsError
-from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_sizes
 from xmcgan.pretrained.weights import find_file, read_safetensors
 from xmcgan.utils.files import parsing
 
-# What config.json must say, and may leave out unless None; see `read_fields`.
-_CONFIG = {
-    "model_type": "bert",
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "layer_norm_eps": 1e-12,
-    "vocab_size": None,
-    "hidden_size": None,
-    "num_hidden_layers": None,
-    "num_attention_heads": None,
-    "intermediate_size": None,
-    "max_position_embeddings": None,
-}
+# What config.json must say; see `read_sizes`. Its sizes are the fields of `Bert`.
+_KIND = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
 # Heads on top of the encoder, and a constant table: not part of what encodes words.
 _NOT_NEEDED = re.compile(r"(pooler|cls)\.|embeddings\.position_ids$")
 
@@ -152,9 +141,7 @@ def load_bert(path: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Bert, Para
 def read_config(file: Path, dtype: DTypeLike) -> Bert:
     """Read the sizes of a BERT from its `config.json`; raises a WeightsError."""
     with parsing(file, WeightsError, "the config of a BERT"):
-        fields = read_fields(json.loads(file.read_bytes()), file, _CONFIG)
-    sizes = {name: value for name, value in fields.items() if not isinstance(value, str)}
-    return Bert(**sizes, dtype=dtype)
+        return Bert(**read_sizes(json.loads(file.read_bytes()), file, Bert, _KIND), dtype=dtype)
 
 
 def _rename(name: str) -> str:

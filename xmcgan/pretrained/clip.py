@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from xmcgan.errors import WeightsError
 from xmcgan.pretrained.bert import layer_norm, self_attention
-from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_fields
+from xmcgan.pretrained.params import Params, Tensors, check_params, flatten, read_sizes
 from xmcgan.pretrained.weights import find_file, identify_file, read_safetensors
 from xmcgan.utils.files import parsing
 
@@ -36,29 +36,8 @@ _PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 _PIXEL_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 # Constant tables, and the temperature of training: not part of what encodes.
 _NOT_NEEDED = re.compile(r"logit_scale$|(text|vision)_model\.embeddings\.position_ids$")
-# Published configs leave out what equals these, the defaults of the library that wrote them.
-_SHARED_DEFAULTS = {
-    "model_type": "clip",
-    "projection_dim": 512,
-    "num_hidden_layers": 12,
-    "layer_norm_eps": 1e-5,
-    "hidden_act": "quick_gelu",
-}
-_TEXT_DEFAULTS = {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_attention_heads": 8,
-    "vocab_size": 49408,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-}
-_IMAGE_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-}
+# What config.json must say; see `read_sizes`.
+_KIND = {"model_type": "clip", "hidden_act": "quick_gelu"}
 # Older configs carry this meaningless id; their captions end at the highest id.
 _UNSET_END_TOKEN = 2
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
@@ -66,26 +45,25 @@ START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-class Sizes(NamedTuple):
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    layer_norm_eps: float
+# Fields of the networks are those of config.json, which leaves out what equals these defaults.
 
 
 class ImageTransformer(nn.Module):
     """Images, `image_size` pixels square, to the space that they share with captions."""
 
-    sizes: Sizes
-    image_size: int
-    patch_size: int
-    embed_dim: int
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_attention_heads: int = 12
+    num_hidden_layers: int = 12
+    layer_norm_eps: float = 1e-5
+    image_size: int = 224
+    patch_size: int = 32
+    projection_dim: int = 512
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b e"]:
         """Return embeddings, not normalized, of standardized images."""
-        width = self.sizes.hidden_size
+        width = self.hidden_size
         patch = (self.patch_size, self.patch_size)
         x = nn.Conv(width, patch, patch, padding="VALID", use_bias=False, name="patches")(images)
         x = x.reshape(x.shape[0], -1, width)
@@ -93,54 +71,63 @@ class ImageTransformer(nn.Module):
         first = self.param("class_embedding", initializer, (width,))
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = x + self.param("position_embeddings", initializer, x.shape[1:])
-        x = layer_norm(self.sizes.layer_norm_eps, "pre_norm")(x)
-        for index in range(self.sizes.num_hidden_layers):
-            x = Layer(self.sizes, causal=False, name=f"layer_{index}")(x)
-        x = layer_norm(self.sizes.layer_norm_eps, "post_norm")(x[:, 0])
-        return nn.Dense(self.embed_dim, use_bias=False, name="projection")(x)
+        x = layer_norm(self.layer_norm_eps, "pre_norm")(x)
+        x = _layers(self, x, causal=False)
+        x = layer_norm(self.layer_norm_eps, "post_norm")(x[:, 0])
+        return nn.Dense(self.projection_dim, use_bias=False, name="projection")(x)
 
 
 class TextTransformer(nn.Module):
-    """Captions to the space that they share with images.
+    """Captions to the space that they share with images."""
 
-    A caption is read at the first `end_token`; if None, at its highest id, as in the original code.
-    """
-
-    sizes: Sizes
-    vocab_size: int
-    max_positions: int
-    embed_dim: int
-    end_token: int | None = None
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_attention_heads: int = 8
+    num_hidden_layers: int = 12
+    layer_norm_eps: float = 1e-5
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    eos_token_id: int = 49407
+    projection_dim: int = 512
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Return embeddings, not normalized; what follows the end token changes nothing."""
         initializer = nn.initializers.normal(0.02)
-        width = self.sizes.hidden_size
+        width = self.hidden_size
         words = self.param("word_embeddings", initializer, (self.vocab_size, width))
-        positions = self.param("position_embeddings", initializer, (self.max_positions, width))
+        shape = (self.max_position_embeddings, width)
+        positions = self.param("position_embeddings", initializer, shape)
         x = jnp.take(words, token_ids, axis=0) + positions[: token_ids.shape[1]]
-        for index in range(self.sizes.num_hidden_layers):
-            x = Layer(self.sizes, causal=True, name=f"layer_{index}")(x)
-        is_end = token_ids if self.end_token is None else token_ids == self.end_token
+        x = _layers(self, x, causal=True)
+        is_unset = self.eos_token_id == _UNSET_END_TOKEN
+        is_end = token_ids if is_unset else token_ids == self.eos_token_id
         x = x[jnp.arange(x.shape[0]), jnp.argmax(is_end, axis=1)]
-        x = layer_norm(self.sizes.layer_norm_eps, "final_norm")(x)
-        return nn.Dense(self.embed_dim, use_bias=False, name="projection")(x)
+        x = layer_norm(self.layer_norm_eps, "final_norm")(x)
+        return nn.Dense(self.projection_dim, use_bias=False, name="projection")(x)
+
+
+def _layers(network: ImageTransformer | TextTransformer, x: Array, *, causal: bool) -> Array:
+    sizes = network.num_attention_heads, network.intermediate_size, network.layer_norm_eps
+    for index in range(network.num_hidden_layers):
+        x = Layer(*sizes, causal, name=f"layer_{index}")(x)
+    return x
 
 
 class Layer(nn.Module):
     """Self-attention and a feed-forward part, each on a layer norm of the residual stream."""
 
-    sizes: Sizes
+    num_heads: int
+    intermediate_size: int
+    layer_norm_eps: float
     causal: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        sizes = self.sizes
-        normed = layer_norm(sizes.layer_norm_eps, "attention_norm")(x)
-        x = x + self_attention(normed, sizes.num_attention_heads, is_causal=self.causal)
-        normed = layer_norm(sizes.layer_norm_eps, "mlp_norm")(x)
-        hidden = nn.Dense(sizes.intermediate_size, name="intermediate")(normed)
+        normed = layer_norm(self.layer_norm_eps, "attention_norm")(x)
+        x = x + self_attention(normed, self.num_heads, is_causal=self.causal)
+        normed = layer_norm(self.layer_norm_eps, "mlp_norm")(x)
+        hidden = nn.Dense(self.intermediate_size, name="intermediate")(normed)
         hidden = hidden * jax.nn.sigmoid(1.702 * hidden)  # quick GELU
         return x + nn.Dense(x.shape[-1], name="output")(hidden)
 
@@ -229,7 +216,7 @@ class Clip:
         """The image network's sizes in words, for records."""
         image = self.image_transformer
         return (
-            f"ViT width {image.sizes.hidden_size}, {image.sizes.num_hidden_layers} layers, "
+            f"ViT width {image.hidden_size}, {image.num_hidden_layers} layers, "
             f"patch {image.patch_size}, image {image.image_size}"
         )
 
@@ -248,7 +235,7 @@ def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
     file = find_file(path, "clip")
     identity = identify_file(file, PUBLISHED_SHA256, allow_unverified=allow_unverified)
     image, text = _read_config(file.with_name("config.json"))
-    tokenizer = ClipTokenizer(file.parent, text.max_positions)
+    tokenizer = ClipTokenizer(file.parent, text.max_position_embeddings)
     if tokenizer.vocab_size > text.vocab_size:
         raise WeightsError(
             f"the tokenizer in {file.parent} has {tokenizer.vocab_size} tokens and the network "
@@ -271,25 +258,19 @@ def load_clip(path: Path, *, allow_unverified: bool) -> Clip:
 def _read_config(file: Path) -> tuple[ImageTransformer, TextTransformer]:
     with parsing(file, WeightsError, "the config of a CLIP, with vision_config and text_config"):
         config = json.loads(file.read_bytes())
-        sizes, image = _read_section(config, file, "vision_config", _IMAGE_DEFAULTS)
-        text_sizes, text = _read_section(config, file, "text_config", _TEXT_DEFAULTS)
-    embed_dim = image["projection_dim"]
-    image = ImageTransformer(sizes, image["image_size"], image["patch_size"], embed_dim)
-    end_token = None if text["eos_token_id"] == _UNSET_END_TOKEN else text["eos_token_id"]
-    lengths = text["vocab_size"], text["max_position_embeddings"]
-    return image, TextTransformer(text_sizes, *lengths, embed_dim, end_token)
+        image = ImageTransformer(**_read_part(config, file, "vision_config", ImageTransformer))
+        return image, TextTransformer(**_read_part(config, file, "text_config", TextTransformer))
 
 
-def _read_section(
-    config: dict[str, Any], file: Path, name: str, defaults: dict[str, Any]
-) -> tuple[Sizes, dict[str, Any]]:
-    """Return a part of the config; an older spelling of it, `*_dict`, wins."""
-    section = {**(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
+def _read_part(
+    config: dict[str, Any], file: Path, name: str, network: type[nn.Module]
+) -> dict[str, Any]:
+    """Return the fields of a network in its part of the config; an older `*_dict` of it wins."""
+    part = {**(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
     # These two belong to the whole; parts may repeat them, with other values.
-    for field in ("model_type", "projection_dim"):
-        section[field] = config.get(field, _SHARED_DEFAULTS[field])
-    section = read_fields(section, file, _SHARED_DEFAULTS | defaults, prefix=f"{name}.")
-    return Sizes(*(section[field] for field in Sizes._fields)), section
+    part["model_type"] = config.get("model_type", "clip")
+    part["projection_dim"] = config.get("projection_dim", ImageTransformer.projection_dim)
+    return read_sizes(part, file, network, _KIND, prefix=f"{name}.")
 
 
 def _image_params(image: ImageTransformer, tensors: Tensors) -> Params:
@@ -302,7 +283,7 @@ def _image_params(image: ImageTransformer, tensors: Tensors) -> Params:
         "pre_norm": tensors.norm("vision_model.pre_layrnorm"),  # the file's own spelling
         "post_norm": tensors.norm("vision_model.post_layernorm"),
         "projection": _projection(tensors, "visual_projection"),
-        **_layer_params("vision_model", image.sizes, tensors),
+        **_layer_params("vision_model", image.num_hidden_layers, tensors),
     }
 
 
@@ -313,13 +294,13 @@ def _text_params(text: TextTransformer, tensors: Tensors) -> Params:
         "position_embeddings": tensors.take(f"{embeddings}.position_embedding.weight"),
         "final_norm": tensors.norm("text_model.final_layer_norm"),
         "projection": _projection(tensors, "text_projection"),
-        **_layer_params("text_model", text.sizes, tensors),
+        **_layer_params("text_model", text.num_hidden_layers, tensors),
     }
 
 
-def _layer_params(tower: str, sizes: Sizes, tensors: Tensors) -> Params:
+def _layer_params(tower: str, num_layers: int, tensors: Tensors) -> Params:
     params = {}
-    for index in range(sizes.num_hidden_layers):
+    for index in range(num_layers):
         layer = f"{tower}.encoder.layers.{index}"
         params[f"layer_{index}"] = {
             "attention_norm": tensors.norm(f"{layer}.layer_norm1"),

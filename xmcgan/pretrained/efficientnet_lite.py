@@ -53,7 +53,8 @@ class Scale(NamedTuple):
     depth: float = 1.0
 
 
-LITE0, LITE2 = Scale(), Scale(1.1, 1.2)
+LITE0 = Scale()
+SCALES = {"efficientnet_lite0": LITE0, "efficientnet_lite2": Scale(1.1, 1.2)}
 
 
 def block_specs(scale: Scale = LITE0) -> Iterator[BlockSpec]:
@@ -149,14 +150,13 @@ class DepthwiseConv(nn.Module):
 
 
 def load_efficientnet_lite(
-    path: Path, scale: Scale, *, dtype: DTypeLike = jnp.float32
+    path: Path, network: str, *, dtype: DTypeLike = jnp.float32
 ) -> tuple[EfficientNetLite, Params]:
-    """Load a converted EfficientNet-Lite, `scale` being `LITE0` or `LITE2`."""
-    name = "efficientnet_lite0" if scale == LITE0 else "efficientnet_lite2"
-    return load_converted(path, name, lambda _: EfficientNetLite(dtype, scale))
+    """Load a converted network, a key of `SCALES`."""
+    return load_converted(path, network, lambda _: EfficientNetLite(dtype, SCALES[network]))
 
 
-load_efficientnet_lite0 = functools.partial(load_efficientnet_lite, scale=LITE0)
+load_efficientnet_lite0 = functools.partial(load_efficientnet_lite, network="efficientnet_lite0")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

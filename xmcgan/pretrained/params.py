@@ -101,19 +101,25 @@ class Tensors(dict[str, np.ndarray]):
         return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
 
 
-def read_fields(
-    config: Mapping[str, Any], file: Path, fields: Mapping[str, Any], prefix: str = ""
+def read_sizes(
+    config: Mapping[str, Any],
+    file: Path,
+    network: type[nn.Module],
+    kind: Mapping[str, str],
+    prefix: str = "",
 ) -> dict[str, Any]:
-    """Return checked fields of a transformer's config, given their defaults.
+    """Return the fields of a transformer in its config, which may leave out those with defaults.
 
-    A string is the only value that can be read, a float stands for any number above 0, and anything
-    else for a whole number from 1 to a million.
+    `kind` is what the config must say. A float stands for any number above 0, anything else for a
+    whole number from 1 to a million.
     """
-    found = {field: config.get(field, default) for field, default in fields.items()}
+    own = sorted(network.__annotations__.keys() - {"name", "parent", "dtype"})
+    defaults = {field: getattr(network, field, None) for field in own}
+    found = {field: config.get(field, default) for field, default in {**kind, **defaults}.items()}
     for field, value in found.items():
-        if isinstance(fields[field], str):
-            valid, wanted = value == fields[field], f"be {fields[field]!r}"
-        elif isinstance(fields[field], float):
+        if field in kind:
+            valid, wanted = value == kind[field], f"be {kind[field]!r}"
+        elif isinstance(defaults[field], float):
             valid = isinstance(value, int | float) and 0 < value < math.inf
             wanted = "be a number above 0"
         else:
@@ -124,4 +130,4 @@ def read_fields(
             raise WeightsError(f"{file}: {prefix}{field} must {wanted}, not {value!r}")
     if found["hidden_size"] % found["num_attention_heads"]:
         raise WeightsError(f"{file}: {prefix}hidden_size is no multiple of num_attention_heads")
-    return found
+    return {field: found[field] for field in own}

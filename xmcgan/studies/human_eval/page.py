@@ -84,7 +84,7 @@ def write_page(
     num = min(DEFAULT_NUM, available) if num is None else num
     if not 1 <= num <= available:
         raise DataError(f"--num {num}: the folders have {available} different captions")
-    checks = default_checks(num) if checks is None else checks
+    checks = max(2, round(num / 10)) if checks is None else checks
     items, webp = _choose_items(models, num, checks, seed, image_size)
     page = _page_id(items, webp)
     text = render(page, items, webp, title)
@@ -117,11 +117,6 @@ def read_key(path: Path) -> Key:
             for item in content["items"]
         ]
         return Key(content["page"], tuple(content["models"]), {item.id: item for item in items})
-
-
-def default_checks(num: int) -> int:
-    """Return how many attention checks go with `num` captions: one in ten, at least two."""
-    return max(2, round(num / 10))
 
 
 def render(page: str, items: Sequence[Item], webp: Mapping[str, bytes], title: str) -> str:
