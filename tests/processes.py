@@ -23,7 +23,7 @@ def main():
     parser.add_argument("workdir", type=path_of)
     parser.add_argument("overrides", nargs="*")
     distributed.add_flags(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     config = tiny.tiny_config(args.root)
     for override in args.overrides:
         apply_override(config, override)
@@ -31,6 +31,7 @@ def main():
         from xmcgan.train import train
         return train(config, args.workdir)
 
+arguments, sys.argv[1:] = sys.argv[1:], []  # a workdir may be in a bucket; here it has no flag
 run_cli(main)
 """
 

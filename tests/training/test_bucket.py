@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import time
 
 import jax
@@ -228,24 +227,23 @@ def test_whoever_lost_the_lock_ends(cloud, directory, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_train_there_and_one_resumes_after_a_kill(
-    cloud, tiny_root, tmp_path, directory, monkeypatch
-):
+def test_two_processes_train_there_and_one_resumes_after_a_kill(cloud, tiny_root, directory):
+    checkpoints = directory / "checkpoints"
     options = ("num_train_steps=1000000", "checkpoint_every_steps=2", "mesh.fsdp=2")
     running = processes.start_run(tiny_root, directory, *options, processes=2, devices=2)
-    deadline = time.monotonic() + 300
-    while not committed_steps(directory / "checkpoints"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    for process in running:
-        process.send_signal(signal.SIGKILL)
-    processes.finish(running, 60)
+    try:
+        deadline = time.monotonic() + 900
+        while not committed_steps(checkpoints):
+            assert time.monotonic() < deadline
+            assert running[0].poll() is None, processes.finish(running, 60)
+            time.sleep(0.2)
+    finally:
+        processes.kill_started()
     assert files.lock_holder(directory)
-    target = committed_steps(directory / "checkpoints")[-1] + 2
+    target = committed_steps(checkpoints)[-1] + 2
     options = (f"num_train_steps={target}", "mesh.fsdp=1")
-    for folder in (directory, tmp_path):
-        again = processes.start_run(tiny_root, folder, *options, processes=1, devices=2)
-        ((status, output),) = processes.finish(again, 400)
-        assert status == 0, output
-    states = [restore_subtree(f / "checkpoints", target, PARTS) for f in (directory, tmp_path)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *states)
+    again = processes.start_run(tiny_root, directory, *options, processes=1, devices=2)
+    ((status, output),) = processes.finish(again, 900)
+    assert status == 0, output
+    assert f"resumed at {target - 2:,}" in output
+    assert committed_steps(checkpoints)[-1] == target

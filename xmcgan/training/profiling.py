@@ -28,7 +28,7 @@ def compile_step(
     compiled = step.lower(*inputs).compile()
     distributed.all_gather_json("compiled")  # a collective would not wait for the slowest
     console.print(f"compiled in {time.monotonic() - start:.0f} s")
-    peak = chip_of(jax.devices()[0]).peak
+    peak = chip_of(jax.local_devices()[0]).peak
     if not peak or config.num_microbatches > 1:
         return compiled, 0.0
     flops = flops_per_device(compiled, step.__wrapped__, inputs, jax.device_count())

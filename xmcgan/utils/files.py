@@ -300,10 +300,10 @@ def _lock_in_bucket(path: Path, error: type[UserError], wait: bool) -> Iterator[
             if before and found and not wait:
                 raise error(f"{path.parent} is in use by process {found}. Wait until it ends.")
             if found and not wait:
-                message = (
-                    f"{path.parent} is locked by process {found}: waiting whether it renews it"
+                text = (
+                    f"{path.parent} is locked by process {found}; waiting to see if it renews that"
                 )
-                print(message, file=sys.stderr)
+                print(text, file=sys.stderr, flush=True)
             since = time.monotonic()
         elif time.monotonic() - since > _EXPIRE_SECONDS:
             path.unlink(missing_ok=True)
