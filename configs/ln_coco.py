@@ -13,7 +13,9 @@ narrative has 42 words in the mean: 64 tokens are kept, where COCO's captions ha
 
 Source: abstract and blog post of the paper.
 
-Memory and image network: see configs/coco.py; words take 64 instead of 17 places in the attention.
+Image network: see configs/coco.py. Words take 64 instead of 17 places in the attention. A step is
+that of configs/ln_open_images.py: on TPU v5e 4x4 at 256 px 8.1 GB of a chip's 16, a modeled 6.3 h,
+101 chip-hours.
 """
 
 from ml_collections import ConfigDict

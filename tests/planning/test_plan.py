@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,38 @@ def test_a_small_step_compiles_for_a_slice_and_reduces_little_more_than_its_grad
     assert plan["seconds"] > 0
     # Parameters of both networks: 2.5 M in float32.
     assert plan["collectives"]["all-reduce"][1] < 15e6
+
+
+WORD_LOSS = """
+import jax, jax.numpy as jnp
+from xmcgan.losses import contrastive
+from xmcgan.planning.collectives import find_collectives
+from xmcgan.planning.targets import find_target
+from xmcgan.utils.mesh import make_mesh, sample_sharding
+
+batch, tokens, regions, dim = 64, 8, 16, 128
+contrastive.MAX_ELEMENTS, contrastive.CHUNK_ELEMENTS = 0, 2 * batch * regions * tokens  # 32 turns
+shapes = ((batch, regions, dim), (batch, tokens, dim), (batch, tokens))
+gammas = {"score_gamma": 50.0, "region_gamma": 5.0, "word_gamma": 5.0}
+
+def loss(*inputs):
+    return contrastive.word_region_contrast(*inputs, **gammas).loss
+
+rows = sample_sharding(make_mesh(find_target("v5e:2x2").devices, 1))
+inputs = map(jax.ShapeDtypeStruct, shapes, (jnp.float32, jnp.float32, jnp.bool))
+step = jax.jit(jax.grad(loss, (0, 1)), in_shardings=rows, out_shardings=rows)
+found = find_collectives(step.lower(*inputs).compile().as_text())
+print(sum(c.times * c.num_bytes for c in found) / (4 * batch * tokens * dim))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="no TPU compiler")
+def test_captions_taken_in_turns_are_sent_once_and_not_in_every_turn():
+    environment = os.environ | {"TPU_SKIP_MDS_QUERY": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", WORD_LOSS]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 8  # times the size of all words
 
 
 @pytest.mark.parametrize("override", ["remat=blocks", "num_microbatches=2", "mesh.fsdp=2"])
