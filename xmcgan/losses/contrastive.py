@@ -105,8 +105,8 @@ def word_region_scores(
     if num * per_caption <= MAX_ELEMENTS:
         return score_captions((words, word_mask))
     chunk = max(1, CHUNK_ELEMENTS // per_caption)
-    # At least one caption is padding, whose scores are dropped: captions that can be cut evenly stay
-    # on their devices, and each turn of the loop would gather all of them.
+    # At least one caption is padding, whose scores are dropped: captions that can be cut evenly
+    # stay on their devices, and each turn of the loop would gather all of them.
     num_chunks = num // chunk + 1
     missing = num_chunks * chunk - num
     words = jnp.pad(words, ((0, missing), (0, 0), (0, 0))).reshape(
