@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from xmcgan.errors import ConfigError
 from xmcgan.evaluation.evaluator import Options
@@ -30,8 +31,9 @@ class Brightness:
 
 
 @pytest.fixture
-def scored(tiny_config):
-    """A tiny config with scores of 4 samples every 3 steps."""
+def scored(tiny_config, tmp_path_factory):
+    """A tiny config with scores of 4 samples every 3 steps, and data of its own to keep them."""
+    tiny_config.data.data_dir = str(tiny.write_shapes(tmp_path_factory.mktemp("scored")))
     tiny_config.evaluation.every_steps = 3
     tiny_config.evaluation.training_metrics = METRIC
     tiny_config.evaluation.training_samples = 4
