@@ -22,7 +22,7 @@ pretrained network there is VGG-19. scripts/ablate.py --rows paper trains these 
 
 Memory and time, compiled for TPU v5e with all frozen networks (scripts/plan.py, docs/scaling.md):
 128 px, batch 56: 3.8 GB of a chip's 16 on 2x4, a modeled 7.7 h, 62 chip-hours. 256 px, batch 256:
-8.4 GB and 4.0 h on 4x4, 64 chip-hours; 5.6 GB and 3.0 h on 8x8, 193. The official code is held to 8
+8.4 GB and 4.0 h on 4x4, 64 chip-hours; 5.7 GB and 2.9 h on 8x8, 184. The official code is held to 8
 images of 128 pixels a GPU.
 Arithmetic: 258 GFLOP an image of the batch and step at 128 pixels, 913 at 256, before the frozen
 image network (the official code: 525 and 1,943).
