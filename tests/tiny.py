@@ -1,4 +1,4 @@
-"""The smallest things that training and sampling run on: a BERT, a data set, a config."""
+"""The smallest things that runs need: a BERT, a data set, a config, a metric."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,23 @@ from ml_collections import ConfigDict
 
 from xmcgan.config import load_config
 from xmcgan.shapes.dataset import Shapes
+from xmcgan.utils.statistics import Score
 
 WIDTH, TOKENS = 8, 8
 WORDS = ("a", "the", "red", "green", "blue", "circle", "square", "star", "on", "left", "right")
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+
+
+class Brightness:
+    """A metric that needs no network: the mean brightness of generated images."""
+
+    paired = False
+
+    def extract(self, images, captions):
+        return {"values": images.mean(axis=(1, 2, 3), dtype=np.float64)}
+
+    def compute(self, real, fake):
+        return {"fake": Score(float(fake["values"].mean()))}
 
 
 def write_bert(directory: Path, layers: int = 1) -> Path:

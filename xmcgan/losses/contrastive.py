@@ -104,10 +104,11 @@ def word_region_scores(
     num, per_caption = words.shape[0], regions.shape[0] * regions.shape[1] * words.shape[1]
     if num * per_caption <= MAX_ELEMENTS:
         return score_captions((words, word_mask))
-    chunk = max(1, CHUNK_ELEMENTS // per_caption)
     # At least one caption is padding, whose scores are dropped: captions that can be cut evenly
     # stay on their devices, and each turn of the loop would gather all of them.
-    num_chunks = num // chunk + 1
+    padded = num + 1
+    chunk = -(-padded // -(-padded * per_caption // CHUNK_ELEMENTS))
+    num_chunks = -(-padded // chunk)
     missing = num_chunks * chunk - num
     words = jnp.pad(words, ((0, missing), (0, 0), (0, 0))).reshape(
         num_chunks, chunk, *words.shape[1:]

@@ -43,11 +43,11 @@ class Examination:
             self._subject = before
 
     def fine(self, text: str) -> None:
-        """Say what is as it should be."""
+        """Print what is as it should be."""
         self._print("ok", text)
 
     def problem(self, text: str) -> None:
-        """Say what is wrong, and what to do."""
+        """Print what is wrong and what to do, and count it."""
         self.problems += 1
         self._print("PROBLEM", text)
 
