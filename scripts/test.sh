@@ -13,7 +13,7 @@ if [[ "${1:-}" == "--all" ]]; then
   shift
 fi
 # A part of the suite starts sooner in one process.
-(($#)) && workers=() || workers=(-n auto --dist loadfile)
+(($#)) && workers=() || workers=(-n auto --dist loadfile --no-loadscope-reorder)
 
 setup_env requirements.txt requirements-demo.txt requirements-dev.txt
 

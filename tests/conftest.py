@@ -1,5 +1,6 @@
 """Shared fixtures: where the reference files are, and how JAX runs in tests."""
 
+import gc
 import os
 import runpy
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 # Before the first import of JAX, which fixes them: platform and number of simulated devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile more than they compute: one device, for which nothing is partitioned, and without
-# the compiler's last stage. Those marked `mesh` run in a process with eight (scripts/test.sh).
+# the compiler's last stages. Those marked `mesh` run in a process with eight (scripts/test.sh).
 os.environ.setdefault(
     "XLA_FLAGS",
     f"--xla_force_host_platform_device_count={os.environ.get('XMCGAN_TEST_DEVICES', '1')} "
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
 )
 
 # Before what might use them: no network and no TensorFlow, here and in processes that tests start.
@@ -37,11 +39,17 @@ SHARED = Path(os.environ.get("XMCGAN_SHARED_DIR", ROOT.parent / "shared"))
 
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+gc.set_threshold(50_000)  # tracing makes many objects, and they stay
 jax.devices()  # they start with the flags above; a test may set others for a program of its own
 
 
+# Files of minutes, with which processes that share the suite begin.
+LONGEST = ("step", "extending", "in_training", "loop", "reference", "init_from", "protocols")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `mesh` unless there are eight devices."""
+    """Put the longest files first; skip the tests marked `mesh` unless there are eight devices."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
     if jax.device_count() < 8:
         for item in items:
             if item.get_closest_marker("mesh"):

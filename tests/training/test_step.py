@@ -163,9 +163,8 @@ def test_a_loss_of_a_module_outside_the_package_sees_pixels_and_the_discriminato
     with config.unlocked():
         config.losses.pixels = {"type": "test_step:PixelLoss", "gamma": 2.0, "weight": 3.0}
     inputs = _inputs()
-    off, on = (
-        steps.joint_gradients(_model(networks, c), state, inputs) for c in (_config(), config)
-    )
+    models = [_model(networks, c) for c in (_config(), config)]
+    off, on = jax.jit(lambda: [steps.joint_gradients(model, state, inputs) for model in models])()
 
     def pixel_loss(g_params):
         fake, _ = networks.generate(g_params, state.g_batch_stats, inputs.captions, inputs.z)
@@ -179,8 +178,8 @@ def test_a_loss_of_a_module_outside_the_package_sees_pixels_and_the_discriminato
         return 6.0 * jnp.mean(grads**2)
 
     for name, expected in (
-        ("g_grads", jax.grad(pixel_loss)(state.g_params)),
-        ("d_grads", jax.grad(penalty)(state.d_params)),
+        ("g_grads", jax.jit(jax.grad(pixel_loss))(state.g_params)),
+        ("d_grads", jax.jit(jax.grad(penalty))(state.d_params)),
     ):
         change = jax.tree.map(jnp.subtract, getattr(on, name), getattr(off, name))
         scale = float(optax.tree.norm(getattr(off, name)))
@@ -346,7 +345,11 @@ def test_the_frozen_image_network_contrasts_real_with_generated_images(networks,
 
 @pytest.mark.parametrize(
     ("group_size", "num_parts", "remat"),
-    [(2, 4, "blocks"), (2, 2, "convolutions"), (4, 2, "none")],
+    [
+        (2, 4, "blocks"),
+        pytest.param(2, 2, "convolutions", marks=pytest.mark.slow),
+        pytest.param(4, 2, "none", marks=pytest.mark.slow),
+    ],
 )
 def test_microbatches_and_remat_equal_the_plain_step_with_the_same_batch_norm_groups(
     state, group_size, num_parts, remat

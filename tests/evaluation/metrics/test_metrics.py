@@ -134,7 +134,7 @@ def test_metrics_of_one_protocol_share_one_network_and_what_it_extracts(monkeypa
     names = [(metric.prefix, metric.settings["name"]) for metric in built]
     assert ("fid-2015", "inception_score") in names
     assert ("fd-effnet-lite2", "inception_score") not in names
-    assert {metric.cache_name for metric in built} == set(protocols)
+    assert {metric.prefix for metric in built} == set(protocols)
 
 
 def test_a_metric_of_a_user_is_found_and_gets_its_fields(tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_metric_of_a_user_is_found_and_gets_its_fields(tmp_path, monkeypatch):
     assert built.metric.extract(images, [])["mean"].tolist() == [14.0] * 3
     (tmp_path / "own_metrics.py").write_text(USERS + "# edited\n")
     (edited,) = build_metrics(spec, ["fid-2015"], context())
-    assert edited.cache_name != built.cache_name, "what edited code extracted is not mixed up"
+    assert edited.extraction != built.extraction, "what edited code extracted is not mixed up"
 
 
 @pytest.mark.parametrize(

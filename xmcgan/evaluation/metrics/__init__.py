@@ -94,7 +94,6 @@ class BuiltMetric:
         self.samples_per_caption: int = getattr(metric, "samples_per_caption", 1)
         # Its scores are called PREFIX/SCORE.
         self.prefix: str = getattr(metric, "prefix", settings.get("protocol", settings["name"]))
-        self.cache_name = self.prefix
         extract = type(metric).extract
         if extract.__module__.startswith("xmcgan."):
             self.recipe = metric.recipe  # how it extracts
@@ -104,9 +103,6 @@ class BuiltMetric:
             self.recipe = {"metric": settings, "source_sha256": sha256}
         # Metrics of which this is equal share what `extract` gives.
         self.extraction = json.dumps(self.recipe, sort_keys=True)
-        if "source_sha256" in self.recipe:
-            digest = hashlib.sha256(self.extraction.encode()).hexdigest()[:8]
-            self.cache_name += f"_{digest}"
 
 
 def quality_metrics(protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
