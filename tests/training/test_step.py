@@ -346,7 +346,7 @@ def test_the_frozen_image_network_contrasts_real_with_generated_images(networks,
 
 @pytest.mark.parametrize(
     ("group_size", "num_parts", "remat"),
-    [(2, 4, "blocks"), (2, 2, "convolutions"), (4, 2, "none")],
+    [(2, 4, "blocks"), (2, 2, "convolutions"), (4, 2, "generator")],
 )
 def test_microbatches_and_remat_equal_the_plain_step_with_the_same_batch_norm_groups(
     state, group_size, num_parts, remat
