@@ -40,13 +40,18 @@ def with_remat(block: type[nn.Module], policy: str, **options: Any) -> Any:
 
 @jax.custom_vjp
 def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """max(x, 0), of which the backward pass keeps the result, as the convolution behind it does."""
+    """max(x, 0), of which the backward pass needs the result alone, as the convolution behind it.
+
+    Without the barrier XLA compares `x` with 0 instead and keeps both, which is cheaper on a TPU
+    and takes a sixth more memory on a GPU.
+    """
     return jnp.maximum(x, 0)
 
 
 def _relu_backward(y: Array, d_y: Array) -> tuple[Array]:
-    # Without the barrier XLA compares `x` instead, and keeps that as well.
-    return (jnp.where(jax.lax.optimization_barrier(y) > 0, d_y, 0),)
+    barrier = jax.lax.optimization_barrier
+    y = jax.lax.platform_dependent(y, cuda=barrier, default=lambda y: y)
+    return (jnp.where(y > 0, d_y, 0),)
 
 
 relu.defvjp(lambda x: (relu(x), relu(x)), _relu_backward)
