@@ -88,4 +88,6 @@ def tiny_config(root: Path) -> ConfigDict:
     config.sample_every_steps = 3
     config.checkpoint_every_steps = 3
     config.num_samples = 4
+    config.clip = {"type": "clip_by_global_norm", "max_norm": 10.0}
+    config.schedule = {"type": "cosine_decay_schedule", "decay_steps": 100}
     return config

@@ -42,7 +42,7 @@ def default_config() -> ConfigDict:
     # Memory for time: each update's batch in so many parts, computed one after the other; the
     # losses still see all of it. And whether blocks are computed again in the backward pass.
     config.num_microbatches = 1
-    config.remat = "none"  # or convolutions, blocks: what the backward pass computes again
+    config.remat = "none"  # what the backward pass computes again: convolutions, generator, blocks
     # Devices that share one copy of parameters and optimizer state, for networks too large for one.
     config.mesh = {"fsdp": 1}
     config.ema_decay = 0.999

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xmcgan.models.blocks import relu
 from xmcgan.models.convolution import (
     average_pool,
     conv3x3,
@@ -62,3 +63,14 @@ def test_conv3x3_matches_explicit_sums():
     expected = [[padded[i : i + 3, j : j + 3].sum() for j in range(5)] for i in range(2)]
     y = conv3x3(jnp.asarray(image), jnp.asarray(kernel.reshape(3, 3, 1, 1), jnp.float32))
     np.testing.assert_allclose(y[0, :, :, 0], expected, rtol=1e-5)
+
+
+def test_relu_has_the_value_and_gradients_of_jax():
+    x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0])
+
+    def both(fn):
+        slope = jax.grad(lambda x: jnp.sum(fn(x) ** 3))
+        return fn(x), slope(x), jax.grad(lambda x: jnp.sum(slope(x)))(x)
+
+    for ours, expected in zip(both(relu), both(jax.nn.relu), strict=True):
+        np.testing.assert_array_equal(ours, expected)

@@ -3,7 +3,9 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+
+import huggingface_hub
+from huggingface_hub import errors
 
 from xmcgan.errors import UserError, WeightsError
 
@@ -20,18 +22,17 @@ def download_model(hub_id: str, names: Sequence[str]) -> Path:
             reached and the cache does not hold it.
     """
     repo, revision = _split(hub_id)
-    library = _library()
     cached_only = False
-    with _hub_errors(library, hub_id):
+    with _hub_errors(hub_id):
         try:
-            found = library.HfApi().model_info(repo, revision=revision, timeout=10)
-            warn_of_pickles([file.rfilename for file in found.siblings], hub_id)
-        except (library.errors.HfHubHTTPError, library.errors.HFValidationError):
+            found = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=10)
+            warn_of_pickles([file.rfilename for file in found.siblings or ()], hub_id)
+        except (errors.HfHubHTTPError, errors.HFValidationError):
             raise
         except Exception:  # no network; downloads would try again for half a minute
             cached_only = True
         for name in names:
-            file = library.hf_hub_download(
+            file = huggingface_hub.hf_hub_download(
                 repo, name, revision=revision, local_files_only=cached_only
             )
             # The first answer says which commit a branch stands for; the others are of that one.
@@ -42,9 +43,8 @@ def download_model(hub_id: str, names: Sequence[str]) -> Path:
 def upload_model(folder: Path, hub_id: str, *, private: bool = False) -> str:
     """Upload a model folder, if needed to a new repository; return the commit's address."""
     repo, revision = _split(hub_id)
-    library = _library()
-    with _hub_errors(library, hub_id):
-        api = library.HfApi()
+    with _hub_errors(hub_id):
+        api = huggingface_hub.HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo, folder_path=folder, revision=revision))
 
@@ -62,21 +62,9 @@ def _split(hub_id: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
-def _library() -> ModuleType:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError:
-        raise UserError(
-            "hf:user/name needs a library that is not installed: pip install huggingface_hub"
-        ) from None
-    return huggingface_hub
-
-
 @contextlib.contextmanager
-def _hub_errors(library: ModuleType, hub_id: str) -> Iterator[None]:
+def _hub_errors(hub_id: str) -> Iterator[None]:
     """Turn the library's errors into one that names the model."""
-    errors = library.errors
     try:
         yield
     except errors.RevisionNotFoundError:

@@ -5,6 +5,7 @@ trains both networks. `microbatching.py` has the same two gradient functions for
 not fit into memory.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -133,17 +134,20 @@ def make_train_step(
             model.inputs(jax.tree.map(lambda x, i=i: x[i], batch), jax.random.fold_in(rng, i))
             for i in range(num_updates)
         ]
-        skipped = jnp.zeros(())
+        start, updates, skipped = state, [], jnp.zeros(())
         for update in inputs[:-1]:
             d_grads, vectors = gradients.discriminator_gradients(model, state, update)
             is_finite = jnp.isfinite(optax.tree.norm(d_grads))
             update_d = partial(update_discriminator, networks, d_grads, vectors)
-            state = update_if(is_finite, update_d, state)
+            updates.append(partial(update_if, is_finite, update_d))
+            state = updates[-1](state)
             skipped += 1 - is_finite
 
         joint = gradients.joint_gradients(model, state, inputs[-1])
         norms = {"d": optax.tree.norm(joint.d_grads), "g": optax.tree.norm(joint.g_grads)}
         is_finite = jnp.isfinite(norms["d"] + norms["g"])
+
+        state, joint = update_late(start, updates, state, joint)
 
         def update_both(state: TrainState) -> TrainState:
             state = update_discriminator(networks, joint.d_grads, joint.d_vectors, state)
@@ -173,6 +177,29 @@ def update_if(
         return jax.lax.cond(is_finite, update, lambda state: state, state)
 
     return jax.lax.platform_dependent(state, cuda=value_by_value, default=branch)
+
+
+def update_late(
+    start: TrainState,
+    updates: list[Callable[[TrainState], TrainState]],
+    updated: TrainState,
+    joint: JointGradients,
+) -> tuple[TrainState, JointGradients]:
+    """Return `updated`, which a GPU computes again from `start` behind the joint gradients.
+
+    Kept until there, its moments would need memory beside those of `start`.
+    """
+
+    def again(start: TrainState, _: TrainState, joint: JointGradients) -> Any:
+        start, joint = jax.lax.optimization_barrier((start, joint))
+        return functools.reduce(lambda state, update: update(state), updates, start), joint
+
+    def keep(_: TrainState, updated: TrainState, joint: JointGradients) -> Any:
+        return updated, joint
+
+    if not updates:
+        return updated, joint
+    return jax.lax.platform_dependent(start, updated, joint, cuda=again, default=keep)
 
 
 def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> tuple[Any, Any]:
