@@ -16,8 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 import xmcgan
-from xmcgan.errors import UserError, WeightsError
-from xmcgan.sampling import hub
+from xmcgan.errors import WeightsError
 from xmcgan.sampling.exploration import open_model
 from xmcgan.sampling.model_folder import load_from_flags, load_model, read_model
 from xmcgan.sampling.sampler import TrainedModel

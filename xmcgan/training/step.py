@@ -194,12 +194,10 @@ def update_late(
         start, joint = jax.lax.optimization_barrier((start, joint))
         return functools.reduce(lambda state, update: update(state), updates, start), joint
 
-    def keep(_: TrainState, updated: TrainState, joint: JointGradients) -> Any:
-        return updated, joint
-
     if not updates:
         return updated, joint
-    return jax.lax.platform_dependent(start, updated, joint, cuda=again, default=keep)
+    values = start, updated, joint
+    return jax.lax.platform_dependent(*values, cuda=again, default=lambda _, *kept: kept)
 
 
 def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> tuple[Any, Any]:
