@@ -203,7 +203,7 @@ def modules(room: Path) -> list[str]:
 def test_the_package_does_not_grow_unseen():
     kinds = (".py", ".js", ".html", ".css")
     files = [path for path in (ROOT / "xmcgan").rglob("*") if path.suffix in kinds]
-    assert lines(*files) <= 19_271
+    assert lines(*files) <= 19_314
     assert {path.name for path in files if lines(path) > 500} == set()
 
 

@@ -189,6 +189,38 @@ def test_a_loss_of_a_module_outside_the_package_sees_pixels_and_the_discriminato
         build_losses(config)
 
 
+def test_the_diversity_loss_pushes_two_images_of_a_caption_apart(networks, state):
+    config, inputs = _config(), _inputs()
+    with config.unlocked():
+        config.losses.diversity = {"bound": 0.5, "weight": 3.0}
+    other_z = jax.random.normal(jax.random.key(4), inputs.z.shape)
+    plain, diverse = _model(networks), _model(networks, config)
+
+    def distance(g_params):
+        captions, stats = inputs.captions, state.g_batch_stats
+        pair = [networks.generate(g_params, stats, captions, z)[0] for z in (inputs.z, other_z)]
+        return jnp.abs(pair[0] - pair[1]).mean(axis=(1, 2, 3))
+
+    @jax.jit
+    def gradients():
+        off = steps.joint_gradients(plain, state, inputs)
+        on = steps.joint_gradients(diverse, state, inputs._replace(other_z=other_z))
+        expected = jax.grad(lambda p: -3.0 * distance(p).mean() / 0.5)(state.g_params)
+        return off.g_grads, on.g_grads, expected, on.metrics, distance(state.g_params)
+
+    off, on, expected, metrics, distances = gradients()
+    assert 0 < distances.max() < 0.5
+    np.testing.assert_allclose(metrics["g_diversity_loss"], 1 - distances.mean() / 0.5, rtol=1e-5)
+    scale = float(optax.tree.norm(off))
+    change = jax.tree.map(jnp.subtract, on, off)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5 * scale), change, expected)
+    drawn = diverse.inputs({k: v[0] for k, v in _batch().items()}, jax.random.key(0))
+    assert np.any(drawn.other_z != drawn.z)
+    config.num_microbatches = 2
+    with pytest.raises(ConfigError, match="diversity"):
+        build_losses(config)
+
+
 @pytest.mark.parametrize("fields", [{"type": "no_module:A"}, {"type": "hinj"}, {"gama": 1.0}])
 def test_a_loss_that_cannot_be_built_is_named(fields):
     config = _config()

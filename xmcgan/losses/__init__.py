@@ -2,7 +2,8 @@
 
 A loss is a class with `discriminator(context)` and/or `generator(context)`, each returning a scalar
 and a dict of metrics. Its constructor takes the fields of `config.losses.NAME`. A loss that reads
-images or `context.discriminate` sets `needs_images = True`; it does not work with microbatches.
+images or `context.discriminate` sets `needs_images = True`; it does not work with microbatches. One
+that compares two images of a caption sets `needs_pairs = True` as well.
 Frozen arrays in its attribute `params` are put on the devices once, and are `context.params`.
 """
 
@@ -22,6 +23,7 @@ REGISTRY = {
     "word": "xmcgan.losses.contrastive:WordContrast",
     "image_discriminator": "xmcgan.losses.contrastive:ImageContrast",
     "image_pretrained": "xmcgan.losses.contrastive:PretrainedContrast",
+    "diversity": "xmcgan.losses.diversity:Diversity",
 }
 
 

@@ -30,3 +30,5 @@ class Context(NamedTuple):
     discriminate: Callable[..., DiscriminatorOutput] | None = None
     token_ids: Int[Array, "b t"] | None = None  # of the captions, by the text encoder's tokenizer
     params: Any = None  # the loss's own `params`, on the devices; None if it has none
+    # Of the same captions and other noises; None where no loss sets `needs_pairs`.
+    other_images: Float[Array, "b h w 3"] | None = None

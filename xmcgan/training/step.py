@@ -35,6 +35,7 @@ class Inputs(NamedTuple):
     z: Float[Array, "b z"]
     uniforms: Float[Array, "b 2 7"] | None = None  # of the augmentation: real, generated
     token_ids: Int[Array, "b t"] | None = None
+    other_z: Float[Array, "b z"] | None = None  # of losses that compare two images of a caption
 
 
 class FrozenNetworks(NamedTuple):
@@ -62,8 +63,11 @@ class Model(NamedTuple):
         uniforms = None
         if self.config.discriminator.augment:
             uniforms = jax.random.uniform(jax.random.fold_in(key, 1), (size, 2, NUM_UNIFORMS))
+        other_z = None
+        if any(getattr(loss, "needs_pairs", False) for loss, _ in self.losses.values()):
+            other_z = jax.random.normal(jax.random.fold_in(key, 2), z.shape)
         real = batch["image"].astype(float) / 255
-        return Inputs(real, Captions(words, mask, sentence), z, uniforms, token_ids)
+        return Inputs(real, Captions(words, mask, sentence), z, uniforms, token_ids, other_z)
 
     def generate(self, g_params: Any, state: TrainState, inputs: Inputs) -> tuple[Array, Any]:
         """Images in training mode, and the new running statistics."""
@@ -211,11 +215,17 @@ def discriminator_gradients(model: Model, state: TrainState, inputs: Inputs) -> 
 
 def joint_gradients(model: Model, state: TrainState, inputs: Inputs) -> JointGradients:
     """Gradients of both losses at the same parameters, as in the official code."""
+
     # The generator runs once, forward and backward, and so does the spectral norm; the compiler
     # shares the discriminator's forward passes between the two losses.
-    fake, pull_to_generator, batch_stats = jax.vjp(
-        lambda params: model.generate(params, state, inputs), state.g_params, has_aux=True
-    )
+    def generate(params: Any) -> tuple[tuple[Array, Array | None], Any]:
+        fake, batch_stats = model.generate(params, state, inputs)
+        if inputs.other_z is None:
+            return (fake, None), batch_stats
+        pair = inputs._replace(z=inputs.other_z)
+        return (fake, model.generate(params, state, pair)[0]), batch_stats
+
+    (fake, other), pull_to_generator, batch_stats = jax.vjp(generate, state.g_params, has_aux=True)
     d_params, pull_to_kernels, vectors = normalize(state)
 
     d_loss = partial(discriminator_loss, model, inputs, fake)
@@ -227,14 +237,16 @@ def joint_gradients(model: Model, state: TrainState, inputs: Inputs) -> JointGra
         lambda images: model.features(d_params, inputs, images, "fake"), fake
     )
 
-    def generator_loss(fake: Array, fake_features: Features) -> tuple[Array, Metrics]:
+    def generator_loss(
+        fake: Array, other: Array | None, fake_features: Features
+    ) -> tuple[Array, Metrics]:
         context = model.context(d_params, inputs, fake, (real_features, fake_features))
-        return weighted_sum(model.losses, "generator", context)
+        return weighted_sum(model.losses, "generator", context._replace(other_images=other))
 
-    (pixel_grads, feature_grads), g_metrics = jax.grad(generator_loss, (0, 1), has_aux=True)(
-        fake, fake_features
-    )
-    (g_grads,) = pull_to_generator(pixel_grads + pull_to_pixels(feature_grads)[0])
+    gradients = jax.grad(generator_loss, (0, 1, 2), has_aux=True)
+    (pixel_grads, other_grads, feature_grads), g_metrics = gradients(fake, other, fake_features)
+    pixel_grads += pull_to_pixels(feature_grads)[0]
+    (g_grads,) = pull_to_generator((pixel_grads, other_grads))
     metrics = d_metrics | g_metrics
     metrics |= joint_metrics(state, d_params, real_features, fake_features, feature_grads)
     return JointGradients(pull_to_kernels(d_grads)[0], g_grads, batch_stats, vectors, metrics)
