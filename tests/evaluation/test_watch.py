@@ -360,7 +360,7 @@ def test_saved_samples_are_the_images_that_were_scored(run, workdir):
         assert run("scripts/eval_fid.py", *flags, "--save-samples", path)[1].startswith("0 new")
     sets = saved / "step_6_ema", saved.with_name("samples_step_6_ema.zip")
     first, *others = read(workdir)
-    (reference,) = (workdir.parent / "cache").glob("fd-effnet-lite2_*_all.npz")
+    (reference,) = (workdir.parent / "cache").glob("fd-effnet-lite2_*_all_*.npz")
     for fake in sets:
         command = ("compare", reference, fake, "--protocol", "fd-effnet-lite2", "--json")
         status, output, _ = run("scripts/eval_fid.py", *command, "--bootstrap", 0)
