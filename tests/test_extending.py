@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import tiny_network
 from PIL import Image
 from tiny_clip import write_clip
 
@@ -158,7 +159,8 @@ def test_what_does_not_fit_the_step_is_named(run, override, message):
     ("name", "message"),
     [("WithoutNames", "must return a dict"), ("PlainNumber", "plainnumber: compute must return")],
 )
-def test_a_metric_that_does_not_fit_is_named(tiny_workdir, tmp_path, name, message):
+def test_a_metric_that_does_not_fit_is_named(tiny_workdir, tmp_path, monkeypatch, name, message):
+    tiny_network.install_detector(monkeypatch)
     workdir = Path(shutil.copytree(tiny_workdir, tmp_path / "run"))
     options = Options(metrics=[f"test_extending:{name}"], weights=("ema",), num_samples=4)
     with pytest.raises(EvaluationError, match=message):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import tiny_network
 
 from xmcgan.errors import ConfigError
 from xmcgan.evaluation.evaluator import Options
@@ -20,8 +21,9 @@ METRIC = "tiny:Brightness"
 
 
 @pytest.fixture
-def scored(tiny_config, tmp_path_factory):
+def scored(tiny_config, tmp_path_factory, monkeypatch):
     """A tiny config with scores of 4 samples every 3 steps, and data of its own to keep them."""
+    tiny_network.install_detector(monkeypatch)
     tiny_config.data.data_dir = str(tiny.write_shapes(tmp_path_factory.mktemp("scored")))
     tiny_config.evaluation.every_steps = 3
     tiny_config.evaluation.training_metrics = METRIC
