@@ -5,6 +5,7 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,10 @@ os.environ.setdefault(
     "XLA_FLAGS",
     f"--xla_force_host_platform_device_count={os.environ.get('XMCGAN_TEST_DEVICES', '1')} "
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1 "
+    # Later compilers end the process if they are given it.
+    + "--xla_cpu_use_fusion_emitters=false"
+    * version("jaxlib").startswith("0.10."),
 )
 
 # Before what might use them: no network and no TensorFlow, here and in processes that tests start.

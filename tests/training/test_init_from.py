@@ -29,7 +29,7 @@ def model_folder(tiny_workdir, tmp_path) -> Path:
 
 
 def start(config, workdir: Path, source: Path, **changes) -> Path:
-    config.init_from, config.num_train_steps = str(source), 1
+    config.init_from, config.num_train_steps, config.d_steps = str(source), 1, 1
     for name, value in changes.items():
         config[name] = value
     assert train(config, workdir) == 0
