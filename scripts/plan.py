@@ -39,6 +39,7 @@ _FLAGS = (
     "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false "
     "--xla_backend_optimization_level=0"
 )
+_LEVELS = {-1: "O1", 0: "O2", 1: "O3"}  # of XLA; by default it compiles with O2
 
 
 def parse_args() -> tuple[argparse.Namespace, list[str]]:
@@ -77,10 +78,10 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--effort",
-        type=float,
-        default=-1.0,
-        metavar="E",
-        help="of the TPU compiler, -1 to 1 (default: -1, minutes instead of a quarter of an hour)",
+        type=int,
+        default=-1,
+        choices=_LEVELS,
+        help="of the TPU compiler (default: -1, minutes instead of a quarter of an hour)",
     )
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     args, rest = parser.parse_known_args()
@@ -89,19 +90,17 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> None:
     args, overrides = parse_args()
-    if not -1 <= args.effort <= 1:
-        raise ConfigError(f"--effort is {args.effort}; it must be from -1 to 1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a metadata server
     is_here = args.target == [HERE]
     if HERE in args.target and not is_here:
         raise ConfigError("--target here goes alone: other targets are compiled on the CPU")
     if is_here:
-        args.effort = 0.0  # as training compiles
+        args.effort = 0  # as training compiles
     else:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
         jax.config.update("jax_platforms", "cpu")  # only the compiler is the target's
-        jax.config.update("jax_exec_time_optimization_effort", args.effort)
-        jax.config.update("jax_memory_fitting_effort", args.effort)
+        for option in ("jax_optimization_level", "jax_memory_fitting_level"):
+            jax.config.update(option, _LEVELS[args.effort])
     jax.config.update("jax_compilation_cache_dir", None)
     variants = config_variants(args, overrides)
     plans = []
@@ -114,7 +113,7 @@ def main() -> None:
                 "cache": None if is_here else CACHE,
             }
             title = f"{args.config}{label} on {target.name}"
-            print(f"compiling {title} (effort {args.effort:g}) ...", file=sys.stderr)
+            print(f"compiling {title} (effort {args.effort}) ...", file=sys.stderr)
             plan = (largest_batch if args.largest_batch else make_plan)(config, target, **options)
             plans.append({"config": f"{args.config}{label}", **plan.to_dict()})
             if not args.json:

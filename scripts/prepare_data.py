@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="dataset", required=True)
+    commands = parser.add_subparsers(dest="dataset", required=True, metavar="DATA")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="(default: data/)"

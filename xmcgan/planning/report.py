@@ -190,7 +190,7 @@ def _key(config: ConfigDict, target: Target, frozen: bool) -> str:
         path.read_bytes() for room in rooms for path in sorted((package / room).glob("*.py"))
     ]
     compiler = getattr(target.devices[0].client, "platform_version", "")
-    effort = jax.config.values.get("jax_exec_time_optimization_effort")
+    effort = jax.config.values.get("jax_optimization_level")
     what = [config.to_dict(), target.name, frozen, jax.__version__, str(compiler), effort]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode())
     for source in sources:
